@@ -1,0 +1,149 @@
+"""Weights on disk: the one place that knows Orbax.
+
+A checkpoint is a folder with a separate item for each concern: `params`, `model_state` and `ema` (where there are any),
+and `meta`, JSON that names the model and its options. Training adds items of its own beside them, and inference reads
+only these: the optimizer is never loaded, and arrays come back as NumPy, whatever devices they were saved from.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+from zoo.registry import create_model
+
+CHECKPOINTS = "checkpoints"
+"""The folder inside a run that holds its checkpoints, one folder for each step."""
+
+
+def save_model(path: str | Path, name: str, variables: Mapping[str, Any], **options: Any) -> None:
+    """Saves the variables of `create_model(name, **options)` as the folder `path`, atomically.
+
+    Raises:
+      ValueError: the name or an option is unknown, or the options are not plain data (numbers, strings, lists).
+      FileExistsError: `path` exists.
+    """
+    create_model(name, **options)
+    path = Path(path).absolute()
+    if path.exists():
+        raise FileExistsError(f"{path} exists; choose another folder or remove it")
+    state = {collection: tree for collection, tree in variables.items() if collection != "params"}
+    items = {"params": variables["params"], "model_state": state}
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        checkpointer.save(path, composite(items, {"model": name, "model_options": plain(options)}))
+
+
+def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
+    """Builds the model saved under `path` and reads its variables, as NumPy arrays.
+
+    Args:
+      path: a folder that `save_model` wrote, a run folder (its best checkpoint is taken), or one step of a run.
+
+    Returns:
+      The module and what its `apply` takes. Weights averaged during training (`ema`) are preferred where there are any.
+
+    Raises:
+      ValueError: the folder holds no model, or a damaged one.
+    """
+    folder = Path(path).absolute()
+    if (folder / CHECKPOINTS).is_dir():
+        with manager(folder / CHECKPOINTS, read_only=True) as steps:
+            best = steps.best_step()
+        if best is None:
+            raise ValueError(f"{folder} holds no finished checkpoint yet")
+        folder = folder / CHECKPOINTS / str(best)
+    meta = read_meta(folder)
+    if not isinstance(meta.get("model"), str):
+        raise ValueError(f"{folder} is a checkpoint of something else than a registered model")
+    model = create_model(meta["model"], **meta["model_options"])
+    params = read_item(folder, "ema") or read_item(folder, "params")
+    if not params:
+        raise ValueError(f"{folder} has no parameters")
+    return model, {"params": params, **read_item(folder, "model_state")}
+
+
+def manager(folder: Path, *, keep: int = 2, read_only: bool = False) -> ocp.CheckpointManager:
+    """The steps of a run: the last `keep` and the best, which is the one with the highest metric "score"."""
+
+    def score(metrics: Mapping[str, float]) -> float:
+        return metrics["score"]
+
+    options = ocp.CheckpointManagerOptions(
+        best_fn=score,
+        best_mode="max",
+        preservation_policy=policies.AnyPreservationPolicy(
+            [policies.LatestN(keep), policies.BestN(get_metric_fn=score, n=1)]
+        ),
+        read_only=read_only,
+    )
+    return ocp.CheckpointManager(folder.absolute(), options=options)
+
+
+def composite(items: Mapping[str, Any], meta: Mapping[str, Any]) -> ocp.args.Composite:
+    """What Orbax is to save: each pytree of arrays under its name (Orbax refuses empty ones; absent means empty)."""
+    arrays = {name: ocp.args.StandardSave(tree) for name, tree in items.items() if jax.tree.leaves(tree)}
+    return ocp.args.Composite(**arrays, meta=ocp.args.JsonSave(dict(meta)))
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """The JSON item of one checkpoint.
+
+    Raises:
+      ValueError: `folder` is no checkpoint, or its JSON is damaged.
+    """
+    try:
+        return json.loads((folder / "meta" / "metadata").read_text())
+    except FileNotFoundError:
+        raise ValueError(
+            f"{folder} holds no saved model: expected a folder written by save_model, or a run folder"
+        ) from None
+    except ValueError as error:
+        raise ValueError(f"the checkpoint {folder} is damaged: {error}") from None
+
+
+def read_item(folder: Path, item: str) -> Any:
+    """One item of one checkpoint as a pytree of NumPy arrays; an empty dict where the checkpoint has no such item.
+
+    Raises:
+      ValueError: the item is damaged.
+    """
+    if not (folder / item).is_dir():
+        return {}
+    try:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            tree = checkpointer.metadata(folder / item).item_metadata.tree
+            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+            return checkpointer.restore(folder / item, ocp.args.PyTreeRestore(restore_args=as_numpy))
+    except Exception as error:  # TensorStore and Orbax raise whatever they met first: JSON, key, value, OS errors
+        reason = str(error).strip().splitlines()[0][:200]
+        raise ValueError(f"the checkpoint item {folder / item} is damaged: {reason}") from error
+
+
+def plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as JSON holds them, dtypes by name.
+
+    Raises:
+      ValueError: names the option that is not plain data.
+    """
+
+    def convert(name: str, value: Any) -> Any:
+        if value is None or isinstance(value, str | bool | int | float):
+            return value
+        if isinstance(value, list | tuple):
+            return [convert(name, item) for item in value]
+        try:
+            return np.dtype(value).name
+        except TypeError:
+            raise ValueError(
+                f"option {name}={value!r} cannot be saved; give numbers, strings, lists or a dtype"
+            ) from None
+
+    return {name: convert(name, value) for name, value in options.items()}

@@ -1,0 +1,196 @@
+"""Layers that several families share, with the conventions of the field made explicit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
+from jax import lax
+from jax.nn.initializers import Initializer
+
+from zoo import convolution
+from zoo.convolution import Padding
+
+BATCH_AXIS = "batch"
+"""The name of the mapped axis over which a batch is split, under `jax.pmap` and `jax.shard_map`."""
+
+he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+"""He et al. 2015, eq. 15: keeps the variance of gradients through ReLU layers."""
+
+
+def batch_axis() -> str | None:
+    """`BATCH_AXIS` where that axis is being mapped over, else None.
+
+    A sharded `jit` sees the whole batch and needs no collectives; `pmap` sees a part of it and does. Asking here lets
+    one model and one train step be right under both.
+    """
+    try:
+        lax.axis_size(BATCH_AXIS)
+    except NameError:
+        return None
+    return BATCH_AXIS
+
+
+def _pair(value: int | Sequence[int]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+class Conv(nn.Module):
+    """2-D convolution, `[batch, height, width, channels]` → `[batch, height', width', features]` (eq. 33).
+
+    An int for `padding` pads all sides alike, as in PyTorch; `SAME` differs from that at stride 2.
+    """
+
+    features: int
+    kernel_size: int | Sequence[int] = 3
+    strides: int | Sequence[int] = 1
+    padding: Padding = "SAME"
+    dilation: int | Sequence[int] = 1
+    groups: int = 1
+    use_bias: bool = True
+    kernel_init: Initializer = nn.initializers.lecun_normal()
+    bias_init: Initializer = nn.initializers.zeros
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Convolves; see the class for shapes."""
+        shape = (*_pair(self.kernel_size), x.shape[-1] // self.groups, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype) if self.use_bias else None
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        y = convolution.conv(
+            x,
+            kernel,
+            strides=_pair(self.strides),
+            padding=self.padding,
+            dilation=_pair(self.dilation),
+            groups=self.groups,
+        )
+        return y if bias is None else y + bias[None, None, None]
+
+
+class ConvTranspose(nn.Module):
+    """2-D transposed convolution, `[batch, height, width, channels]` → `[batch, height', width', features]`.
+
+    The gradient of `Conv`, as in PyTorch and Keras: `SAME` multiplies the size by the stride.
+    """
+
+    features: int
+    kernel_size: int | Sequence[int] = 3
+    strides: int | Sequence[int] = 1
+    padding: Padding = "SAME"
+    use_bias: bool = True
+    kernel_init: Initializer = nn.initializers.lecun_normal()
+    bias_init: Initializer = nn.initializers.zeros
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Convolves; see the class for shapes."""
+        shape = (*_pair(self.kernel_size), x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype) if self.use_bias else None
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        y = convolution.conv_transpose(x, kernel, strides=_pair(self.strides), padding=self.padding)
+        return y if bias is None else y + bias[None, None, None]
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation (Ioffe & Szegedy 2015; guide, eq. 29–32) over all axes but the last.
+
+    Running statistics keep `momentum` of their old value each step (PyTorch's 0.1 is 0.9 here) and take the biased
+    variance. The batch is the whole batch under every plan: `pmap` averages the statistics over devices.
+    """
+
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    scale_init: Initializer = nn.initializers.ones
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        """Normalises by the batch where `train` is true, updating `batch_stats`, else by the running statistics."""
+        features = x.shape[-1:]
+        scale = self.param("scale", self.scale_init, features, self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, features, self.param_dtype)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, features, jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, features, jnp.float32)
+        if train:
+            z = x.astype(jnp.float32)  # sums over a batch overflow half precision
+            over = tuple(range(x.ndim - 1))
+            mean = _mean_over_devices(z.mean(over))
+            var = _mean_over_devices(jnp.square(z - _last(mean, x)).mean(over))
+            if not self.is_initializing():
+                running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
+                running_var.value = self.momentum * running_var.value + (1 - self.momentum) * var
+        else:
+            mean, var = running_mean.value, running_var.value
+        slope = scale * lax.rsqrt(var + self.epsilon)
+        y = x * _last(slope, x) + _last(bias - mean * slope, x)
+        return y.astype(self.dtype or jnp.result_type(x, scale))
+
+
+def _last(vector: jax.Array, x: jax.Array) -> jax.Array:
+    """`vector` with the rank of `x`, along its last axis."""
+    return vector.reshape((1,) * (x.ndim - 1) + vector.shape)
+
+
+def _mean_over_devices(x: jax.Array) -> jax.Array:
+    axis = batch_axis()
+    return x if axis is None else lax.pmean(x, axis)
+
+
+class Dropout(nn.Module):
+    """Inverted dropout (Srivastava et al. 2014; guide, eq. 28): kept units are divided by the keep probability.
+
+    16 random bits decide over a unit, half of what `jax.random.bernoulli` draws, so that the rate is rounded to a
+    multiple of 2⁻¹⁶; the scale uses the rounded rate, and the expectation is exact.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        """Drops units where `train` is true, drawing from the stream "dropout"; keeps the shape."""
+        if not 0 <= self.rate < 1:
+            raise ValueError(f"dropout rate must be in [0, 1), not {self.rate}")
+        if not train or self.rate == 0:
+            return x
+        dropped = round(self.rate * 2**16)
+        words = jax.random.bits(self.make_rng("dropout"), (-(-x.size // 2),), jnp.uint32)
+        draws = lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[: x.size].reshape(x.shape)
+        return jnp.where(draws >= dropped, x * (2**16 / (2**16 - dropped)), jnp.zeros_like(x))
+
+
+def flatten(x: jax.Array) -> jax.Array:
+    """`[batch, …]` → `[batch, features]`."""
+    return x.reshape(x.shape[0], -1)
+
+
+def global_avg_pool(x: jax.Array) -> jax.Array:
+    """`[batch, height, width, channels]` → `[batch, channels]`."""
+    return x.mean(axis=(1, 2))
+
+
+def require_image(x: jax.Array, *, least: int, channels: int | None = None, model: str) -> None:
+    """Refuses what is no batch of images, or images too small for a model's strides.
+
+    Raises:
+      ValueError: names the shape that came and the shape that is needed.
+    """
+    wanted = f"[batch, height ≥ {least}, width ≥ {least}, {'channels' if channels is None else channels}]"
+    if x.ndim != 4 or min(x.shape[1:3]) < least or channels not in (None, x.shape[-1]):
+        raise ValueError(f"{model} takes images of shape {wanted}, not {list(x.shape)}")
+
+
+def record(module: nn.Module, name: str, value: jax.Array) -> None:
+    """Names an intermediate: `apply(…, mutable=["intermediates"])` returns it, any other call costs nothing."""
+    module.sow("intermediates", name, value, reduce_fn=lambda _, new: new, init_fn=lambda: value)

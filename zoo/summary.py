@@ -1,0 +1,59 @@
+"""What a model is made of: layers, parameters, operations. Nothing here computes with real numbers."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+
+class Layer(NamedTuple):
+    """One module of a model: where it is, what it is, its output shape and its own parameters."""
+
+    path: str
+    kind: str
+    output_shape: tuple[int, ...]
+    num_parameters: int
+
+
+def count_parameters(params: Any) -> int:
+    """Number of scalars in a pytree of arrays or shapes."""
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
+
+
+def abstract_variables(model: nn.Module, x: Any) -> dict[str, Any]:
+    """Shapes and dtypes of what `model.init` returns, without computing it."""
+    return jax.eval_shape(lambda key: model.init(key, x), jax.random.key(0))
+
+
+def layers(model: nn.Module, x: Any) -> list[Layer]:
+    """The modules of `model` in the order in which they are called on `x`, children before what they make up."""
+    kinds: list[tuple[tuple[str, ...], str, tuple[int, ...]]] = []
+
+    def note(next_call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        y = next_call(*args, **kwargs)
+        if context.method_name == "__call__" and isinstance(y, jax.Array):
+            kinds.append((context.module.path, type(context.module).__name__, y.shape))
+        return y
+
+    def init(key: jax.Array) -> Any:
+        with nn.intercept_methods(note):
+            return model.init(key, x)
+
+    params = jax.eval_shape(init, jax.random.key(0)).get("params", {})
+    return [Layer("/".join(path), kind, shape, count_parameters(_at(params, path))) for path, kind, shape in kinds]
+
+
+def _at(tree: Any, path: tuple[str, ...]) -> Any:
+    for name in path:
+        tree = tree.get(name, {})
+    return tree
+
+
+def flops(model: nn.Module, x: Any) -> int:
+    """Floating-point operations of one inference on `x`, as XLA counts them (a multiply-add is two)."""
+    variables = abstract_variables(model, x)
+    cost = jax.jit(model.apply).lower(variables, x).cost_analysis()
+    return int((cost or {}).get("flops", 0))
