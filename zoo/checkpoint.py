@@ -55,11 +55,7 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     """
     folder = Path(path).absolute()
     if (folder / CHECKPOINTS).is_dir():
-        with manager(folder / CHECKPOINTS, read_only=True) as steps:
-            best = steps.best_step()
-        if best is None:
-            raise ValueError(f"{folder} holds no finished checkpoint yet")
-        folder = folder / CHECKPOINTS / str(best)
+        folder = best_checkpoint(folder)
     meta = read_meta(folder)
     if not isinstance(meta.get("model"), str):
         raise ValueError(f"{folder} is a checkpoint of something else than a registered model")
@@ -70,8 +66,21 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     return model, {"params": params, **read_item(folder, "model_state")}
 
 
-def manager(folder: Path, *, keep: int = 2, read_only: bool = False) -> ocp.CheckpointManager:
-    """The steps of a run: the last `keep` and the best, which is the one with the highest metric "score"."""
+def best_checkpoint(run: Path) -> Path:
+    """The checkpoint of a run with the highest "score" in its JSON, the newest of equals.
+
+    Raises:
+      ValueError: the run has no checkpoint yet.
+    """
+    # Orbax gives a checkpoint its number for a name when it is complete.
+    steps = [folder for folder in (run / CHECKPOINTS).iterdir() if folder.name.isdigit()]
+    if not steps:
+        raise ValueError(f"{run} has no checkpoint yet")
+    return max(steps, key=lambda folder: (read_meta(folder)["score"], int(folder.name)))
+
+
+def manager(folder: Path, *, keep: int = 2) -> ocp.CheckpointManager:
+    """The checkpoints of a run: the last `keep` and the best, which is the one with the highest metric "score"."""
 
     def score(metrics: Mapping[str, float]) -> float:
         return metrics["score"]
@@ -82,7 +91,6 @@ def manager(folder: Path, *, keep: int = 2, read_only: bool = False) -> ocp.Chec
         preservation_policy=policies.AnyPreservationPolicy(
             [policies.LatestN(keep), policies.BestN(get_metric_fn=score, n=1)]
         ),
-        read_only=read_only,
     )
     return ocp.CheckpointManager(folder.absolute(), options=options)
 
@@ -101,7 +109,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
     """
     try:
         return json.loads((folder / "meta" / "metadata").read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ValueError(
             f"{folder} holds no saved model: expected a folder written by save_model, or a run folder"
         ) from None
@@ -118,10 +126,10 @@ def read_item(folder: Path, item: str) -> Any:
     if not (folder / item).is_dir():
         return {}
     try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            tree = checkpointer.metadata(folder / item).item_metadata.tree
-            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-            return checkpointer.restore(folder / item, ocp.args.PyTreeRestore(restore_args=as_numpy))
+        handler = ocp.PyTreeCheckpointHandler()
+        tree = handler.metadata(folder / item).tree
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        return handler.restore(folder / item, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
     except Exception as error:  # TensorStore and Orbax raise whatever they met first: JSON, key, value, OS errors
         reason = str(error).strip().splitlines()[0][:200]
         raise ValueError(f"the checkpoint item {folder / item} is damaged: {reason}") from error
@@ -139,11 +147,10 @@ def plain(options: Mapping[str, Any]) -> dict[str, Any]:
             return value
         if isinstance(value, list | tuple):
             return [convert(name, item) for item in value]
-        try:
-            return np.dtype(value).name
-        except TypeError:
-            raise ValueError(
-                f"option {name}={value!r} cannot be saved; give numbers, strings, lists or a dtype"
-            ) from None
+        if isinstance(value, np.bool_ | np.integer | np.floating):
+            return value.item()
+        if isinstance(value, np.dtype) or (isinstance(value, type) and np.dtype(value) != object):
+            return np.dtype(value).name  # of any other class NumPy makes the dtype "object"
+        raise ValueError(f"option {name}={value!r} cannot be saved; give numbers, strings, lists or a dtype")
 
     return {name: convert(name, value) for name, value in options.items()}

@@ -164,7 +164,7 @@ class Dropout(nn.Module):
             raise ValueError(f"dropout rate must be in [0, 1), not {self.rate}")
         if not train or self.rate == 0:
             return x
-        dropped = round(self.rate * 2**16)
+        dropped = min(round(self.rate * 2**16), 2**16 - 1)  # a rate next to 1 keeps some units still
         words = jax.random.bits(self.make_rng("dropout"), (-(-x.size // 2),), jnp.uint32)
         draws = lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[: x.size].reshape(x.shape)
         return jnp.where(draws >= dropped, x * (2**16 / (2**16 - dropped)), jnp.zeros_like(x))

@@ -130,7 +130,7 @@ class MiniResNet(nn.Module):
         dense = partial(nn.Dense, dtype=self.dtype, param_dtype=self.param_dtype)
         x = nn.relu(norm(name="norm_stem")(conv(self.features, 3, padding=1, name="conv_stem")(x)))
         for index in (1, 2):
-            x = BasicBlock(self.features, 1, conv, norm, name=f"block{index}")(x)
+            x = BasicBlock(self.features, 1, conv, norm, name=f"residual{index}")(x)
             record(self, f"block{index}", x)
         x = nn.relu(dense(self.hidden_size, name="hidden")(flatten(max_pool(x))))
         return dense(self.num_classes, name="head")(x) if self.num_classes else x

@@ -1,0 +1,1 @@
+"""Training for the models of the zoo: tasks, plans, optimizers, the loop, runs and their command line."""

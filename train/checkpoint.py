@@ -1,0 +1,195 @@
+"""Checkpoints of a training run: the whole state, saved in the background, the last few and the best kept."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from train.state import State
+from zoo import checkpoint as weights
+
+History = list[dict[str, float]]
+
+
+_LOG = logging.getLogger(__name__)
+
+
+class Restored(NamedTuple):
+    """What a checkpoint held: the state, a row for each evaluation until then, and whether training had ended."""
+
+    state: State
+    history: History
+    finished: bool
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written, or none could be read."""
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    A checkpoint appears under its step's name only once it is complete, so that a killed process leaves none half done.
+    Inference reads `params`, `model_state` and `meta` of it (see `zoo.load_model`) and nothing else.
+
+    Args:
+      folder: the run; checkpoints go to its folder `checkpoints`.
+      meta: JSON that goes with each, at least `model` and `model_options`.
+      monitor: the column of the history that tells which checkpoint is best.
+      best_is_highest: whether more of it is better.
+      keep: how many of the last ones are kept beside the best.
+      every: how many evaluations lie between two checkpoints; the last evaluation always makes one.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        meta: Mapping[str, Any],
+        *,
+        monitor: str = "loss",
+        best_is_highest: bool = False,
+        keep: int = 2,
+        every: int = 1,
+    ):
+        self._folder = Path(folder).absolute() / weights.CHECKPOINTS
+        self._meta = dict(meta)
+        self._monitor = monitor
+        self._sign = 1.0 if best_is_highest else -1.0
+        self._keep = keep
+        self._every = every
+        self._manager = weights.manager(self._folder, keep=keep)
+
+    def save(self, step: int, state: State, history: History, *, finished: bool = False) -> None:
+        """Saves in the background; the state may be donated as soon as this returns.
+
+        Args:
+          step: the name of the checkpoint.
+          state: what to save.
+          history: what goes with it, a row for each evaluation so far.
+          finished: whether training ends here; such a state is always saved.
+
+        Raises:
+          CheckpointError: this checkpoint or the one before it could not be written, as on a full disk.
+          ValueError: the history has no column of the name to monitor.
+        """
+        if not finished and len(history) % self._every:
+            return
+        if self._monitor not in history[-1]:
+            raise ValueError(f"cannot monitor {self._monitor!r}: the history has {', '.join(history[-1])}")
+        score = float(np.nan_to_num(self._sign * history[-1][self._monitor], nan=-np.inf))
+        meta = {**self._meta, "score": score, "history": history, "finished": finished}
+        try:
+            self._manager.save(
+                step, args=weights.composite(_to_items(state), meta), metrics={"score": score}, force=True
+            )
+        except Exception as error:  # whatever Orbax and TensorStore make of a failed write
+            raise self._failed(error) from error
+
+    def wait(self) -> None:
+        """Returns when all is on disk.
+
+        Raises:
+          CheckpointError: the last checkpoint could not be written.
+        """
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._failed(error) from error
+
+    def restore(self, like: State) -> Restored | None:
+        """The newest checkpoint that can be read, with the shapes and the layout of `like`; None where there is none.
+
+        A damaged one is passed over with a warning for the one before it, and put aside as `damaged-STEP`.
+
+        Raises:
+          CheckpointError: there are checkpoints, and none of them can be read.
+        """
+        damaged: list[tuple[int, str]] = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                meta = weights.read_meta(self._folder / str(step))
+                state = _from_items(self._read(step, _to_items(like)), like)
+            except Exception as error:  # JSON, key, value and OS errors alike: what matters is that it cannot be read
+                damaged.append((step, _first_line(error)))
+                continue
+            for bad, reason in damaged:
+                _LOG.warning("checkpoint %d in %s is damaged: %s", bad, self._folder, reason)
+                (self._folder / str(bad)).rename(self._folder / f"damaged-{bad}")
+            if damaged:
+                _LOG.warning("continuing from the checkpoint before it, step %d", step)
+                self._manager.reload()
+            return Restored(state, meta["history"], meta["finished"])
+        if damaged:
+            step, reason = damaged[0]
+            raise CheckpointError(f"none of the checkpoints in {self._folder} can be read; of step {step}: {reason}")
+        return None
+
+    def _read(self, step: int, like: Mapping[str, Any]) -> dict[str, Any]:
+        present = {name: tree for name, tree in like.items() if jax.tree.leaves(tree)}
+        wanted = {
+            name: ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, tree))
+            for name, tree in present.items()
+        }
+        restored = self._manager.restore(step, args=ocp.args.Composite(**wanted))
+        return {**like, **{name: restored[name] for name in present}}
+
+    def require_space(self, state: State) -> None:
+        """Refuses to start what would fill the disk.
+
+        Raises:
+          CheckpointError: less is free than the checkpoints to be kept will take.
+        """
+        each = sum(leaf.nbytes for leaf in jax.tree.leaves(_to_items(state)))
+        needed = each * (self._keep + 2)  # the best, and the one being written
+        free = shutil.disk_usage(self._folder).free
+        if free < needed:
+            raise CheckpointError(
+                f"{self._folder} has {free / 2**20:.0f} MiB free, and the checkpoints of this run take "
+                f"{needed / 2**20:.0f} MiB; free some space or choose another folder with --run"
+            )
+
+    def close(self) -> None:
+        """Waits and lets go of the folder."""
+        self._manager.close()
+
+    def _failed(self, error: Exception) -> CheckpointError:
+        free = shutil.disk_usage(self._folder).free
+        return CheckpointError(
+            f"could not write a checkpoint to {self._folder} ({free / 2**20:.0f} MiB free): {_first_line(error)}; "
+            "earlier checkpoints are intact, and --resume continues from them"
+        )
+
+
+def _to_items(state: State) -> dict[str, Any]:
+    return {
+        "params": state.params,
+        "model_state": state.model_state,
+        "opt_state": state.opt_state,
+        "ema": {} if state.ema is None else state.ema,
+        "loss_scale": {} if state.loss_scale is None else state.loss_scale,
+        "progress": {"step": state.step, "key": jax.random.key_data(state.key)},
+    }
+
+
+def _from_items(items: Mapping[str, Any], like: State) -> State:
+    progress = items["progress"]
+    return State(
+        step=progress["step"],
+        params=items["params"],
+        model_state=items["model_state"],
+        opt_state=items["opt_state"],
+        key=jax.random.wrap_key_data(progress["key"], impl=jax.random.key_impl(like.key)),
+        ema=None if like.ema is None else items["ema"],
+        loss_scale=None if like.loss_scale is None else items["loss_scale"],
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -1,0 +1,48 @@
+"""Metrics as sums and counts, so that they merge exactly across batches, devices and hosts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class Mean(NamedTuple):
+    """A weighted mean in parts: `total` is Σ wᵢ vᵢ, `weight` is Σ wᵢ."""
+
+    total: jax.Array
+    weight: jax.Array
+
+
+Metrics = dict[str, Mean]
+
+
+def weigh(values: Mapping[str, jax.Array], mask: jax.Array | None = None) -> Metrics:
+    """Sums per-example values, each `[batch, …]`, over the examples that `mask` (0 or 1, of the same shape) keeps.
+
+    Without a mask every example counts once.
+    """
+
+    def mean(value: jax.Array) -> Mean:
+        value = value.astype(jnp.float32)
+        weight = jnp.ones_like(value) if mask is None else mask.astype(jnp.float32)
+        # A masked example may hold anything, also NaN.
+        return Mean(jnp.where(weight > 0, value * weight, 0).sum(), weight.sum())
+
+    return {name: mean(value) for name, value in values.items()}
+
+
+def merge(first: Metrics, second: Metrics) -> Metrics:
+    """The metrics of both sets of examples together."""
+    return jax.tree.map(lambda a, b: a + b, first, second)
+
+
+def summarize(metrics: Metrics) -> dict[str, float]:
+    """Each mean as a number. Totals may have leading axes, such as steps, which are summed in float64."""
+    return {
+        name: float(np.sum(mean.total, dtype=np.float64) / np.sum(mean.weight, dtype=np.float64))
+        for name, mean in metrics.items()
+    }

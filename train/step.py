@@ -1,0 +1,123 @@
+"""The train step that all models with one loss share."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from train.metrics import Metrics, weigh
+from train.precision import LossScale, all_finite, select
+from train.state import Batch, State, Task
+from zoo.layers import batch_axis
+
+PerExample = Callable[[Any, Batch], dict[str, jax.Array]]
+"""(outputs of the model, batch) → values for each example; "loss" is minimised, the others are reported."""
+
+
+def gradient_task(
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    per_example: PerExample,
+    *,
+    inputs: str,
+    ema_decay: float | None = None,
+    loss_scaling: bool = False,
+) -> Task:
+    """A task that minimises the mean of a per-example loss by its gradient.
+
+    Args:
+      model: called as `model.apply(variables, batch[inputs], train=…)`.
+      tx: the optimizer.
+      per_example: gives the loss and what else is reported.
+      inputs: the field of the batch that the model takes.
+      ema_decay: keeps an exponential moving average of the parameters, which evaluation then uses.
+      loss_scaling: scales the loss dynamically and skips updates that overflow, for models that compute in float16.
+
+    A field `mask` of the batch, 0 or 1 for each example, takes examples out of the loss and the metrics.
+    """
+
+    def init(key: jax.Array, batch: Batch) -> State:
+        example = jax.tree.map(lambda x: jnp.zeros((1, *x.shape[1:]), x.dtype), batch[inputs])
+        params_key, state_key = jax.random.split(key)
+
+        def create(key: jax.Array) -> tuple[Any, Any, Any]:
+            variables = dict(model.init(key, example))
+            params = variables.pop("params")
+            return params, variables, tx.init(params)
+
+        params, model_state, opt_state = jax.jit(create)(params_key)  # the forward pass itself is never computed
+        return State(
+            step=jnp.int32(0),
+            params=params,
+            model_state=model_state,
+            opt_state=opt_state,
+            key=state_key,
+            ema=None if ema_decay is None else jax.tree.map(jnp.copy, params),  # donated buffers must be distinct
+            loss_scale=LossScale.create() if loss_scaling else None,
+        )
+
+    def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
+        key = step_key(state)
+        scale = jnp.float32(1) if state.loss_scale is None else state.loss_scale.scale
+
+        def objective(params: Any) -> tuple[jax.Array, tuple[Metrics, Any]]:
+            outputs, model_state = model.apply(
+                {"params": params, **state.model_state},
+                batch[inputs],
+                train=True,
+                rngs={"dropout": key},
+                mutable=list(state.model_state),
+            )
+            metrics = weigh(per_example(outputs, batch), batch.get("mask"))
+            loss = metrics["loss"].total / sum_over_devices(metrics["loss"].weight)
+            return loss * scale, (metrics, model_state)
+
+        gradients, (metrics, model_state) = jax.grad(objective, has_aux=True)(state.params)
+        gradients = jax.tree.map(lambda g: g / scale, sum_over_devices(gradients))
+        updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        loss_scale = state.loss_scale
+        if loss_scale is not None:
+            finite = all_finite(gradients)
+            kept = (state.params, state.opt_state, state.model_state)
+            params, opt_state, model_state = select(finite, (params, opt_state, model_state), kept)
+            loss_scale = loss_scale.adjust(finite)
+        ema = state.ema
+        if ema_decay is not None:
+            ema = optax.incremental_update(params, ema, 1 - ema_decay)
+        state = dataclasses.replace(
+            state,
+            step=state.step + 1,
+            params=params,
+            model_state=model_state,
+            opt_state=opt_state,
+            ema=ema,
+            loss_scale=loss_scale,
+        )
+        return state, sum_over_devices(metrics)
+
+    def eval_step(state: State, batch: Batch) -> Metrics:
+        outputs = model.apply(state.variables, batch[inputs])
+        return sum_over_devices(weigh(per_example(outputs, batch), batch.get("mask")))
+
+    return Task(init, train_step, eval_step)
+
+
+def step_key(state: State) -> jax.Array:
+    """The key of this step, a function of the state alone; devices that see their own examples have their own."""
+    key = jax.random.fold_in(state.key, state.step)
+    axis = batch_axis()
+    return key if axis is None else jax.random.fold_in(key, lax.axis_index(axis))
+
+
+def sum_over_devices(tree: Any) -> Any:
+    """The sum over the mapped batch axis, where there is one; a sharded `jit` has summed already."""
+    axis = batch_axis()
+    return tree if axis is None else lax.psum(tree, axis)
