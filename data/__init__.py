@@ -1,0 +1,30 @@
+"""Data sets by name, and the order in which a training run sees them:
+
+    digits = data.load("digits", validation=0.1)
+    for step in range(data.steps_per_epoch(len(digits.splits["train"]), 32)):
+        (indices,) = data.batch_indices(seed, len(digits.splits["train"]), 32, start=step)
+        batch = digits.preprocess(digits.splits["train"][indices])
+
+All of it is numpy on the host; `preprocess` may as well run inside a compiled training step.
+"""
+
+# A module registers its data sets when it is imported.
+from data import digits, iris, mnist, synthetic  # noqa: F401
+from data.dataset import ArraySource, Dataset, Field, Source, Spec
+from data.image import decode_image
+from data.pipeline import batch_indices, prefetch, steps_per_epoch
+from data.registry import list_datasets, load
+
+__all__ = [
+    "ArraySource",
+    "Dataset",
+    "Field",
+    "Source",
+    "Spec",
+    "batch_indices",
+    "decode_image",
+    "list_datasets",
+    "load",
+    "prefetch",
+    "steps_per_epoch",
+]

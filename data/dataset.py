@@ -1,0 +1,119 @@
+"""What a data set is: splits of raw examples, and the pure function that turns them into a model's batches."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+Batch = dict[str, np.ndarray]
+
+
+class Field(NamedTuple):
+    """One named array of an example as a model sees it, without the batch axis."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a model sees: the fields of a preprocessed example, and the names of the classes if it is classified."""
+
+    fields: dict[str, Field]
+    classes: tuple[str, ...] = ()
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, 0 when the task is not classification."""
+        return len(self.classes)
+
+    def example(self, batch_size: int = 1) -> Batch:
+        """A batch of zeros, for the shapes and dtypes that initialising or compiling a model needs."""
+        return {name: np.zeros((batch_size, *field.shape), field.dtype) for name, field in self.fields.items()}
+
+
+class Source(Protocol):
+    """Random access to raw examples, many at a time: `source[np.array([3, 1])]` has a leading axis of 2."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, indices: np.ndarray, /) -> Batch: ...
+
+
+class ArraySource:
+    """Examples held in memory.
+
+    Args:
+        arrays: one array for each field, example first.
+
+    Raises:
+        ValueError: if there is no array, or if the arrays differ in length.
+    """
+
+    def __init__(self, arrays: Batch):
+        lengths = {name: len(array) for name, array in arrays.items()}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(f"a source needs arrays of the same number of examples; got {lengths or 'none'}")
+        self.arrays = arrays
+
+    def __len__(self) -> int:
+        return len(next(iter(self.arrays.values())))
+
+    def __getitem__(self, indices: np.ndarray, /) -> Batch:
+        return {name: array[indices] for name, array in self.arrays.items()}
+
+    @property
+    def nbytes(self) -> int:
+        """Memory taken by the examples, in bytes."""
+        return sum(array.nbytes for array in self.arrays.values())
+
+
+class Subset:
+    """Some examples of a source that is not in memory."""
+
+    def __init__(self, source: Source, indices: np.ndarray):
+        self._source = source
+        self._indices = indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, indices: np.ndarray, /) -> Batch:
+        return self._source[self._indices[indices]]
+
+
+def take(source: Source, indices: np.ndarray) -> Source:
+    """The examples of `source` at `indices`: in memory if the source is, else read when asked for."""
+    return ArraySource(source[indices]) if isinstance(source, ArraySource) else Subset(source, indices)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Named splits of raw examples, and how to prepare a batch of them.
+
+    Attributes:
+        name: what it was loaded as.
+        spec: a batch after `preprocess`.
+        splits: "train", "test" and, where provided or asked for, "validation". Examples are raw: images are uint8 where
+            the original's are.
+        preprocess: raw batch -> batch as in `spec`. A pure function of array methods and operators only, so it runs
+            on numpy arrays on the host and on traced jax arrays inside a compiled step.
+    """
+
+    name: str
+    spec: Spec
+    splits: dict[str, Source]
+    preprocess: Callable[[Batch], Batch]
+
+    @property
+    def raw_image_shape(self) -> tuple[int, ...]:
+        """Shape (height, width, channels) of an image before `preprocess`, which may resize, pad or flatten it.
+
+        Raises:
+            ValueError: if the data set has no images.
+        """
+        example = next(iter(self.splits.values()))[np.array([0])]
+        if "image" not in example:
+            raise ValueError(f"data set {self.name!r} has no images; its fields are {sorted(example)}")
+        return example["image"].shape[1:]

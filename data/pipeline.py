@@ -1,0 +1,90 @@
+"""Which examples make up which step, as a pure function of (seed, step), and reading them ahead on the host."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+
+import numpy as np
+
+from data.dataset import Batch, Source
+
+
+def steps_per_epoch(num_examples: int, batch_size: int) -> int:
+    """Number of whole batches in an epoch; what remains is left out, other examples in each epoch.
+
+    Raises:
+        ValueError: if there is not one whole batch.
+    """
+    if not 1 <= batch_size <= num_examples:
+        raise ValueError(f"batch_size must be from 1 to the number of examples, {num_examples}; got {batch_size}")
+    return num_examples // batch_size
+
+
+@lru_cache(maxsize=4)
+def permutation(seed: int, num_examples: int, epoch: int) -> np.ndarray:
+    """The order of an epoch, int32 [num_examples], read-only."""
+    # NumPy promises the same raw bits in every version, but not the same shuffle: so sort random high halves, with the
+    # index in the low half.
+    key = np.array([seed % 2**64, epoch % 2**64], np.uint64)
+    high = np.random.Philox(key=key).random_raw(num_examples) >> 32 << 32
+    order = np.sort(high | np.arange(num_examples, dtype=np.uint64)).astype(np.uint32).astype(np.int32)
+    order.flags.writeable = False
+    return order
+
+
+def batch_indices(seed: int, num_examples: int, batch_size: int, start: int, count: int = 1) -> np.ndarray:
+    """The examples of steps `start` to `start + count - 1`, int32 [count, batch_size].
+
+    Each epoch is a permutation that depends on (seed, epoch) only, cut into `steps_per_epoch` batches.
+
+    Raises:
+        ValueError: if there is not one whole batch in an epoch, if `start` < 0 or if `count` < 1.
+    """
+    steps = steps_per_epoch(num_examples, batch_size)
+    if start < 0 or count < 1:
+        raise ValueError(f"start must be at least 0 and count at least 1; got start={start}, count={count}")
+    stop = start + count
+    epochs = range(start // steps, (stop - 1) // steps + 1)
+    orders = [permutation(seed, num_examples, epoch)[: steps * batch_size] for epoch in epochs]
+    first = epochs.start * steps
+    return np.concatenate(orders).reshape(-1, batch_size)[start - first : stop - first]
+
+
+# Threads and a deque, not grain: grain takes no iterator of batches, and its import alone costs more than a second.
+def prefetch(
+    source: Source,
+    batches: Iterable[np.ndarray],
+    preprocess: Callable[[Batch], Batch],
+    num_threads: int = 2,
+    buffer: int = 2,
+) -> Iterator[Batch]:
+    """Reads and prepares batches in background threads, in order.
+
+    Args:
+        source: raw examples; its `__getitem__` must be safe to call from several threads.
+        batches: the indices of each batch. Consumed no further than `buffer` batches ahead.
+        preprocess: raw batch -> batch.
+        num_threads: batches worked on at once.
+        buffer: batches read ahead while the consumer works on one.
+
+    Yields:
+        `preprocess(source[indices])` for each of `batches`. What these raise is raised here, at the batch's turn.
+        Closing the iterator ends the threads.
+    """
+
+    def read(indices: np.ndarray) -> Batch:
+        return preprocess(source[indices])
+
+    pending: deque[Future[Batch]] = deque()
+    with ThreadPoolExecutor(num_threads, thread_name_prefix="prefetch") as pool:
+        try:
+            for indices in batches:
+                pending.append(pool.submit(read, indices))
+                if len(pending) > buffer:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
