@@ -1,0 +1,268 @@
+"""The command line: `zoo COMMAND`, or `python -m train COMMAND`. `zoo COMMAND --help` tells all."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import Positional, arg
+
+Json = Annotated[bool, arg(help="print JSON instead of text")]
+RunFolder = Annotated[Positional[Path], arg(metavar="RUN", help="a folder that `zoo train` made")]
+
+
+def list_(
+    pattern: Annotated[Positional[str], arg(metavar="PATTERN", help='wildcard, such as "resnet*"')] = "*",
+    json: Json = False,
+) -> None:
+    """List the models: name, parameters, input."""
+    import zoo
+
+    cards = [zoo.model_card(name) for name in zoo.list_models(pattern)]
+    rows = [
+        {"name": c.name, "task": c.task, "parameters": c.num_parameters, "input": list(c.input_shape), "paper": c.paper}
+        for c in cards
+    ]
+    if json:
+        return _print_json(rows)
+    if not rows:
+        raise ValueError(f"no model matches {pattern!r}; `zoo list` shows all")
+    _print_table(rows, ("name", "parameters", "input", "paper"))
+
+
+def card(
+    name: Annotated[Positional[str], arg(metavar="NAME", help="a model of `zoo list`")],
+    settings: Annotated[Positional[tuple[str, ...]], arg(metavar="OPTION=VALUE", help="options of the model")] = (),
+    json: Json = False,
+) -> None:
+    """Show a model: options, layer table, parameters, FLOPs of one inference."""
+    import zoo
+    from train.recipe import literal
+    from zoo import summary
+
+    entry = zoo.model_card(name)
+    model = zoo.create_model(name, **{k: literal(v) for k, _, v in (s.partition("=") for s in settings)})
+    x = entry.example()
+    layers = summary.layers(model, x)
+    total = summary.count_parameters(summary.abstract_variables(model, x)["params"])
+    facts = {
+        "name": name,
+        "task": entry.task,
+        "paper": entry.paper,
+        "input": list(x.shape),
+        "parameters": total,
+        "flops": summary.flops(model, x),
+        "options": {k: getattr(v, "__name__", v) for k, v in entry.options.items()},
+        "weights_licence": entry.weights_licence,
+    }
+    if json:
+        return _print_json({**facts, "layers": [layer._asdict() for layer in layers]})
+    for fact, value in facts.items():
+        print(f"{fact:16}{value:,}" if isinstance(value, int) else f"{fact:16}{value}")
+    print()
+    _print_table([layer._asdict() for layer in layers], ("path", "kind", "output_shape", "num_parameters"))
+
+
+def recipes(
+    name: Annotated[Positional[str], arg(metavar="NAME", help="show this one whole")] = "", json: Json = False
+) -> None:
+    """List the recipes, or show one: what it trains, its command, its time and what it reached."""
+    import train.recipes  # noqa: F401
+    from train.recipe import describe_recipe, get_recipe, list_recipes
+
+    names = [name] if name else list_recipes()
+    rows = [{"name": n, "about": describe_recipe(n), "settings": asdict(get_recipe(n))} for n in names]
+    if json:
+        return _print_json(rows)
+    for row in rows:
+        print(f"{row['name']}\n    " + row["about"].replace("\n", "\n    ").rstrip() + "\n")
+    if name:
+        print(get_recipe(name).to_json())
+
+
+def train(
+    recipe: Annotated[Positional[str], arg(metavar="RECIPE", help="a recipe of `zoo recipes`")] = "lenet5_digits",
+    settings: Annotated[
+        Positional[tuple[str, ...]],
+        arg(metavar="NAME=VALUE", help="changes to it, such as epochs=3 model_options.dropout_rate=0.2"),
+    ] = (),
+    run: Annotated[Path | None, arg(help="folder of the run; runs/RECIPE by default")] = None,
+    resume: Annotated[bool, arg(help="continue the run from its newest checkpoint")] = False,
+    distributed: Annotated[bool, arg(help="run as one of several processes, see the environment below")] = False,
+    json: Json = False,
+) -> None:
+    """Train a recipe.
+
+    The order of the data and the global batch do not depend on the number of devices or processes. With --distributed,
+    clusters that JAX knows (Slurm, Cloud TPU, Open MPI, Kubernetes) need nothing more; elsewhere set
+    JAX_COORDINATOR_ADDRESS (host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID for each process.
+    """
+    if distributed:
+        _join_processes()
+    import train.recipes  # noqa: F401
+    from train import run as runs
+    from train.recipe import get_recipe, override
+
+    folder = run or Path("runs") / recipe
+    report = runs.train(override(get_recipe(recipe), settings), folder, resume=resume, progress=not json)
+    if json:
+        return _print_json(report)
+    _print_report(report)
+    if report:
+        print(f"\nkept in {folder}: zoo evaluate {folder}; zoo predict {folder} IMAGE…; zoo export {folder} --out FILE")
+
+
+def evaluate(
+    run: RunFolder,
+    split: Annotated[str, arg(help="train, validation or test")] = "test",
+    json: Json = False,
+) -> None:
+    """Evaluate the best checkpoint of a run."""
+    from train.inference import evaluate as evaluate_run
+
+    report = evaluate_run(run, split)
+    if json:
+        return _print_json(report)
+    _print_report(report)
+
+
+def predict(
+    run: RunFolder,
+    files: Annotated[Positional[tuple[Path, ...]], arg(metavar="FILE", help="images")],
+    invert: Annotated[bool, arg(help="the images are dark on light, the training data light on dark")] = False,
+    json: Json = False,
+) -> None:
+    """Classify images with the best checkpoint of a run: class and probability."""
+    from train.inference import predict as predict_files
+
+    if not files:
+        raise ValueError("no image given: zoo predict RUN FILE…")
+    predictions = predict_files(run, files, invert=invert)
+    if json:
+        return _print_json([prediction._asdict() for prediction in predictions])
+    for prediction in predictions:
+        print(f"{prediction.file}: {prediction.label} ({prediction.probability:.1%})")
+
+
+def export(run: RunFolder, out: Annotated[Path, arg(help="the file to write")], json: Json = False) -> None:
+    """Export the best checkpoint of a run as StableHLO for cpu, cuda and tpu.
+
+    The file runs where only JAX is installed: jax.export.deserialize(open(FILE, "rb").read()).call(images).
+    """
+    from train.export import export as export_run
+
+    facts = export_run(run, out)
+    if json:
+        return _print_json(facts)
+    _print_report(facts)
+
+
+def bench(
+    name: Annotated[Positional[str], arg(metavar="NAME", help="a model of `zoo list`")],
+    batch_size: Annotated[int, arg(help="examples in a step")] = 32,
+    dtype: Annotated[str, arg(help="float32, bfloat16 or float16")] = "float32",
+    plan: Annotated[str, arg(help="jit, pmap or fsdp")] = "jit",
+    seconds: Annotated[float, arg(help="how long to measure each of train and inference")] = 5.0,
+    json: Json = False,
+) -> None:
+    """Measure training and inference of a model: step time, examples/s, compile time, memory, FLOP/s, utilisation."""
+    from train.bench import bench as bench_model
+
+    results = bench_model(name, batch_size=batch_size, dtype=dtype, plan=plan, seconds=seconds)
+    if json:
+        return _print_json(results)
+    _print_report(results)
+
+
+COMMANDS = {
+    "list": list_,
+    "card": card,
+    "recipes": recipes,
+    "train": train,
+    "evaluate": evaluate,
+    "predict": predict,
+    "export": export,
+    "bench": bench,
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs one command. Mistakes of the user end in one line on stderr and exit status 1; ZOO_DEBUG=1 shows where."""
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,
+            args=arguments,
+            prog="zoo",
+            description="A functional model zoo for JAX and Flax: train, evaluate, use and measure its models.",
+            config=(tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff),
+        )
+    except BrokenPipeError:  # zoo list | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        sys.exit("\nzoo: interrupted; `zoo train … --resume` continues from the newest checkpoint")
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        if os.environ.get("ZOO_DEBUG"):
+            raise
+        sys.exit(f"zoo: error: {error}")
+
+
+def _join_processes() -> None:
+    import jax
+
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    environment = os.environ
+    if "JAX_NUM_PROCESSES" in environment:
+        jax.distributed.initialize(
+            environment.get("JAX_COORDINATOR_ADDRESS"),
+            int(environment["JAX_NUM_PROCESSES"]),
+            int(environment["JAX_PROCESS_ID"]),
+        )
+    else:
+        jax.distributed.initialize()
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, default=str))
+
+
+def _print_table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
+    def cell(value: Any) -> str:
+        if isinstance(value, int):
+            return f"{value:,}"
+        return "×".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+    table = [[column.replace("_", " ") for column in columns]] + [[cell(row[c]) for c in columns] for row in rows]
+    widths = [max(len(line[i]) for line in table) for i in range(len(columns))]
+    for line in table:
+        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _print_report(report: dict[str, Any]) -> None:
+    for name, value in report.items():
+        if name == "classes" and isinstance(value, dict):
+            _print_classes(value)
+        elif isinstance(value, float):
+            print(f"{name:24}{value:.6g}")
+        elif isinstance(value, dict):
+            print(name)
+            _print_report({f"  {key}": inner for key, inner in value.items()})
+        else:
+            print(f"{name:24}{value:,}" if isinstance(value, int) else f"{name:24}{value}")
+
+
+def _print_classes(report: dict[str, Any]) -> None:
+    print(f"\n{'class':24}{'precision':>10}{'recall':>10}{'f1':>10}{'examples':>10}")
+    for name, row in report.items():
+        if isinstance(row, dict):
+            print(
+                f"{name:24}{row['precision']:10.3f}{row['recall']:10.3f}{row['f1-score']:10.3f}{int(row['support']):10d}"
+            )
+
+
+if __name__ == "__main__":
+    main()

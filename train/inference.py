@@ -1,0 +1,176 @@
+"""Trained runs in use: loading, evaluating, classifying images."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import data
+import zoo
+from train import parallel, pictures
+from train.build import Parts, build
+from train.feed import padded_rows
+from train.loop import evaluate as evaluate_task
+from train.recipe import Recipe, from_json
+from train.state import State
+from train.tasks.classification import class_probabilities
+
+
+class Run(NamedTuple):
+    """A trained run, ready for inference."""
+
+    recipe: Recipe
+    parts: Parts
+    variables: dict[str, Any]
+
+
+def load(folder: str | Path) -> Run:
+    """The best checkpoint of a run and what its recipe names.
+
+    Raises:
+      ValueError: the folder is no run, or has no checkpoint yet.
+    """
+    folder = Path(folder)
+    recipe = read_recipe(folder)
+    model, variables = zoo.load_model(folder)
+    # Inference uses the devices of this process as they are, whatever the run was trained on.
+    parts = build(dataclasses.replace(recipe, plan="jit"))
+    return Run(recipe, parts._replace(model=model), jax.device_put(variables))
+
+
+def read_recipe(folder: Path) -> Recipe:
+    """The recipe of a run.
+
+    Raises:
+      ValueError: the folder is no run.
+    """
+    path = folder / "recipe.json"
+    if not path.is_file():
+        raise ValueError(f"{folder} is not a run folder: it has no recipe.json; `zoo train --run {folder}` makes one")
+    try:
+        return from_json(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def evaluate(folder: str | Path, split: str = "test") -> dict[str, Any]:
+    """The metrics of the best checkpoint on one split, and for classifiers precision, recall and F1 of each class."""
+    return report(load(folder), split)
+
+
+class Prediction(NamedTuple):
+    """The class of one image, its probability, and the probabilities of all classes by name."""
+
+    file: str
+    label: str
+    probability: float
+    probabilities: dict[str, float]
+
+
+def predict(folder: str | Path, files: Sequence[str | Path], *, invert: bool = False) -> list[Prediction]:
+    """Classifies image files with the best checkpoint of a run.
+
+    Args:
+      folder: the run of a classifier of images.
+      files: in any format that Pillow reads; resized to what the data set has.
+      invert: for dark strokes on a light ground, where the data set has light ones on a dark ground.
+
+    Raises:
+      ValueError: the run is no classifier of images, or a file is no image.
+    """
+    run = load(folder)
+    classes = _classes(run)
+    shape = run.parts.dataset.raw_image_shape
+    images = np.stack([data.decode_image(file, shape, invert=invert) for file in files])
+    probabilities = np.asarray(jax.jit(image_classifier(run))(images))
+    best = probabilities.argmax(axis=1)
+    return [
+        Prediction(str(file), classes[index], float(row[index]), dict(zip(classes, map(float, row), strict=True)))
+        for file, index, row in zip(files, best, probabilities, strict=True)
+    ]
+
+
+def image_classifier(run: Run) -> Callable[[Any], jax.Array]:
+    """A function from images in [0, 1], `[batch, height, width, channels]` as in the data set, to class probabilities.
+
+    Preprocessing is part of it.
+
+    Raises:
+      ValueError: the run is no classifier of images.
+    """
+    _classes(run)
+    dataset, model, variables = run.parts.dataset, run.parts.model, run.variables
+    if "image" not in dataset.spec.fields:
+        raise ValueError(
+            f"the data of this run ({run.recipe.data}) are not images, but {', '.join(dataset.spec.fields)}"
+        )
+
+    def classify(images: Any) -> jax.Array:
+        return class_probabilities(jnp.asarray(model.apply(variables, dataset.preprocess({"image": images})["image"])))
+
+    return classify
+
+
+def _classes(run: Run) -> tuple[str, ...]:
+    classes = run.parts.dataset.spec.classes
+    if run.recipe.task != "classification" or not classes:
+        raise ValueError(f"this run is no classifier but does {run.recipe.task}")
+    return classes
+
+
+def report(run: Run, split: str, picture: Path | None = None) -> dict[str, Any]:
+    """The metrics of a run on one split, and for classifiers precision, recall and F1 of each class (eq. 75-78).
+
+    A classifier's confusion matrix is drawn to `picture`.
+
+    Raises:
+      ValueError: the data set has no such split.
+    """
+    parts = run.parts
+    params, model_state = run.variables["params"], {k: v for k, v in run.variables.items() if k != "params"}
+    state = State(jnp.int32(0), params, model_state, (), jax.random.key(0))
+    plan = parallel.jit(jax.local_devices())
+    metrics = evaluate_task(parts.task, parts.dataset, state, split=split, plan=plan, batch_size=run.recipe.batch_size)
+    result: dict[str, Any] = {f"{split}_{name}": value for name, value in metrics.items()}
+    if run.recipe.task != "classification":
+        return result
+    from sklearn.metrics import classification_report, confusion_matrix
+
+    labels, predicted = _predictions(run, split)
+    classes = _classes(run)
+    numbers = list(range(len(classes)))
+    result["classes"] = classification_report(
+        labels,
+        predicted,
+        labels=numbers,
+        target_names=classes,
+        output_dict=True,
+        zero_division=0,  # type: ignore[arg-type]  # scikit-learn takes it; its stubs do not say so
+    )
+    if picture is not None:
+        counts = confusion_matrix(labels, predicted, labels=numbers)
+        pictures.confusion_matrix(counts, classes, picture, title=f"{picture.parent.name}: {split}")
+    return result
+
+
+def _predictions(run: Run, split: str) -> tuple[np.ndarray, np.ndarray]:
+    parts = run.parts
+    source = parts.dataset.splits[split]
+    inputs = run.recipe.task_options.get("inputs", "image")
+
+    @jax.jit
+    def predict_batch(variables: Any, x: jax.Array) -> jax.Array:
+        return class_probabilities(jnp.asarray(parts.model.apply(variables, x))).argmax(axis=-1)
+
+    labels, predicted = [], []
+    for rows in padded_rows(len(source), min(len(source), 4 * run.recipe.batch_size)):
+        batch = parts.dataset.preprocess(source[np.maximum(rows, 0)])
+        labels.append(np.asarray(batch["label"])[rows >= 0])
+        predicted.append(np.asarray(predict_batch(run.variables, batch[inputs]))[rows >= 0])
+    return np.concatenate(labels), np.concatenate(predicted)

@@ -1,0 +1,53 @@
+"""The pictures of a run: learning curves and the confusion matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from train.checkpoint import History
+
+_BLUE, _ORANGE = "#2a6fbb", "#d9772b"
+
+
+def curves(history: History, path: str | Path, *, title: str = "") -> None:
+    """Draws each metric over the epochs, training beside validation, as a PNG."""
+    names = [name for name in history[0] if f"validation_{name}" in history[0]] or [
+        name for name in history[0] if name not in ("step", "epoch", "seconds")
+    ]
+    figure = Figure(figsize=(5 * len(names), 3.6), layout="constrained")
+    epochs = [row["epoch"] for row in history]
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        marker = "o" if len(history) == 1 else None
+        axes.plot(epochs, [row[name] for row in history], color=_BLUE, marker=marker, label="training")
+        if f"validation_{name}" in history[0]:
+            validation = [row[f"validation_{name}"] for row in history]
+            axes.plot(epochs, validation, color=_ORANGE, marker=marker, label="validation")
+        axes.set(xlabel="epoch", ylabel=name.replace("_", " "))
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+    figure.suptitle(title)
+    figure.savefig(path, dpi=120)
+
+
+def confusion_matrix(counts: np.ndarray, classes: Sequence[str], path: str | Path, *, title: str = "") -> None:
+    """Draws counts `[actual, predicted]` as a PNG, shaded by the share of each actual class."""
+    size = min(14, max(4, 0.55 * len(classes) + 1.5))
+    figure = Figure(figsize=(size, size), layout="constrained")
+    axes = figure.subplots()
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    ticks = np.arange(len(classes))
+    axes.set_xticks(ticks, classes, rotation=90 if max(map(len, classes)) > 3 else 0)
+    axes.set_yticks(ticks, classes)
+    axes.set(xlabel="predicted", ylabel="actual", title=title)
+    if len(classes) <= 20:
+        for row, column in np.ndindex(*counts.shape):
+            if counts[row, column]:
+                color = "white" if share[row, column] > 0.5 else "black"
+                axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=color, fontsize=9)
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,183 @@
+"""Recipes: everything that makes a training run what it is, as plain data."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import json
+import types
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from zoo.checkpoint import plain
+from zoo.registry import unknown
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Names model, data, task, optimizer, schedule and length of a run; a run folder keeps it as JSON.
+
+    Attributes:
+      model: a name of `zoo.list_models()`.
+      data: a name that `data.load` takes.
+      task: "classification" or "regression".
+      batch_size: examples in a step, over all devices and processes.
+      epochs: passes over the training data.
+      optimizer: a name of `train.optimizers.optimizer`.
+      learning_rate: the highest one.
+      schedule: a name of `train.schedules.schedule`.
+      model_options: for `zoo.create_model`. `num_classes` is that of the data unless it is given here.
+      data_options: for `data.load`.
+      task_options: for the task, such as `label_smoothing` or `ema_decay`.
+      optimizer_options: for the optimizer, such as `weight_decay`, `clip_norm`, `accumulate_steps`.
+      schedule_options: for the schedule, such as `warmup_steps`.
+      validation: share (or number) of the training examples that are held out to watch the training.
+      monitor: the column of the history by which the best checkpoint is chosen and training is stopped.
+      patience: evaluations without improvement after which training stops; None for never.
+      precision: "float32", "bfloat16" or "float16" (with dynamic loss scaling): what the model computes in.
+      plan: "jit", "pmap" or "fsdp".
+      seed: of parameters, dropout and the order of the data.
+      evaluate_every: steps between evaluations; None for an epoch.
+      checkpoint_every: evaluations between checkpoints.
+      keep: how many of the last checkpoints are kept beside the best.
+      steps_per_dispatch: see `train.loop.fit`.
+    """
+
+    model: str
+    data: str
+    task: str = "classification"
+    batch_size: int = 32
+    epochs: float = 10.0
+    optimizer: str = "adam"
+    learning_rate: float = 1e-3
+    schedule: str = "constant"
+    model_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    data_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    task_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    optimizer_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    schedule_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    validation: float | int = 0.1
+    monitor: str = "validation_accuracy"
+    patience: int | None = None
+    precision: str = "float32"
+    plan: str = "jit"
+    seed: int = 0
+    evaluate_every: int | None = None
+    checkpoint_every: int = 1
+    keep: int = 2
+    steps_per_dispatch: int | None = None
+
+    @property
+    def best_is_highest(self) -> bool:
+        """Whether more of the monitored metric is better: of an accuracy, yes; of a loss or an error, no."""
+        return self.monitor.endswith("accuracy")
+
+    def to_json(self) -> str:
+        """All fields, as a run folder keeps them."""
+        fields = dataclasses.asdict(self)
+        options = {name: plain(value) for name, value in fields.items() if isinstance(value, dict)}
+        return json.dumps({**fields, **options}, indent=2)
+
+
+_recipes: dict[str, Callable[[], Recipe]] = {}
+
+
+def recipe(function: Callable[[], Recipe]) -> Callable[[], Recipe]:
+    """Decorator that enters a recipe under the name of the function that makes it; its docstring is its card."""
+    name = function.__name__
+    if name in _recipes:
+        raise ValueError(f"a recipe named {name!r} exists already; choose another name")
+    _recipes[name] = function
+    return function
+
+
+def list_recipes() -> list[str]:
+    """Names of all recipes, sorted."""
+    return sorted(_recipes)
+
+
+def get_recipe(name: str) -> Recipe:
+    """A recipe by name.
+
+    Raises:
+      ValueError: there is none of this name; the nearest are listed.
+    """
+    if name not in _recipes:
+        raise ValueError(unknown("recipe", name, _recipes))
+    return _recipes[name]()
+
+
+def describe_recipe(name: str) -> str:
+    """The docstring of a recipe: command, time on a CPU, metric reached."""
+    get_recipe(name)
+    return inspect.getdoc(_recipes[name]) or ""
+
+
+def override(base: Recipe, settings: Sequence[str]) -> Recipe:
+    """A recipe with fields replaced by `NAME=VALUE` settings, such as `epochs=3` or `model_options.dropout_rate=0.2`.
+
+    Values are Python literals (numbers, True, None, lists, "strings"); anything else is a string.
+
+    Raises:
+      ValueError: a setting has no `=`, names no field (the nearest are listed) or gives a value of the wrong type.
+    """
+    hints = typing.get_type_hints(Recipe)
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise ValueError(f"a setting has the form NAME=VALUE, such as epochs=3; not {setting!r}")
+        field, _, option = name.partition(".")
+        if field not in hints:
+            raise ValueError(unknown("field of a recipe", field, hints))
+        value = literal(text)
+        if option and hints[field] == dict[str, Any]:
+            value = {**getattr(base, field), option: value}
+        elif option:
+            raise ValueError(f"{field} is not a group of options; set it as {field}={text}")
+        base = dataclasses.replace(base, **{field: _typed(field, value, hints[field])})
+    return base
+
+
+def from_json(text: str) -> Recipe:
+    """The inverse of `Recipe.to_json`.
+
+    Raises:
+      ValueError: the text is no recipe; says which fields are unknown, missing or of the wrong type.
+    """
+    try:
+        fields = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"not JSON: {error}") from None
+    hints = typing.get_type_hints(Recipe)
+    if not isinstance(fields, dict) or not {"model", "data"} <= set(fields):
+        raise ValueError("a recipe names at least a model and data")
+    for field in fields:
+        if field not in hints:
+            raise ValueError(unknown("field of a recipe", field, hints))
+    return Recipe(**{field: _typed(field, value, hints[field]) for field, value in fields.items()})
+
+
+def differences(old: Recipe, new: Recipe) -> list[str]:
+    """The fields in which two recipes differ, as `name: old → new`, sorted."""
+    before, after = json.loads(old.to_json()), json.loads(new.to_json())
+    return sorted(f"{name}: {before[name]} → {after[name]}" for name in before if before[name] != after[name])
+
+
+def literal(text: str) -> Any:
+    """A Python literal (number, True, None, list, "string"); anything else is a string as it stands."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _typed(field: str, value: Any, hint: Any) -> Any:
+    allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (typing.get_origin(hint) or hint,)
+    if float in allowed and int not in allowed and type(value) is int:
+        return float(value)
+    if type(value) not in allowed:
+        wanted = " or ".join("None" if kind is type(None) else kind.__name__ for kind in allowed)
+        raise ValueError(f"{field} must be {wanted}, not {value!r}")
+    return value
