@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -156,8 +157,15 @@ class Checkpoints:
             )
 
     def close(self) -> None:
-        """Waits and lets go of the folder."""
-        self._manager.close()
+        """Waits and lets go of the folder.
+
+        Raises:
+          CheckpointError: the last checkpoint could not be written.
+        """
+        try:
+            self._manager.close()
+        except Exception as error:
+            raise self._failed(error) from error
 
     def _failed(self, error: Exception) -> CheckpointError:
         free = shutil.disk_usage(self._folder).free
@@ -174,14 +182,15 @@ def _to_items(state: State) -> dict[str, Any]:
         "opt_state": state.opt_state,
         "ema": {} if state.ema is None else state.ema,
         "loss_scale": {} if state.loss_scale is None else state.loss_scale,
-        "progress": {"step": state.step, "key": jax.random.key_data(state.key)},
+        # As NumPy: Orbax refuses an array of one process alone when there are several.
+        "progress": {"step": np.asarray(state.step), "key": np.asarray(jax.random.key_data(state.key))},
     }
 
 
 def _from_items(items: Mapping[str, Any], like: State) -> State:
     progress = items["progress"]
     return State(
-        step=progress["step"],
+        step=jnp.asarray(progress["step"]),
         params=items["params"],
         model_state=items["model_state"],
         opt_state=items["opt_state"],

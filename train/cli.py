@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
+import threading
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -193,6 +195,11 @@ COMMANDS = {
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs one command. Mistakes of the user end in one line on stderr and exit status 1; ZOO_DEBUG=1 shows where."""
+    debug = bool(os.environ.get("ZOO_DEBUG"))
+    if not debug:
+        # What fails in a thread of Orbax or TensorBoard is raised again where it is waited for: tell it once.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        threading.excepthook = lambda args: None
     try:
         tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
@@ -206,7 +213,7 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit("\nzoo: interrupted; `zoo train … --resume` continues from the newest checkpoint")
     except (ValueError, OSError, ImportError, RuntimeError) as error:
-        if os.environ.get("ZOO_DEBUG"):
+        if debug:
             raise
         sys.exit(f"zoo: error: {error}")
 

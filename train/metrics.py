@@ -43,6 +43,7 @@ def merge(first: Metrics, second: Metrics) -> Metrics:
 def summarize(metrics: Metrics) -> dict[str, float]:
     """Each mean as a number. Totals may have leading axes, such as steps, which are summed in float64."""
     return {
-        name: float(np.sum(mean.total, dtype=np.float64) / np.sum(mean.weight, dtype=np.float64))
+        # Of an array of JAX, np.sum would be JAX's own, in float32.
+        name: float(np.asarray(mean.total).sum(dtype=np.float64) / np.asarray(mean.weight).sum(dtype=np.float64))
         for name, mean in metrics.items()
     }

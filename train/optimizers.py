@@ -59,7 +59,7 @@ def optimizer(
 
     Args:
       name: adadelta, adafactor, adagrad, adam, adamax, adamw, lamb, lars, lion, momentum, nadam, radam, rmsprop or sgd.
-      learning_rate: a number or a schedule.
+      learning_rate: a number or a schedule, which counts steps also where several make one update.
       l2: λ of eq. 27, for matrices and kernels (not biases, nor scales of norms). For decoupled decay take `adamw`
         with `weight_decay`.
       clip_norm: largest global norm of the gradient (eq. 74).
@@ -88,11 +88,16 @@ def optimizer(
         parts.append(optax.clip_by_global_norm(clip_norm))
     if clip_value is not None:
         parts.append(optax.clip(clip_value))
-    core = _OPTIMIZERS[name](learning_rate, **options)
+    core = _OPTIMIZERS[name](_of_update(learning_rate, accumulate_steps), **options)
     tx = optax.chain(*parts, core) if parts else core
     if accumulate_steps > 1:
         return optax.MultiSteps(tx, accumulate_steps).gradient_transformation()
     return tx
+
+
+def _of_update(rate: Rate, steps: int) -> Rate:
+    """The rate by number of the update, which is made in the last of its `steps` steps."""
+    return (lambda update: rate((update + 1) * steps - 1)) if callable(rate) else rate
 
 
 def _kernels(params: Any) -> Any:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from train.checkpoint import History
 
@@ -18,6 +19,7 @@ def curves(history: History, path: str | Path, *, title: str = "") -> None:
     names = [name for name in history[0] if f"validation_{name}" in history[0]] or [
         name for name in history[0] if name not in ("step", "epoch", "seconds")
     ]
+    names.sort(key=lambda name: (name != "loss", name))
     figure = Figure(figsize=(5 * len(names), 3.6), layout="constrained")
     epochs = [row["epoch"] for row in history]
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
@@ -27,6 +29,7 @@ def curves(history: History, path: str | Path, *, title: str = "") -> None:
             validation = [row[f"validation_{name}"] for row in history]
             axes.plot(epochs, validation, color=_ORANGE, marker=marker, label="validation")
         axes.set(xlabel="epoch", ylabel=name.replace("_", " "))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=epochs[-1] >= 2))
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)

@@ -42,9 +42,9 @@ def _one_cycle(rate: float, steps: int, *, peak_at: float = 0.3) -> optax.Schedu
     return optax.cosine_onecycle_schedule(steps, rate, pct_start=peak_at)
 
 
-def _inverse_sqrt(rate: float, steps: int) -> optax.Schedule:
-    """`rate` divided by the root of the step (from 1 on); with `warmup_steps` the schedule of Vaswani et al. 2017."""
-    return lambda step: rate * (step + 1.0) ** -0.5
+def _inverse_sqrt(rate: float, steps: int, *, warmup_steps: int = 0) -> optax.Schedule:
+    """Vaswani et al. 2017, eq. 3: falls with the root of the step, counted from the first of the warm-up."""
+    return lambda step: rate * (max(warmup_steps, 1) / (step + warmup_steps + 1.0)) ** 0.5
 
 
 _SCHEDULES: dict[str, Callable[..., optax.Schedule]] = {
@@ -81,6 +81,8 @@ def schedule(
         raise ValueError(unknown("schedule", name, _SCHEDULES))
     if not 0 <= warmup_steps < total_steps:
         raise ValueError(f"warmup_steps must be at least 0 and less than the {total_steps} steps, not {warmup_steps}")
+    if name == "inverse_sqrt":
+        options["warmup_steps"] = warmup_steps
     try:
         after = _SCHEDULES[name](learning_rate, total_steps - warmup_steps, **options)
     except TypeError as error:

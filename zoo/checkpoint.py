@@ -16,6 +16,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
 from zoo.registry import create_model
@@ -59,6 +60,9 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     meta = read_meta(folder)
     if not isinstance(meta.get("model"), str):
         raise ValueError(f"{folder} is a checkpoint of something else than a registered model")
+    for item in ("params", "model_state", "ema"):
+        if item in meta.get("items", ()) and not (folder / item).is_dir():
+            raise ValueError(f"the checkpoint {folder} is damaged: its item {item!r} is missing")
     model = create_model(meta["model"], **meta["model_options"])
     params = read_item(folder, "ema") or read_item(folder, "params")
     if not params:
@@ -96,9 +100,12 @@ def manager(folder: Path, *, keep: int = 2) -> ocp.CheckpointManager:
 
 
 def composite(items: Mapping[str, Any], meta: Mapping[str, Any]) -> ocp.args.Composite:
-    """What Orbax is to save: each pytree of arrays under its name (Orbax refuses empty ones; absent means empty)."""
+    """What Orbax is to save: each pytree of arrays under its name (Orbax refuses empty ones; absent means empty).
+
+    The JSON lists the items that there are, so that one which went missing is told from an empty one.
+    """
     arrays = {name: ocp.args.StandardSave(tree) for name, tree in items.items() if jax.tree.leaves(tree)}
-    return ocp.args.Composite(**arrays, meta=ocp.args.JsonSave(dict(meta)))
+    return ocp.args.Composite(**arrays, meta=ocp.args.JsonSave({**meta, "items": sorted(arrays)}))
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
@@ -127,9 +134,9 @@ def read_item(folder: Path, item: str) -> Any:
         return {}
     try:
         handler = ocp.PyTreeCheckpointHandler()
-        tree = handler.metadata(folder / item).tree
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-        return handler.restore(folder / item, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+        where = epath.Path(folder / item)
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(where).tree)
+        return handler.restore(where, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
     except Exception as error:  # TensorStore and Orbax raise whatever they met first: JSON, key, value, OS errors
         reason = str(error).strip().splitlines()[0][:200]
         raise ValueError(f"the checkpoint item {folder / item} is damaged: {reason}") from error

@@ -112,7 +112,12 @@ def create_model(name: str, **overrides: Any) -> nn.Module:
         raise ValueError(f"model {name!r} needs a value for: {', '.join(missing)}")
     for option in ("dtype", "param_dtype"):
         if isinstance(settings.get(option), str):
-            settings[option] = jnp.dtype(settings[option])
+            try:
+                settings[option] = jnp.dtype(settings[option])
+            except TypeError:
+                raise ValueError(
+                    f"{option} {settings[option]!r} does not exist; there are float32, bfloat16, float16 …"
+                ) from None
     # JSON and the command line know lists alone; a module must be hashable.
     return _builders[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
 

@@ -25,7 +25,7 @@ def count_parameters(params: Any) -> int:
 
 def abstract_variables(model: nn.Module, x: Any) -> dict[str, Any]:
     """Shapes and dtypes of what `model.init` returns, without computing it."""
-    return jax.eval_shape(lambda key: model.init(key, x), jax.random.key(0))
+    return jax.eval_shape(model.init, jax.random.key(0), x)
 
 
 def layers(model: nn.Module, x: Any) -> list[Layer]:
@@ -38,11 +38,11 @@ def layers(model: nn.Module, x: Any) -> list[Layer]:
             kinds.append((context.module.path, type(context.module).__name__, y.shape))
         return y
 
-    def init(key: jax.Array) -> Any:
+    def init(key: jax.Array, x: Any) -> Any:
         with nn.intercept_methods(note):
             return model.init(key, x)
 
-    params = jax.eval_shape(init, jax.random.key(0)).get("params", {})
+    params = jax.eval_shape(init, jax.random.key(0), x).get("params", {})
     return [Layer("/".join(path), kind, shape, count_parameters(_at(params, path))) for path, kind, shape in kinds]
 
 

@@ -1,0 +1,97 @@
+"""Pictures: files that open, of a plausible size, with ink where there is something to show."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from train import pictures
+
+
+def opened(path):
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+def has_color(pixels, color):
+    wanted = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
+    return bool(np.any(np.all(np.abs(pixels - wanted) < 12, axis=-1)))
+
+
+def history(length, names=("loss", "accuracy"), validation=True):
+    rng = np.random.default_rng(0)
+    columns = [*names, *(f"validation_{name}" for name in names if validation)]
+    return [
+        {"step": 9.0 * (i + 1), "epoch": i + 1.0, **{c: float(rng.uniform()) for c in columns}, "seconds": i * 2.0}
+        for i in range(length)
+    ]
+
+
+@pytest.mark.parametrize("length", [1, 2, 50])
+@pytest.mark.parametrize("validation", [False, True])
+def test_curves(tmp_path, length, validation):
+    path = tmp_path / "curves.png"
+    pictures.curves(history(length, validation=validation), path, title="mlp_digits")
+    pixels = opened(path)
+    assert pixels.shape == (432, 1200, 3), "two metrics side by side"
+    for half in (pixels[:, :600], pixels[:, 600:]):
+        assert has_color(half, "#2a6fbb")
+        assert has_color(half, "#d9772b") == validation
+
+
+@pytest.mark.parametrize("names", [("loss",), ("loss", "mae", "accuracy")])
+def test_curves_have_a_panel_for_each_metric(tmp_path, names):
+    pictures.curves(history(3, names), tmp_path / "curves.png")
+    assert opened(tmp_path / "curves.png").shape == (432, 600 * len(names), 3)
+
+
+def test_curves_with_what_is_no_number(tmp_path):
+    rows = history(3)
+    rows[1]["validation_loss"] = float("nan")
+    rows[2]["loss"] = float("inf")
+    pictures.curves(rows, tmp_path / "curves.png")
+    assert has_color(opened(tmp_path / "curves.png"), "#2a6fbb")
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 20, 21, 40])
+def test_confusion_matrix(tmp_path, classes):
+    counts = np.random.default_rng(0).integers(0, 5, (classes, classes)) + 200 * np.eye(classes, dtype=int)
+    path = tmp_path / "confusion.png"
+    pictures.confusion_matrix(counts, [str(i) for i in range(classes)], path, title="run: test")
+    pixels = opened(path)
+    assert 480 <= pixels.shape[0] == pixels.shape[1] <= 1680
+    assert has_color(pixels, "#08306b"), "the diagonal is dark"
+
+
+def test_shade_is_the_share_of_the_actual_class(tmp_path):
+    """A class of two examples, both right, is as dark as one of two hundred; rows are the actual classes."""
+    path = tmp_path / "confusion.png"
+    pictures.confusion_matrix(np.array([[2, 0], [150, 50]]), ["a", "b"], path)
+    pixels = opened(path)
+    dark = np.all(np.abs(pixels - [8, 48, 107]) < 6, axis=-1)
+    rows, columns = np.nonzero(dark)
+    middle = pixels.shape[0] / 2
+    assert rows.mean() < middle, "the first row is the upper one"
+    assert columns.mean() < middle
+    half = np.all(np.abs(pixels - [208, 225, 242]) < 12, axis=-1)  # a quarter of the way from white to dark
+    rows, columns = np.nonzero(half)
+    assert rows.mean() > middle
+    assert columns.mean() > middle
+
+
+def test_a_class_without_examples(tmp_path):
+    pictures.confusion_matrix(np.array([[3, 0], [0, 0]]), ["a", "b"], tmp_path / "confusion.png")
+    opened(tmp_path / "confusion.png")
+
+
+@pytest.mark.parametrize("classes", [2, 10, 40])
+@pytest.mark.parametrize("length", [4, 30, 120])
+def test_long_names_of_classes(tmp_path, classes, length):
+    names = [f"{'long name of a class ' * 9}"[: length - 2] + f"{i:02}" for i in range(classes)]
+    path = tmp_path / "confusion.png"
+    pictures.confusion_matrix(np.eye(classes, dtype=int) * 7, names, path, title="run: test")
+    pixels = opened(path)
+    dark = np.all(np.abs(pixels - [8, 48, 107]) < 6, axis=-1)
+    assert dark.mean() > 0.002, "the matrix itself is still to be seen"

@@ -1,0 +1,266 @@
+"""What every registered model must do, driven by the table in `tests.descriptors`."""
+
+from __future__ import annotations
+
+import functools
+
+import chex
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+
+import zoo
+from tests.descriptors import MODELS, random_variables
+from zoo.layers import BATCH_AXIS
+from zoo.summary import abstract_variables, count_parameters
+
+BATCH = 16
+
+every_model = pytest.mark.parametrize("name", MODELS)
+with_batch_norm = pytest.mark.parametrize("name", [n for n in MODELS if n not in ("perceptron", "mlp", "lenet5")])
+of_images = pytest.mark.parametrize("name", [n for n in MODELS if len(MODELS[n].shape) == 3])
+
+
+@functools.cache
+def small(name, **options):
+    """The small variant of a model; equal modules hash alike, so that the compiled functions below are shared."""
+    return zoo.create_model(name, **{**MODELS[name].small, **options})
+
+
+@functools.cache
+def variables_of(name, **options):
+    return random_variables(small(name, **options), example(name, 1))
+
+
+@functools.cache
+def example(name, batch_size=BATCH):
+    return np.random.default_rng(1).normal(size=(batch_size, *MODELS[name].shape)).astype(np.float32)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def initialise(model, x):
+    """The key is of the hardware's generator, which compiles several times faster than threefry."""
+    return model.init(jax.random.key(0, impl="rbg"), x)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def infer(model, variables, x):
+    return model.apply(variables, x)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def train(model, variables, x):
+    """Output, updated statistics and gradients of a loss that is a mean over the batch."""
+
+    def loss(params):
+        rngs = {"dropout": jax.random.key(0)}
+        y, updates = model.apply({**variables, "params": params}, x, train=True, rngs=rngs, mutable=["batch_stats"])
+        return jnp.square(y - 1).mean(), (y, updates)
+
+    grads, (y, updates) = jax.grad(loss, has_aux=True)(variables["params"])
+    return y, updates, grads
+
+
+def assert_close(actual, wanted, rtol):
+    """The greatest deviation in each array is within `rtol` of that array's greatest value."""
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(wanted), strict=True):
+        a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
+        np.testing.assert_allclose(a, b, rtol=0, atol=rtol * max(np.abs(b).max(), 1e-6))
+
+
+def test_table_and_registry_name_the_same_models():
+    assert sorted(MODELS) == zoo.list_models(), "add a row to tests/descriptors.py for every registered model"
+
+
+@every_model
+def test_exact_parameter_count(name):
+    card = zoo.model_card(name)
+    params = abstract_variables(zoo.create_model(name), card.example())["params"]
+    assert count_parameters(params) == MODELS[name].num_parameters == card.num_parameters
+
+
+@every_model
+def test_init_and_forward(name):
+    model, variables = small(name), initialise(small(name), example(name))
+    chex.assert_tree_all_finite(variables)
+    chex.assert_trees_all_equal_shapes_and_dtypes(variables, variables_of(name))
+    y = infer(model, variables, example(name))
+    chex.assert_shape(y, (BATCH, MODELS[name].num_outputs))
+    chex.assert_type(y, jnp.float32)
+    chex.assert_tree_all_finite(y)
+
+
+@every_model
+def test_variables_are_float32(name):
+    shapes = abstract_variables(small(name), example(name))
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
+    assert set(shapes) <= {"params", "batch_stats"}, "init returns what apply needs, no intermediates"
+
+
+@every_model
+def test_jit_is_no_jit(name):
+    x = example(name, 2)
+    assert_close(small(name).apply(variables_of(name), x), infer(small(name), variables_of(name), x), rtol=1e-5)
+
+
+@every_model
+def test_an_example_does_not_depend_on_its_batch(name):
+    model, variables, x = small(name), variables_of(name), example(name)
+    assert_close(infer(model, variables, x[:1]), infer(model, variables, x)[:1], rtol=1e-5)
+
+
+@every_model
+def test_inference_changes_nothing_and_needs_no_key(name):
+    _, updates = small(name).apply(variables_of(name), example(name), mutable=["batch_stats"])
+    chex.assert_trees_all_equal(updates.get("batch_stats", {}), variables_of(name).get("batch_stats", {}))
+
+
+@every_model
+def test_without_classes_features_come_out(name):
+    row = MODELS[name]
+    if row.num_features is None:
+        assert "num_classes" not in zoo.model_card(name).options
+        return
+    model = small(name, num_classes=0)
+    features = infer(model, variables_of(name, num_classes=0), example(name))
+    chex.assert_shape(features, (BATCH, row.num_features))
+    whole, headless = variables_of(name)["params"], variables_of(name, num_classes=0)["params"]
+    (head,) = set(whole) - set(headless)
+    chex.assert_shape(whole[head]["kernel"], (row.num_features, row.num_outputs))
+
+
+@every_model
+def test_the_gradient_reaches_every_parameter(name):
+    _, updates, grads = train(small(name), variables_of(name), example(name))
+    chex.assert_tree_all_finite((updates, grads))
+    idle = [jax.tree_util.keystr(path) for path, g in jax.tree.leaves_with_path(grads) if not np.any(g)]
+    assert not idle, f"no gradient for {idle}"
+
+
+@with_batch_norm
+def test_training_moves_every_statistic(name):
+    _, updates, _ = train(small(name), variables_of(name), example(name))
+    moved = jax.tree.map(
+        lambda old, new: bool(np.all(old != new)), variables_of(name)["batch_stats"], updates["batch_stats"]
+    )
+    assert all(jax.tree.leaves(moved)), moved
+
+
+@every_model
+def test_bfloat16(name):
+    model, x = small(name, dtype="bfloat16"), example(name)
+    chex.assert_trees_all_equal_shapes_and_dtypes(abstract_variables(model, x), abstract_variables(small(name), x))
+    y = infer(model, variables_of(name), x)
+    chex.assert_type(y, jnp.bfloat16)
+    assert_close(y, infer(small(name), variables_of(name), x), rtol=0.05)
+    y, updates, grads = jax.eval_shape(functools.partial(train, model), variables_of(name), x)
+    chex.assert_type(y, jnp.bfloat16)
+    assert {leaf.dtype for leaf in jax.tree.leaves((updates, grads))} == {jnp.dtype("float32")}
+
+
+@every_model
+def test_pmap_is_jit_in_inference(name):
+    model, variables, x = small(name), variables_of(name), example(name)
+    devices = jax.local_device_count()
+    assert devices == 8
+    shards = x.reshape(devices, BATCH // devices, *x.shape[1:])
+    y = jax.pmap(model.apply, axis_name=BATCH_AXIS, in_axes=(None, 0))(variables, shards)
+    assert_close(y.reshape(BATCH, -1), infer(model, variables, x), rtol=1e-5)
+
+
+@with_batch_norm
+def test_pmap_is_jit_in_training(name):
+    """Eight devices with two examples each normalise by all sixteen; the tolerance is 1e-4 of the greatest value.
+
+    Dropout is off, for each device draws its own mask from the same key.
+    """
+    options = {"dropout_rate": 0.0} if "dropout_rate" in zoo.model_card(name).options else {}
+    model, variables, x = small(name, **options), variables_of(name), example(name)
+    wanted, wanted_updates, _ = train(model, variables, x)
+
+    @functools.partial(jax.pmap, axis_name=BATCH_AXIS, in_axes=(None, 0))
+    def forward(variables, x):
+        return model.apply(variables, x, train=True, mutable=["batch_stats"])
+
+    y, updates = forward(variables, x.reshape(8, BATCH // 8, *x.shape[1:]))
+    assert_close(y.reshape(BATCH, -1), wanted, rtol=1e-4)
+    for device in (0, 7):
+        assert_close(jax.tree.map(lambda leaf, device=device: leaf[device], updates), wanted_updates, rtol=1e-4)
+
+
+@every_model
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_exports_with_any_batch_size(name, platform):
+    model, variables = small(name), variables_of(name)
+    (batch,) = export.symbolic_shape("batch")
+    x = jax.ShapeDtypeStruct((batch, *MODELS[name].shape), jnp.float32)
+    exported = export.export(jax.jit(model.apply), platforms=[platform])(variables, x)
+    assert exported.platforms == (platform,)
+    (y,) = exported.out_avals
+    assert str(y.shape) == f"(batch, {MODELS[name].num_outputs})"
+    if platform == "cpu":
+        assert_close(exported.call(variables, example(name, 3)), infer(model, variables, example(name, 3)), rtol=1e-5)
+
+
+@every_model
+def test_intermediates_by_name(name):
+    model, variables, x = small(name), variables_of(name), example(name)
+    y, extra = model.apply(variables, x, mutable=["intermediates"])
+    shapes = jax.tree.map(lambda leaf: leaf.shape[1:], extra.get("intermediates", {}))
+    assert shapes == dict(MODELS[name].intermediates)
+    assert_close(y, infer(model, variables, x), rtol=1e-5)
+
+
+@of_images
+@pytest.mark.parametrize("shape", [(2, 8), (8, 8, 1), (2, 3, 8, 8, 1), (2, 0, 8, 1)])
+def test_refuses_what_is_no_image(name, shape):
+    with pytest.raises(
+        ValueError, match=r"takes images of shape \[batch, height ≥ \d+, width ≥ \d+, channels\], not \["
+    ):
+        small(name).init(jax.random.key(0), jnp.zeros(shape))
+
+
+@pytest.mark.parametrize(("name", "least"), [("cnn", 8), ("lenet5", 32), ("mini_resnet", 2)])
+def test_refuses_images_that_are_too_small(name, least):
+    for size in ((least - 1, least), (least, least - 1)):
+        with pytest.raises(
+            ValueError, match=rf"height ≥ {least}, width ≥ {least}, channels\], not \[1, {size[0]}, {size[1]}, 1\]"
+        ):
+            small(name).init(jax.random.key(0), jnp.zeros((1, *size, 1)))
+
+
+@every_model
+def test_refuses_another_number_of_channels(name):
+    x = example(name, 1)
+    with pytest.raises(flax.errors.ScopeParamShapeError, match="kernel"):
+        small(name).apply(variables_of(name), np.concatenate([x, x], axis=-1))
+
+
+def test_an_unknown_stem_is_refused():
+    model = zoo.create_model("resnet18", stem="nothing")
+    with pytest.raises(ValueError, match="stem must be"):
+        model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+
+
+def test_residual_blocks_start_as_identities():
+    params = initialise(small("resnet18"), example("resnet18"))["params"]
+    for stage in range(1, 5):
+        assert not np.any(params[f"stage{stage}_block1"]["norm2"]["scale"])
+        assert np.all(params[f"stage{stage}_block1"]["norm1"]["scale"] == 1)
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
+def test_dropout_acts_in_training_alone(name):
+    model, variables, x = small(name, dropout_rate=0.5), variables_of(name), example(name)
+
+    def run(seed):
+        rngs = {"dropout": jax.random.key(seed)}
+        return model.apply(variables, x, train=True, rngs=rngs, mutable=["batch_stats"])[0]
+
+    chex.assert_trees_all_equal(run(0), run(0))
+    assert np.any(run(0) != run(1))
+    with pytest.raises(flax.errors.InvalidRngError):
+        model.apply(variables, x, train=True, mutable=["batch_stats"])
