@@ -1,8 +1,9 @@
 """What a data set is: splits of raw examples, and the pure function that turns them into a model's batches."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from functools import cache
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -88,6 +89,30 @@ def take(source: Source, indices: np.ndarray) -> Source:
     return ArraySource(source[indices]) if isinstance(source, ArraySource) else Subset(source, indices)
 
 
+class LazySplits(Mapping[str, Source]):
+    """Splits whose files are read when one of them is first asked for: inference needs the spec, and not the data.
+
+    Args:
+        names: of the splits.
+        read: gives them all.
+    """
+
+    def __init__(self, names: Sequence[str], read: Callable[[], Mapping[str, Source]]):
+        self._names = tuple(names)
+        self._read = cache(read)
+
+    def __getitem__(self, name: str) -> Source:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._read()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Named splits of raw examples, and how to prepare a batch of them.
@@ -99,12 +124,14 @@ class Dataset:
             the original's are.
         preprocess: raw batch -> batch as in `spec`. A pure function of array methods and operators only, so it runs
             on numpy arrays on the host and on traced jax arrays inside a compiled step.
+        image_shape: (height, width, channels) of an image before `preprocess`, where it is known without reading one.
     """
 
     name: str
     spec: Spec
-    splits: dict[str, Source]
-    preprocess: Callable[[Batch], Batch]
+    splits: Mapping[str, Source]
+    preprocess: Callable[[Any], Any]
+    image_shape: tuple[int, int, int] | None = None
 
     @property
     def raw_image_shape(self) -> tuple[int, ...]:
@@ -113,6 +140,8 @@ class Dataset:
         Raises:
             ValueError: if the data set has no images.
         """
+        if self.image_shape is not None:
+            return self.image_shape
         example = next(iter(self.splits.values()))[np.array([0])]
         if "image" not in example:
             raise ValueError(f"data set {self.name!r} has no images; its fields are {sorted(example)}")

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data import tfds
-from data.dataset import ArraySource, Batch, Dataset, Field, Spec
+from data.dataset import ArraySource, Batch, Dataset, Field, LazySplits, Spec
 from data.registry import dataset
 from data.scaling import flatten, to_unit
 
@@ -81,7 +81,6 @@ def fashion_mnist(*, pad: int = 0, flat: bool = False, standardize: bool = False
 def _build(name: str, origin: Origin, pad: int, flat: bool, standardize: bool) -> Dataset:
     if pad < 0:
         raise ValueError(f"pad must be at least 0; got {pad}")
-    splits = _find(name, origin)
     side = 28 + 2 * pad
 
     def preprocess(batch: Batch) -> Batch:
@@ -98,8 +97,9 @@ def _build(name: str, origin: Origin, pad: int, flat: bool, standardize: bool) -
             {"image": Field((side * side,) if flat else (side, side, 1), "float32"), "label": Field((), "int32")},
             origin.classes,
         ),
-        splits=dict(splits),
+        splits=LazySplits(("train", "test"), lambda: _find(name, origin)),
         preprocess=preprocess,
+        image_shape=(28, 28, 1),
     )
 
 

@@ -48,7 +48,7 @@ def build(recipe: Recipe) -> Parts:
         raise ValueError(f"epochs must be positive, not {recipe.epochs}")
     plan = parallel.plan(recipe.plan)
     card = zoo.model_card(recipe.model)
-    dataset = data.load(recipe.data, validation=recipe.validation, seed=recipe.seed, **recipe.data_options)
+    dataset = load_data(recipe)
     options = dict(recipe.model_options)
     if dataset.spec.num_classes and "num_classes" in card.options:
         options.setdefault("num_classes", dataset.spec.num_classes)
@@ -67,6 +67,11 @@ def build(recipe: Recipe) -> Parts:
         raise ValueError(f"task {recipe.task!r}: {error}") from None
     _require_fit(recipe, dataset, model, task)
     return Parts(dataset, model, options, rate, task, plan)
+
+
+def load_data(recipe: Recipe) -> data.Dataset:
+    """The data set of a recipe, its validation split held out."""
+    return data.load(recipe.data, validation=recipe.validation, seed=recipe.seed, **recipe.data_options)
 
 
 def _require_fit(recipe: Recipe, dataset: data.Dataset, model: nn.Module, task: Task) -> None:

@@ -48,9 +48,15 @@ def card(
     from zoo import summary
 
     entry = zoo.model_card(name)
-    model = zoo.create_model(name, **{k: literal(v) for k, _, v in (s.partition("=") for s in settings)})
+    if wrong := [setting for setting in settings if "=" not in setting]:
+        raise ValueError(f"an option has the form OPTION=VALUE, such as num_classes=10; not {wrong[0]!r}")
+    given = {option: literal(value) for option, _, value in (setting.partition("=") for setting in settings)}
+    model = zoo.create_model(name, **given)
     x = entry.example()
-    layers = summary.layers(model, x)
+    try:
+        layers = summary.layers(model, x)
+    except TypeError as error:
+        raise ValueError(f"model {name!r} cannot be built with {', '.join(settings)}: {error}") from error
     total = summary.count_parameters(summary.abstract_variables(model, x)["params"])
     facts = {
         "name": name,
@@ -59,7 +65,7 @@ def card(
         "input": list(x.shape),
         "parameters": total,
         "flops": summary.flops(model, x),
-        "options": {k: getattr(v, "__name__", v) for k, v in entry.options.items()},
+        "options": {k: getattr(v, "__name__", v) for k, v in {**entry.options, **given}.items()},
         "weights_licence": entry.weights_licence,
     }
     if json:

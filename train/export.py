@@ -30,7 +30,7 @@ def export(folder: str | Path, out: str | Path) -> dict[str, object]:
     """
     run = load(folder)
     (batch,) = jax_export.symbolic_shape("batch")
-    images = jax.ShapeDtypeStruct((batch, *run.parts.dataset.raw_image_shape), jnp.float32)
+    images = jax.ShapeDtypeStruct((batch, *run.dataset.raw_image_shape), jnp.float32)
     exported = jax_export.export(jax.jit(image_classifier(run)), platforms=PLATFORMS)(images)
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -41,5 +41,5 @@ def export(folder: str | Path, out: str | Path) -> dict[str, object]:
         "platforms": list(exported.platforms),
         "input": str(exported.in_avals[0]),
         "output": str(exported.out_avals[0]),
-        "classes": list(run.parts.dataset.spec.classes),
+        "classes": list(run.dataset.spec.classes),
     }

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 import data
 import zoo
 from train import parallel, pictures
-from train.build import Parts, build
+from train.build import load_data
 from train.feed import padded_rows
 from train.loop import evaluate as evaluate_task
 from train.recipe import Recipe, from_json
 from train.state import State
+from train.tasks import TASKS
 from train.tasks.classification import class_probabilities
 
 
@@ -26,12 +28,13 @@ class Run(NamedTuple):
     """A trained run, ready for inference."""
 
     recipe: Recipe
-    parts: Parts
+    dataset: data.Dataset
+    model: nn.Module
     variables: dict[str, Any]
 
 
 def load(folder: str | Path) -> Run:
-    """The best checkpoint of a run and what its recipe names.
+    """The best checkpoint of a run and what its recipe names. The data themselves are read only when asked for.
 
     Raises:
       ValueError: the folder is no run, or has no checkpoint yet.
@@ -39,9 +42,8 @@ def load(folder: str | Path) -> Run:
     folder = Path(folder)
     recipe = read_recipe(folder)
     model, variables = zoo.load_model(folder)
-    # Inference uses the devices of this process as they are, whatever the run was trained on.
-    parts = build(dataclasses.replace(recipe, plan="jit"))
-    return Run(recipe, parts._replace(model=model), jax.device_put(variables))
+    dataset = data.load(recipe.data, seed=recipe.seed, **recipe.data_options)
+    return Run(recipe, dataset, model, jax.device_put(variables))
 
 
 def read_recipe(folder: Path) -> Recipe:
@@ -61,7 +63,8 @@ def read_recipe(folder: Path) -> Recipe:
 
 def evaluate(folder: str | Path, split: str = "test") -> dict[str, Any]:
     """The metrics of the best checkpoint on one split, and for classifiers precision, recall and F1 of each class."""
-    return report(load(folder), split)
+    run = load(folder)
+    return report(run._replace(dataset=load_data(run.recipe)), split)
 
 
 class Prediction(NamedTuple):
@@ -86,7 +89,7 @@ def predict(folder: str | Path, files: Sequence[str | Path], *, invert: bool = F
     """
     run = load(folder)
     classes = _classes(run)
-    shape = run.parts.dataset.raw_image_shape
+    shape = run.dataset.raw_image_shape
     images = np.stack([data.decode_image(file, shape, invert=invert) for file in files])
     probabilities = np.asarray(jax.jit(image_classifier(run))(images))
     best = probabilities.argmax(axis=1)
@@ -105,7 +108,7 @@ def image_classifier(run: Run) -> Callable[[Any], jax.Array]:
       ValueError: the run is no classifier of images.
     """
     _classes(run)
-    dataset, model, variables = run.parts.dataset, run.parts.model, run.variables
+    _, dataset, model, variables = run
     if "image" not in dataset.spec.fields:
         raise ValueError(
             f"the data of this run ({run.recipe.data}) are not images, but {', '.join(dataset.spec.fields)}"
@@ -118,7 +121,7 @@ def image_classifier(run: Run) -> Callable[[Any], jax.Array]:
 
 
 def _classes(run: Run) -> tuple[str, ...]:
-    classes = run.parts.dataset.spec.classes
+    classes = run.dataset.spec.classes
     if run.recipe.task != "classification" or not classes:
         raise ValueError(f"this run is no classifier but does {run.recipe.task}")
     return classes
@@ -132,11 +135,12 @@ def report(run: Run, split: str, picture: Path | None = None) -> dict[str, Any]:
     Raises:
       ValueError: the data set has no such split.
     """
-    parts = run.parts
-    params, model_state = run.variables["params"], {k: v for k, v in run.variables.items() if k != "params"}
-    state = State(jnp.int32(0), params, model_state, (), jax.random.key(0))
-    plan = parallel.jit(jax.local_devices())
-    metrics = evaluate_task(parts.task, parts.dataset, state, split=split, plan=plan, batch_size=run.recipe.batch_size)
+    # One device takes any batch, whatever the run was trained on.
+    plan = parallel.jit(jax.local_devices()[:1])
+    task = TASKS[run.recipe.task](run.model, optax.identity(), **run.recipe.task_options)
+    model_state = {collection: tree for collection, tree in run.variables.items() if collection != "params"}
+    state = State(jnp.int32(0), run.variables["params"], model_state, (), jax.random.key(0))
+    metrics = evaluate_task(task, run.dataset, state, split=split, plan=plan, batch_size=run.recipe.batch_size)
     result: dict[str, Any] = {f"{split}_{name}": value for name, value in metrics.items()}
     if run.recipe.task != "classification":
         return result
@@ -160,17 +164,16 @@ def report(run: Run, split: str, picture: Path | None = None) -> dict[str, Any]:
 
 
 def _predictions(run: Run, split: str) -> tuple[np.ndarray, np.ndarray]:
-    parts = run.parts
-    source = parts.dataset.splits[split]
+    source = run.dataset.splits[split]
     inputs = run.recipe.task_options.get("inputs", "image")
 
     @jax.jit
     def predict_batch(variables: Any, x: jax.Array) -> jax.Array:
-        return class_probabilities(jnp.asarray(parts.model.apply(variables, x))).argmax(axis=-1)
+        return class_probabilities(jnp.asarray(run.model.apply(variables, x))).argmax(axis=-1)
 
     labels, predicted = [], []
     for rows in padded_rows(len(source), min(len(source), 4 * run.recipe.batch_size)):
-        batch = parts.dataset.preprocess(source[np.maximum(rows, 0)])
+        batch = run.dataset.preprocess(source[np.maximum(rows, 0)])
         labels.append(np.asarray(batch["label"])[rows >= 0])
         predicted.append(np.asarray(predict_batch(run.variables, batch[inputs]))[rows >= 0])
     return np.concatenate(labels), np.concatenate(predicted)

@@ -109,7 +109,7 @@ def fit(
         raise ValueError(f"training takes at least one step of {batch_size} examples; asked were {epochs} epochs")
     plan.rows(batch_size)
     every = min(evaluate_every or per_epoch, total)
-    evaluation = feed(dataset, validation, plan) if validation in dataset.splits else None
+    evaluation = feed(dataset, validation, plan) if validation is not None and validation in dataset.splits else None
 
     history: History = []
     example = dataset.spec.example()
@@ -126,7 +126,7 @@ def fit(
     k = min(steps_per_dispatch or _suitable_steps(task, state, example), every)
 
     program = plan.compile(_train_program(task, training))
-    evaluator = Evaluator(task, evaluation, plan, batch_size) if evaluation is not None else None
+    evaluate_state = evaluator(task, evaluation, plan, batch_size) if evaluation is not None else None
     began = time.perf_counter() - (history[-1]["seconds"] if history else 0.0)
     since: list[Metrics] = []
 
@@ -159,8 +159,8 @@ def fit(
             collect(*pending.pop(0))
         row = {"step": float(step), "epoch": step / per_epoch, **summarize(_concatenate(since))}
         since.clear()
-        if evaluator is not None:
-            row |= {f"{validation}_{name}": value for name, value in evaluator(placed).items()}
+        if evaluate_state is not None:
+            row |= {f"{validation}_{name}": value for name, value in evaluate_state(placed).items()}
         row["seconds"] = time.perf_counter() - began
         history.append(row)
         report = Report(step, total, step / per_epoch, {}, history, True)
@@ -185,27 +185,27 @@ def evaluate(
 ) -> dict[str, float]:
     """The metrics of one split, every example counted once."""
     plan = plan or parallel.jit()
-    return Evaluator(task, feed(dataset, split, plan), plan, batch_size)(plan.place(state))
+    return evaluator(task, feed(dataset, split, plan), plan, batch_size)(plan.place(state))
 
 
-class Evaluator:
-    """Evaluates one split of a data set as often as it is called with a placed state; compiled once."""
+def evaluator(task: Task, source: Feed, plan: Plan, batch_size: int) -> Callable[[State], dict[str, float]]:
+    """A function from a placed state to the metrics of one split; compiled once.
 
-    def __init__(self, task: Task, source: Feed, plan: Plan, batch_size: int):
-        """Batches are four training batches large where the split is: no gradients have to be kept."""
-        size = min(4 * batch_size, source.num_examples)
-        self._rows = padded_rows(source.num_examples, -(-size // plan.num_devices) * plan.num_devices)
-        self._source = source
+    Batches are four training batches large where the split is: no gradients have to be kept.
+    """
+    size = min(4 * batch_size, source.num_examples)
+    rows = padded_rows(source.num_examples, -(-size // plan.num_devices) * plan.num_devices)
 
-        def program(state: State, item: Any, shared: Any) -> tuple[None, Metrics]:
-            return None, task.eval_step(state, source.load(item, shared))
+    def program(state: State, item: Any, shared: Any) -> tuple[None, Metrics]:
+        return None, task.eval_step(state, source.load(item, shared))
 
-        self._program = plan.compile(program, donate=False)
+    compiled = plan.compile(program, donate=False)
 
-    def __call__(self, placed: State) -> dict[str, float]:
-        """Metrics by name."""
-        metrics = [self._program(placed, item, self._source.shared)[1] for item in self._source.items(self._rows)]
+    def evaluate_state(placed: State) -> dict[str, float]:
+        metrics = [compiled(placed, item, source.shared)[1] for item in source.items(rows)]
         return summarize(jax.tree.map(lambda *parts: np.stack(jax.device_get(parts)), *metrics))
+
+    return evaluate_state
 
 
 def _train_program(task: Task, source: Feed) -> Program:

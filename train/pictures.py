@@ -45,8 +45,11 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str], path: str | Pat
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     ticks = np.arange(len(classes))
-    axes.set_xticks(ticks, classes, rotation=90 if max(map(len, classes)) > 3 else 0)
-    axes.set_yticks(ticks, classes)
+    names = [
+        name if len(name) <= 30 else f"{name[:29]}…" for name in classes
+    ]  # longer ones leave no room to the matrix
+    axes.set_xticks(ticks, names, rotation=90 if max(map(len, names)) > 3 else 0)
+    axes.set_yticks(ticks, names)
     axes.set(xlabel="predicted", ylabel="actual", title=title)
     if len(classes) <= 20:
         for row, column in np.ndindex(*counts.shape):

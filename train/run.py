@@ -43,9 +43,10 @@ def train(recipe: Recipe, folder: str | Path, *, resume: bool = False, progress:
       DivergedError: the loss is no longer a number.
     """
     folder = Path(folder)
-    _claim(folder, recipe, resume)
-    parts = build(recipe)
     first_process = jax.process_index() == 0
+    if first_process:
+        _claim(folder, recipe, resume)
+    parts = build(recipe)
     folder.mkdir(parents=True, exist_ok=True)
     if first_process:
         (folder / "recipe.json").write_text(recipe.to_json() + "\n")
@@ -93,7 +94,7 @@ def train(recipe: Recipe, folder: str | Path, *, resume: bool = False, progress:
         "steps": int(last["step"]),
         "seconds": round(last["seconds"], 1),
         **{name: value for name, value in last.items() if name not in ("step", "seconds")},
-        **report(Run(recipe, parts, variables), "test", folder / "confusion_matrix.png"),
+        **report(Run(recipe, parts.dataset, parts.model, variables), "test", folder / "confusion_matrix.png"),
     }
     (folder / "report.json").write_text(json.dumps(summary, indent=2) + "\n")
     return summary

@@ -14,7 +14,7 @@ def rows(dataset, split, field="image"):
 
 
 def test_import_is_light():
-    heavy = ("jax", "tensorflow", "tensorflow_datasets", "sklearn", "PIL", "grain")
+    heavy = ("jax", "tensorflow", "tensorflow_datasets", "sklearn", "PIL")
     code = f"import data, sys; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 

@@ -76,21 +76,21 @@ def test_damaged_file_is_named_with_its_hash(few_mnist, tmp_path, damage):
     path.write_bytes(damage(path.read_bytes()))
     expected = mnist.MNIST.sha256[path.name]
     with pytest.raises(ValueError, match=f"{path} is not the original file.*sha256 expected {expected}"):
-        data.load("mnist")
+        data.load("mnist").splits["train"]
 
 
 def test_missing_file_is_named(few_mnist, tmp_path):
     path = tmp_path / "zoo" / "mnist" / "train-labels-idx1-ubyte.gz"
     path.unlink()
     with pytest.raises(FileNotFoundError, match=f"{path} is missing; get it from https://"):
-        data.load("mnist")
+        data.load("mnist").splits["train"]
 
 
 def test_nothing_available_says_what_to_do(few_mnist, monkeypatch):
     monkeypatch.delenv("ZOO_DATA_DIR")
     monkeypatch.setattr(mnist, "MNIST", mnist.MNIST._replace(url="http://127.0.0.1:1/"))
     with pytest.raises(FileNotFoundError, match=r"train-images.*t10k-labels.*http://127\.0\.0\.1:1/.*ZOO_DATA_DIR"):
-        data.load("mnist")
+        data.load("mnist").splits["train"]
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_downloads_once_also_when_several_do(few_mnist, server, tmp_path):
 def test_a_changed_download_is_not_kept(server, tmp_path):
     (server / "train-images-idx3-ubyte.gz").write_bytes(b"not the file")
     with pytest.raises(ValueError, match=r"train-images-idx3-ubyte\.gz is not what it was \(sha256 expected"):
-        data.load("mnist")
+        data.load("mnist").splits["train"]
     assert not list((tmp_path / "tfds/downloads/mnist").iterdir())
 
 
@@ -158,3 +158,13 @@ def test_reads_what_tensorflow_datasets_prepared_in_the_original_order(few_mnist
         for field, array in source.arrays.items():
             np.testing.assert_array_equal(array, expected[split].arrays[field])
             assert array.dtype == expected[split].arrays[field].dtype
+
+
+def test_what_a_model_needs_to_know_is_there_without_the_files(monkeypatch, tmp_path):
+    monkeypatch.setenv("ZOO_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(mnist, "_find", lambda *arguments: pytest.fail("the files were asked for"))
+    dataset = data.load("mnist", pad=2)
+    assert (dataset.raw_image_shape, dataset.spec.fields["image"].shape) == ((28, 28, 1), (32, 32, 1))
+    assert list(dataset.splits) == ["train", "test"]
+    assert "dev" not in dataset.splits
+    assert dataset.preprocess({"image": np.zeros((1, 28, 28, 1), np.uint8)})["image"].shape == (1, 32, 32, 1)

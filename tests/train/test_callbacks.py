@@ -62,7 +62,7 @@ def test_early_stopping_on_the_highest(values, patience, wanted):
     assert stops_at(values, patience, best_is_highest=True) == wanted
 
 
-@pytest.mark.parametrize(("least_change", "wanted"), [(0.0, None), (0.05, None), (0.2, 3)])
+@pytest.mark.parametrize(("least_change", "wanted"), [(0.0, None), (0.05, None), (0.25, 3)])
 def test_least_change(least_change, wanted):
     assert stops_at([1.0, 0.9, 0.8, 0.7], 2, least_change=least_change) == wanted
     assert stops_at([0.7, 0.8, 0.9, 1.0], 2, least_change=least_change, best_is_highest=True) == wanted

@@ -111,8 +111,8 @@ def test_label_smoothing(smoothing, hot):
     logits, labels = normal(BATCH, CLASSES) * 2, np.array([0, 1, 2, 3, 0, 1], np.int32)
     log_p = scipy.special.log_softmax(logits.astype(np.float64), axis=1)
     wanted = -(1 - smoothing) * log_p[np.arange(BATCH), labels] - smoothing * log_p.mean(axis=1)
-    given = one_hot(labels) if hot else labels
-    assert_close(losses.cross_entropy(logits, given, label_smoothing=smoothing), wanted)
+    y = one_hot(labels) if hot else labels
+    assert_close(losses.cross_entropy(logits, y, label_smoothing=smoothing), wanted)
 
 
 @pytest.mark.parametrize("smoothing", [-0.1, 1.0, 2.0, float("nan")])
@@ -141,8 +141,8 @@ def test_cross_entropy_keeps_leading_axes():
 
 def test_extreme_logits_stay_finite():
     logits, labels = jnp.array([[1e30, -1e30], [-1e30, 1e30], [3e38, 3e38]]), np.array([0, 0, 1])
-    for given in (labels, one_hot(labels, 2)):
-        loss, slope = jax.vjp(lambda z, given=given: losses.cross_entropy(z, given), logits)
+    for y in (labels, one_hot(labels, 2)):
+        loss, slope = jax.vjp(lambda z, y=y: losses.cross_entropy(z, y), logits)
         assert_close(loss[:2], [0, 2e30])
         assert np.isfinite(loss[2])
         assert_close(slope(jnp.ones(3))[0], [[0, 0], [-1, 1], [0.5, -0.5]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -29,9 +30,7 @@ def test_any_split_of_the_batch_merges_to_the_whole(loss, accuracy, mask, cuts):
     np.testing.assert_array_equal(whole["loss"].total, (loss * mask).sum())
     np.testing.assert_array_equal(whole["loss"].weight, mask.sum())
     edges = [0, *cuts, BATCH]
-    parts = [
-        weigh({"loss": loss[a:b], "accuracy": accuracy[a:b]}, mask[a:b]) for a, b in zip(edges, edges[1:], strict=False)
-    ]
+    parts = [weigh({"loss": loss[a:b], "accuracy": accuracy[a:b]}, mask[a:b]) for a, b in itertools.pairwise(edges)]
     merged = functools.reduce(merge, parts)
     for name in whole:
         np.testing.assert_array_equal(merged[name].total, whole[name].total)

@@ -270,7 +270,7 @@ def test_the_schedule_spans_the_training():
         (["validation=1.5"], "validation must be"),
         (["validation=5000"], "validation must be"),
         (
-            ["model=lenet5", "data_options={}"],
+            ["model=lenet5", "model_options={}", "data_options={}"],
             r"'lenet5' does not fit the data set 'digits'.*height ≥ 32.*\[1, 8, 8, 1\]",
         ),
         (["model=cnn"], r"'cnn' does not fit the data set 'digits'.*takes images.*\[1, 64\]"),
