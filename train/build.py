@@ -46,7 +46,7 @@ def build(recipe: Recipe) -> Parts:
         raise ValueError(unknown("precision", recipe.precision, PRECISIONS))
     if recipe.epochs <= 0:
         raise ValueError(f"epochs must be positive, not {recipe.epochs}")
-    plan = parallel.plan(recipe.plan)
+    plan = parallel.plan(recipe.plan, parallel.devices_for(recipe.batch_size))
     card = zoo.model_card(recipe.model)
     dataset = load_data(recipe)
     options = dict(recipe.model_options)
@@ -75,7 +75,7 @@ def load_data(recipe: Recipe) -> data.Dataset:
 
 
 def _require_fit(recipe: Recipe, dataset: data.Dataset, model: nn.Module, task: Task) -> None:
-    """Traces one evaluation, so that shapes that do not fit are found before anything is compiled."""
+    """Traces one evaluation: what does not fit is found before anything is compiled."""
     inputs = inspect.signature(TASKS[recipe.task]).parameters["inputs"].default
     inputs = recipe.task_options.get("inputs", inputs)
     if inputs not in dataset.spec.fields:
@@ -89,6 +89,9 @@ def _require_fit(recipe: Recipe, dataset: data.Dataset, model: nn.Module, task: 
         return task.eval_step(task.init(key, example), example)
 
     try:
-        jax.eval_shape(trace, jax.random.key(0))
+        metrics = jax.eval_shape(trace, jax.random.key(0))
     except (ValueError, TypeError) as error:
         raise ValueError(f"model {recipe.model!r} does not fit the data set {recipe.data!r}: {error}") from error
+    watched = [*metrics, *(f"validation_{name}" for name in metrics if "validation" in dataset.splits)]
+    if recipe.monitor not in watched:
+        raise ValueError(unknown("metric to monitor", recipe.monitor, watched))

@@ -141,6 +141,11 @@ class Checkpoints:
         restored = self._manager.restore(step, args=ocp.args.Composite(**wanted))
         return {**like, **{name: restored[name] for name in present}}
 
+    @property
+    def newest_step(self) -> int:
+        """The step of the newest checkpoint, 0 where there is none."""
+        return self._manager.latest_step() or 0
+
     def require_space(self, state: State) -> None:
         """Refuses to start what would fill the disk.
 

@@ -122,7 +122,7 @@ def train(
         return _print_json(report)
     _print_report(report)
     if report:
-        print(f"\nkept in {folder}: zoo evaluate {folder}; zoo predict {folder} IMAGE…; zoo export {folder} --out FILE")
+        print(f"\nkept in {folder}, for `zoo evaluate`, `zoo predict` and `zoo export`")
 
 
 def evaluate(

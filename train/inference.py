@@ -54,7 +54,7 @@ def read_recipe(folder: Path) -> Recipe:
     """
     path = folder / "recipe.json"
     if not path.is_file():
-        raise ValueError(f"{folder} is not a run folder: it has no recipe.json; `zoo train --run {folder}` makes one")
+        raise ValueError(f"{folder} is not a run folder: it has no recipe.json, which `zoo train` writes")
     try:
         return from_json(path.read_text())
     except ValueError as error:

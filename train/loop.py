@@ -86,7 +86,7 @@ def fit(
       epochs: passes over the data, or
       steps: steps to take; one of the two.
       seed: of the initial parameters, of dropout and of the order of the data.
-      plan: how to use the devices; `parallel.jit()` by default.
+      plan: how to use the devices; by default `parallel.jit` over as many as divide the batch.
       state: where to start from, in place of `task.init`.
       validation: the split that is evaluated beside training, where the data set has it; None for none.
       evaluate_every: steps between evaluations, reports and checkpoints; an epoch by default.
@@ -99,7 +99,7 @@ def fit(
       ValueError: sizes that do not fit together, before anything is compiled.
       DivergedError: the loss became NaN or infinite; the message names the step.
     """
-    plan = plan or parallel.jit()
+    plan = plan or parallel.jit(parallel.devices_for(batch_size))
     training = feed(dataset, "train", plan)
     per_epoch = data.steps_per_epoch(training.num_examples, batch_size)
     if (epochs is None) == (steps is None):

@@ -63,7 +63,8 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, *, label_smoothing: floa
     if jnp.issubdtype(labels.dtype, jnp.integer) and labels.shape == logits.shape[:-1]:
         classes = logits.shape[-1]
         if not label_smoothing:
-            loss = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
+            # Not Optax's: that subtracts the logit from the log-sum-exp, which cancels where logits are large.
+            loss = -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], axis=-1, mode="clip")[..., 0]
             return jnp.where((labels >= 0) & (labels < classes), loss, jnp.nan)
         unknown = ((labels < 0) | (labels >= classes))[..., None]
         labels = jnp.where(unknown, jnp.nan, jax.nn.one_hot(labels, classes))

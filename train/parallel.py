@@ -9,6 +9,7 @@ Several processes work alike after `jax.distributed.initialize`: a plan spans th
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -152,18 +153,34 @@ def pmap(devices: Devices | None = None) -> Plan:
     return Plan("pmap", len(devices), replicate, unplace, replicate, split, compile)
 
 
-PLANS: dict[str, Callable[[], Plan]] = {"jit": jit, "fsdp": fsdp, "pmap": pmap}
+def devices_for(batch_size: int) -> list[Any]:
+    """As many devices as divide a batch evenly; all of them where there are several processes."""
+    devices = jax.devices()
+    if jax.process_count() > 1:
+        return devices
+    count = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
+    if count < len(devices):
+        logging.getLogger(__name__).warning(
+            "a batch of %d is split evenly over %d of the %d devices; the others are idle",
+            batch_size,
+            count,
+            len(devices),
+        )
+    return devices[:count]
 
 
-def plan(name: str) -> Plan:
-    """A plan over all devices by name: jit, fsdp or pmap.
+PLANS: dict[str, Callable[..., Plan]] = {"jit": jit, "fsdp": fsdp, "pmap": pmap}
+
+
+def plan(name: str, devices: Devices | None = None) -> Plan:
+    """A plan by name: jit, fsdp or pmap; over all devices where none are given.
 
     Raises:
       ValueError: there is none of this name.
     """
     if name not in PLANS:
         raise ValueError(unknown("plan", name, PLANS))
-    return PLANS[name]()
+    return PLANS[name](devices)
 
 
 def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:

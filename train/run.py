@@ -66,7 +66,7 @@ def train(recipe: Recipe, folder: str | Path, *, resume: bool = False, progress:
             told.append(callbacks.csv_history(folder / "history.csv"))
             told.append(stack.enter_context(callbacks.tensorboard(folder / "tensorboard", parts.schedule)))
             if progress:
-                told.append(stack.enter_context(callbacks.progress_bar(steps)))
+                told.append(stack.enter_context(callbacks.progress_bar(steps, checkpoints.newest_step)))
         if recipe.patience is not None:
             told.append(
                 callbacks.early_stopping(recipe.monitor, recipe.patience, best_is_highest=recipe.best_is_highest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -81,12 +82,13 @@ def schedule(
         raise ValueError(unknown("schedule", name, _SCHEDULES))
     if not 0 <= warmup_steps < total_steps:
         raise ValueError(f"warmup_steps must be at least 0 and less than the {total_steps} steps, not {warmup_steps}")
+    known = set(inspect.signature(_SCHEDULES[name]).parameters) - {"rate", "steps", "warmup_steps"}
+    for option in options:
+        if option not in known:
+            raise ValueError(unknown(f"option of schedule {name!r}", option, known))
     if name == "inverse_sqrt":
         options["warmup_steps"] = warmup_steps
-    try:
-        after = _SCHEDULES[name](learning_rate, total_steps - warmup_steps, **options)
-    except TypeError as error:
-        raise ValueError(f"schedule {name!r}: {error}") from None
+    after = _SCHEDULES[name](learning_rate, total_steps - warmup_steps, **options)
     if not warmup_steps:
         return after
     rise = optax.linear_schedule(learning_rate / warmup_steps, learning_rate, warmup_steps - 1 or 1)

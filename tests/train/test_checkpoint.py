@@ -17,13 +17,16 @@ import numpy as np
 import optax
 import pytest
 
+import data
 import zoo
 from train import parallel
 from train.checkpoint import CheckpointError, Checkpoints
+from train.loop import DivergedError, fit
 from train.precision import LossScale
 from train.tasks import classification
 
 META = {"model": "mlp", "model_options": {"hidden_sizes": [4]}}
+one_device = parallel.jit(jax.devices()[:1])
 BATCH = {"image": jnp.zeros((1, 6)), "label": jnp.zeros(1, jnp.int32)}
 
 
@@ -237,3 +240,30 @@ def test_meta_is_plain_json(run):
     meta = json.loads((folder / "checkpoints" / "3" / "meta" / "metadata").read_text())
     expected = {**META, "score": -0.3, "history": history(0.5, 0.1, 0.3), "finished": False}
     assert {name: meta[name] for name in expected} == expected
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
+def test_a_loss_that_is_no_number_leaves_the_last_good_checkpoint(tmp_path):
+    digits = data.load("digits", flat=True, validation=0.1)
+    # The rate explodes in step 51; the parameters are no numbers after it, and the loss is not in step 52.
+    tx = optax.sgd(lambda step: jnp.where(step < 50, 0.05, jnp.inf))
+    task = classification(zoo.create_model("mlp", hidden_sizes=(4,)), tx)
+    checkpoints = Checkpoints(tmp_path, META, monitor="validation_loss")
+    with pytest.raises(DivergedError, match="the loss is nan at step 52;"):
+        fit(task, digits, batch_size=32, steps=100, evaluate_every=20, plan=one_device, checkpoints=checkpoints)
+    checkpoints.close()
+    assert steps(tmp_path) == [20, 40]
+    _, variables = zoo.load_model(tmp_path)
+    chex.assert_tree_all_finite(variables)
+
+
+def test_training_that_has_ended_is_not_continued(tmp_path):
+    digits = data.load("digits", flat=True, validation=0.1)
+    task = classification(zoo.create_model("mlp", hidden_sizes=(4,)), optax.sgd(0.1))
+    results = []
+    for _ in range(2):
+        checkpoints = Checkpoints(tmp_path, META, monitor="validation_loss")
+        results.append(fit(task, digits, batch_size=32, steps=20, plan=one_device, checkpoints=checkpoints))
+        checkpoints.close()
+    assert results[0].history == results[1].history
+    assert_equal(results[0].state, results[1].state)

@@ -143,8 +143,7 @@ def test_extreme_logits_stay_finite():
     logits, labels = jnp.array([[1e30, -1e30], [-1e30, 1e30], [3e38, 3e38]]), np.array([0, 0, 1])
     for y in (labels, one_hot(labels, 2)):
         loss, slope = jax.vjp(lambda z, y=y: losses.cross_entropy(z, y), logits)
-        assert_close(loss[:2], [0, 2e30])
-        assert np.isfinite(loss[2])
+        assert_close(loss, [0, 2e30, np.log(2)])
         assert_close(slope(jnp.ones(3))[0], [[0, 0], [-1, 1], [0.5, -0.5]])
     z = jnp.array([1e30, -1e30, 1e30, -1e30])
     y = jnp.array([1, 0, 0, 1])

@@ -22,9 +22,8 @@ every_recipe = pytest.mark.parametrize("name", list_recipes())
 
 @pytest.fixture(autouse=True)
 def one_device(monkeypatch):
-    """A plan over one device, so that any batch can be split."""
-    for name, make in list(parallel.PLANS.items()):
-        monkeypatch.setitem(parallel.PLANS, name, lambda make=make: make(jax.devices()[:1]))
+    """One device: fewer to compile for."""
+    monkeypatch.setattr(parallel, "devices_for", lambda batch_size: jax.devices()[:1])
 
 
 # ---- override ----
@@ -294,8 +293,15 @@ def test_regression_of_targets_of_another_shape():
         build(wrong)
 
 
-def test_a_batch_that_the_devices_cannot_share(monkeypatch):
-    monkeypatch.setitem(parallel.PLANS, "jit", parallel.jit)
+@pytest.mark.parametrize(("batch_size", "count"), [(32, 8), (30, 6), (1, 1), (7, 7), (12, 6)])
+def test_as_many_devices_as_share_the_batch_evenly(monkeypatch, caplog, batch_size, count):
+    monkeypatch.undo()
     assert jax.device_count() == 8
-    with pytest.raises(ValueError, match="a batch of 30 cannot be split evenly over 8 devices; take 24"):
-        build(dataclasses.replace(BASE, batch_size=30))
+    assert build(dataclasses.replace(BASE, batch_size=batch_size)).plan.num_devices == count
+    assert ("over" in caplog.text) == (count < 8)
+
+
+@pytest.mark.parametrize("monitor", ["validation_acuracy", "validation_loss"])
+def test_a_metric_to_monitor_that_there_will_not_be(monitor):
+    with pytest.raises(ValueError, match=f"unknown metric to monitor: '{monitor}'; nearest: .*accuracy|loss"):
+        build(dataclasses.replace(BASE, monitor=monitor, validation=0))

@@ -42,9 +42,12 @@ def lenet5_mnist() -> Recipe:
         data="mnist",
         data_options={"pad": 2},
         batch_size=128,
-        epochs=15.0,
-        learning_rate=2e-3,
+        epochs=12.0,
+        optimizer="adamw",
+        learning_rate=3e-3,
+        optimizer_options={"weight_decay": 0.1},
         schedule="cosine",
+        schedule_options={"warmup_steps": 100},
         validation=5000,
     )
 

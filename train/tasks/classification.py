@@ -44,6 +44,8 @@ def classification(
         if logits.ndim != 2:
             raise ValueError(f"a classifier gives logits [batch, classes], not {list(logits.shape)}")
         if logits.shape[-1] == 1:
+            if label_smoothing:
+                raise ValueError("label_smoothing takes more than one logit")
             binary = losses.perceptron if loss == "perceptron" else losses.binary_cross_entropy
             value = binary(logits[:, 0], labels)
         elif loss == "perceptron":
