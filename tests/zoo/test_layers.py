@@ -397,23 +397,27 @@ def drop(x, rate, seed=0):
     return Dropout(rate).apply({}, x, train=True, rngs={"dropout": jax.random.key(seed)})
 
 
-@pytest.mark.parametrize("rate", [0.1, 0.3, 0.5, 0.9])
-def test_dropout_rate_and_expectation(rate):
+# Rates near a multiple of 1/256 take one byte for each unit, the others two.
+@pytest.mark.parametrize(
+    ("rate", "rounded"), [(0.1, 26 / 256), (0.3, 77 / 256), (0.5, 0.5), (0.9, 230 / 256), (0.01, 655 / 65536)]
+)
+def test_dropout_rate_and_expectation(rate, rounded):
     n = 2**18
     y = np.asarray(drop(jnp.ones(n), rate))
     kept = y != 0
-    np.testing.assert_allclose(y[kept], 1 / (1 - rate), rtol=1e-3)
+    np.testing.assert_allclose(y[kept], 1 / (1 - rounded), rtol=1e-6)
     assert np.unique(y).size == 2
-    deviation = np.sqrt(rate * (1 - rate) / n)
-    assert abs(kept.mean() - (1 - rate)) < 5 * deviation
-    assert abs(y.mean() - 1) < 5 * deviation / (1 - rate)
+    deviation = np.sqrt(rounded * (1 - rounded) / n)
+    assert abs(kept.mean() - (1 - rounded)) < 5 * deviation
+    assert abs(y.mean() - 1) < 5 * deviation / (1 - rounded)
 
 
-def test_dropout_is_inverted_exactly():
-    """The scale is one over the probability with which 16 bits keep a unit."""
-    for rate in (0.3, 0.123456, 0.7):
-        kept = 2**16 - round(rate * 2**16)
-        np.testing.assert_allclose(drop(jnp.ones(64), rate).max(), 2**16 / kept, rtol=1e-6)
+@given(st.floats(0.0001, 0.9999))
+@settings(max_examples=200, deadline=None)
+def test_dropout_rounds_its_rate_by_little(rate):
+    scale = float(np.asarray(drop(jnp.ones(4096), rate)).max())
+    if scale:  # else no unit was kept
+        assert abs(1 - 1 / scale - rate) <= 0.02 * min(rate, 1 - rate) + 2**-17
 
 
 def test_dropout_rate_is_exact_where_it_is_least():
@@ -436,7 +440,7 @@ def test_dropout_mask_is_a_function_of_the_key():
 
 
 def test_dropout_draws_are_independent():
-    """Two neighbours come from one 32-bit word: neither they nor lines nor halves are correlated."""
+    """Four neighbours come from one 32-bit word: neither they nor lines nor halves are correlated."""
     kept = np.asarray(drop(jnp.ones((512, 512)), 0.5)) / 2 - 0.5
     for a, b in ((kept[:, ::2], kept[:, 1::2]), (kept[:-1], kept[1:]), (kept[:256], kept[256:])):
         assert abs((a * b).mean()) / 0.25 < 5 / np.sqrt(a.size)
