@@ -5,7 +5,15 @@ from train.recipe import Recipe, recipe
 
 @recipe
 def mlp_digits() -> Recipe:
-    """The guide's multi-layer perceptron (section 2.4.3) on scikit-learn's 8×8 digits."""
+    """The guide's multi-layer perceptron (section 2.4.3) on scikit-learn's 8×8 digits.
+
+    128 and 64 units, dropout .3, Adam, batch 32, 50 epochs, standardised pixels as in the guide; with a cosine schedule
+    and label smoothing .1, which were chosen by their validation accuracy over six seeds (.980 against .969).
+
+    Command: zoo train mlp_digits
+    Time: 6 s on 2 CPU cores, start and reports included; an epoch takes 3 ms.
+    Reached: 98.1 % of the 360 test images (98.3 % to 98.6 % at the end of training, over six seeds).
+    """
     return Recipe(
         model="mlp",
         data="digits",
@@ -21,7 +29,12 @@ def mlp_digits() -> Recipe:
 
 @recipe
 def lenet5_digits() -> Recipe:
-    """LeNet-5 on scikit-learn's 8×8 digits, enlarged to 32×32."""
+    """LeNet-5 on scikit-learn's 8×8 digits, enlarged to 32×32. What `zoo train` trains when it is told nothing else.
+
+    Command: zoo train
+    Time: 10 s on 2 CPU cores, start and reports included.
+    Reached: 98.1 % of the 360 test images.
+    """
     return Recipe(
         model="lenet5",
         data="digits",
@@ -36,7 +49,12 @@ def lenet5_digits() -> Recipe:
 
 @recipe
 def lenet5_mnist() -> Recipe:
-    """LeNet-5 on MNIST, padded to 32×32 as in 1998."""
+    """LeNet-5 on MNIST, padded to 32×32 as in 1998.
+
+    Command: zoo train lenet5_mnist
+    Time: 70 s on 2 CPU cores.
+    Reached: 99.16 % of the 10,000 test images. LeCun et al. 1998 (figure 9) report 99.05 % without distortions.
+    """
     return Recipe(
         model="lenet5",
         data="mnist",
@@ -54,7 +72,12 @@ def lenet5_mnist() -> Recipe:
 
 @recipe
 def cnn_mnist() -> Recipe:
-    """The guide's convolutional network (section 5.3.1) on MNIST."""
+    """The guide's convolutional network (section 5.3.1) on MNIST.
+
+    Command: zoo train cnn_mnist
+    Time: 9 minutes on 2 busy CPU cores.
+    Reached: 99.40 % of the 10,000 test images.
+    """
     return Recipe(
         model="cnn",
         data="mnist",

