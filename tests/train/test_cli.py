@@ -88,8 +88,8 @@ def mlp(runs):
 def pictures(tmp_path_factory):
     """The first digits of the test split as PNG files, light on dark, and their labels."""
     folder = tmp_path_factory.mktemp("pictures")
-    test = data.load("digits").splits["test"][np.arange(12)]
-    files = [folder / f"{index}.png" for index in range(12)]
+    test = data.load("digits").splits["test"][np.arange(40)]
+    files = [folder / f"{index}.png" for index in range(40)]
     for file, image in zip(files, test["image"][..., 0], strict=True):
         Image.fromarray(np.uint8(np.round(image * 255))).save(file)
     return files, test["label"]

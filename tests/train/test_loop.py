@@ -183,7 +183,7 @@ def test_labels_outside_the_classes_are_refused_before_training():
 )
 def test_sizes_that_make_no_sense_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        fit(mlp_task(), make_dataset(), **arguments)
+        fit(mlp_task(), make_dataset(), plan=parallel.jit(), **arguments)
 
 
 def test_a_split_that_is_not_there_is_named():

@@ -109,7 +109,7 @@ def test_a_dtype_may_be_given_by_name(option):
     assert getattr(by_name, option) == jnp.bfloat16
     variables = abstract_variables(by_name, jnp.zeros((1, 4)))
     assert variables["params"]["Dense_0"]["kernel"].dtype == (jnp.bfloat16 if option == "param_dtype" else jnp.float32)
-    with pytest.raises(TypeError):
+    with pytest.raises(ValueError, match=f"{option} 'bfloat17' does not exist"):
         zoo.create_model("mlp", **{option: "bfloat17"})
 
 
