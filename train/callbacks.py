@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import numpy as np
 import optax
 
@@ -69,12 +70,13 @@ def tensorboard(folder: str | Path, learning_rate: optax.Schedule) -> Iterator[C
     """Writes scalars for TensorBoard: training metrics for each dispatch, evaluations, and the learning rate."""
     from tensorboardX import SummaryWriter
 
+    rate = jax.jit(learning_rate)  # a schedule is many small operations
     with SummaryWriter(logdir=str(folder)) as writer:
 
         def callback(report: Report) -> None:
             if not report.evaluated:
                 scalars = {f"train/{name}": value for name, value in report.metrics.items()}
-                scalars["train/learning_rate"] = np.asarray(learning_rate(report.step - 1)).item()
+                scalars["train/learning_rate"] = np.asarray(rate(report.step - 1)).item()
             else:
                 scalars = {f"evaluation/{name}": value for name, value in report.history[-1].items() if name != "step"}
             for name, value in scalars.items():

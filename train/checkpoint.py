@@ -59,6 +59,8 @@ class Checkpoints:
         keep: int = 2,
         every: int = 1,
     ):
+        if keep < 1 or every < 1:
+            raise ValueError(f"at least 1 checkpoint is kept, every 1 evaluation or more; not {keep} and {every}")
         self._folder = Path(folder).absolute() / weights.CHECKPOINTS
         self._meta = dict(meta)
         self._monitor = monitor

@@ -104,6 +104,9 @@ def fit(
     per_epoch = data.steps_per_epoch(training.num_examples, batch_size)
     if (epochs is None) == (steps is None):
         raise ValueError("give the length of training as epochs or as steps, one of the two")
+    for name, value in (("evaluate_every", evaluate_every), ("steps_per_dispatch", steps_per_dispatch)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}")
     total = steps if steps is not None else round((epochs or 0) * per_epoch)
     if total < 1:
         raise ValueError(f"training takes at least one step of {batch_size} examples; asked were {epochs} epochs")

@@ -134,7 +134,8 @@ class BatchNorm(nn.Module):
         else:
             mean, var = running_mean.value, running_var.value
         slope = scale * lax.rsqrt(var + self.epsilon)
-        y = x * _last(slope, x) + _last(bias - mean * slope, x)
+        # The mean is taken off first: folded into the bias it would cancel badly where it is large.
+        y = (x - _last(mean, x)) * _last(slope, x) + _last(bias, x)
         return y.astype(self.dtype or jnp.result_type(x, scale))
 
 

@@ -235,6 +235,12 @@ def test_monitoring_what_is_not_there_names_what_is(tmp_path):
     checkpoints.close()
 
 
+@pytest.mark.parametrize("arguments", [{"keep": 0}, {"every": 0}])
+def test_keeping_nothing_is_refused(tmp_path, arguments):
+    with pytest.raises(ValueError, match="at least 1 checkpoint is kept"):
+        Checkpoints(tmp_path, META, **arguments)
+
+
 def test_meta_is_plain_json(run):
     folder, _ = run
     meta = json.loads((folder / "checkpoints" / "3" / "meta" / "metadata").read_text())

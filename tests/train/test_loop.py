@@ -179,6 +179,8 @@ def test_labels_outside_the_classes_are_refused_before_training():
         ({"batch_size": 16}, "epochs or as steps"),
         ({"batch_size": 16, "epochs": 1, "steps": 4}, "epochs or as steps"),
         ({"batch_size": 16, "epochs": 0}, "at least one step"),
+        ({"batch_size": 16, "epochs": 1, "evaluate_every": 0}, "evaluate_every must be at least 1, not 0"),
+        ({"batch_size": 16, "epochs": 1, "steps_per_dispatch": -1}, "steps_per_dispatch must be at least 1, not -1"),
     ],
 )
 def test_sizes_that_make_no_sense_are_refused(arguments, message):
