@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -83,8 +84,8 @@ def _host(source: data.Source, dataset: data.Dataset, plan: Plan) -> Feed:
         return batch
 
     def items(rows: Iterable[np.ndarray]) -> Iterator[Any]:
-        wanted = [_local(each, plan) for each in rows]
-        batches = data.prefetch(source, [np.maximum(each, 0).reshape(-1) for each in wanted], dataset.preprocess)
+        wanted, ahead = itertools.tee(_local(each, plan) for each in rows)
+        batches = data.prefetch(source, (np.maximum(each, 0).reshape(-1) for each in ahead), dataset.preprocess)
         for each, batch in zip(wanted, batches, strict=True):
             require_known_labels(batch, dataset.spec.num_classes, dataset.name)
             batch = {name: array.reshape(*each.shape, *array.shape[1:]) for name, array in batch.items()}

@@ -17,9 +17,11 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from flax.traverse_util import flatten_dict
 from orbax.checkpoint import checkpoint_managers as policies
 
-from zoo.registry import create_model
+from zoo.registry import create_model, model_card
+from zoo.summary import abstract_variables
 
 CHECKPOINTS = "checkpoints"
 """The folder inside a run that holds its checkpoints, one folder for each step."""
@@ -29,17 +31,19 @@ def save_model(path: str | Path, name: str, variables: Mapping[str, Any], **opti
     """Saves the variables of `create_model(name, **options)` as the folder `path`, atomically.
 
     Raises:
-      ValueError: the name or an option is unknown, or the options are not plain data (numbers, strings, lists).
+      ValueError: the name or an option is unknown, the options are not plain data (numbers, strings, lists), or the
+        variables are not those of this model.
       FileExistsError: `path` exists.
     """
-    create_model(name, **options)
+    settings = plain(options)
+    _require_variables(name, settings, variables)
     path = Path(path).absolute()
     if path.exists():
         raise FileExistsError(f"{path} exists; choose another folder or remove it")
     state = {collection: tree for collection, tree in variables.items() if collection != "params"}
     items = {"params": variables["params"], "model_state": state}
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-        checkpointer.save(path, composite(items, {"model": name, "model_options": plain(options)}))
+        checkpointer.save(path, composite(items, {"model": name, "model_options": settings}))
 
 
 def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
@@ -68,6 +72,19 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     if not params:
         raise ValueError(f"{folder} has no parameters")
     return model, {"params": params, **read_item(folder, "model_state")}
+
+
+def _require_variables(name: str, options: Mapping[str, Any], variables: Mapping[str, Any]) -> None:
+    model = create_model(name, **options)
+    try:
+        wanted = abstract_variables(model, model_card(name).example())
+    except ValueError:
+        return  # with these options the model takes other inputs than its card's example
+    # Shapes may depend on the input, names do not.
+    ours, theirs = (set(flatten_dict(dict(tree), sep="/")) for tree in (wanted, variables))
+    if ours != theirs:
+        missing, unexpected = (", ".join(sorted(names)[:5]) or "none" for names in (ours - theirs, theirs - ours))
+        raise ValueError(f"these are not the variables of {name!r}: missing {missing}; unexpected {unexpected}")
 
 
 def best_checkpoint(run: Path) -> Path:

@@ -196,3 +196,14 @@ numpy.save(sys.argv[2], model.apply(variables, numpy.ones((1, 5), numpy.float32)
     assert done.returncode == 0, done.stderr
     y = small("mlp")[0].apply(variables, np.ones((1, 5), np.float32))
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), y, rtol=1e-6)
+
+
+def test_variables_of_another_model_are_refused(tmp_path):
+    variables = zoo.create_model("lenet5").init(jax.random.key(0), jnp.zeros((1, 32, 32, 1)))
+    message = r"not the variables of 'mlp': missing params/Dense_0/bias.*; unexpected params/c1/bias"
+    with pytest.raises(ValueError, match=message):
+        zoo.save_model(tmp_path / "model", "mlp", variables)
+    bare = zoo.create_model("lenet5", num_classes=0).init(jax.random.key(0), jnp.zeros((1, 32, 32, 1)))
+    with pytest.raises(ValueError, match=r"missing params/output/bias, params/output/kernel; unexpected none"):
+        zoo.save_model(tmp_path / "model", "lenet5", bare)
+    assert not (tmp_path / "model").exists()

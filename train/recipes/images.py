@@ -95,7 +95,7 @@ def resnet18_mnist() -> Recipe:
         model="resnet18",
         data="mnist",
         batch_size=128,
-        epochs=2.0,
+        epochs=1.0,
         optimizer="adamw",
         optimizer_options={"weight_decay": 1e-4},
         schedule="cosine",
