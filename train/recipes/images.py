@@ -90,7 +90,12 @@ def cnn_mnist() -> Recipe:
 
 @recipe
 def resnet18_mnist() -> Recipe:
-    """ResNet-18 with its ImageNet stem on MNIST's 28×28 images."""
+    """ResNet-18 with its ImageNet stem on MNIST's 28×28 images, one epoch.
+
+    Command: zoo train resnet18_mnist
+    Time: 10 minutes on 2 busy CPU cores; a step of 128 images takes 1 s on idle ones.
+    Reached: 98.58 % of the 10,000 test images.
+    """
     return Recipe(
         model="resnet18",
         data="mnist",
