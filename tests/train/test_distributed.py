@@ -39,9 +39,14 @@ def start(recipe, folder, settings, process=None, count=1, devices=1, port=0):
 
 
 def finish(*processes):
-    for process in processes:
-        output, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, output
+    try:
+        for process in processes:
+            output, _ = process.communicate(timeout=300)
+            assert process.returncode == 0, output
+    finally:
+        for process in processes:  # those that wait for one that failed
+            process.kill()
+            process.communicate()
 
 
 def free_port():
