@@ -185,14 +185,14 @@ def global_avg_pool(x: jax.Array) -> jax.Array:
     return x.mean(axis=(1, 2))
 
 
-def require_image(x: jax.Array, *, least: int, channels: int | None = None, model: str) -> None:
+def require_image(x: jax.Array, *, least: int, model: str) -> None:
     """Refuses what is no batch of images, or images too small for a model's strides.
 
     Raises:
       ValueError: names the shape that came and the shape that is needed.
     """
-    wanted = f"[batch, height ≥ {least}, width ≥ {least}, {'channels' if channels is None else channels}]"
-    if x.ndim != 4 or min(x.shape[1:3]) < least or channels not in (None, x.shape[-1]):
+    if x.ndim != 4 or min(x.shape[1:3]) < least:
+        wanted = f"[batch, height ≥ {least}, width ≥ {least}, channels]"
         raise ValueError(f"{model} takes images of shape {wanted}, not {list(x.shape)}")
 
 

@@ -487,12 +487,12 @@ def test_dropout_gradient_is_the_mask():
 # What a model checks and records
 
 
-def test_require_image():
-    layers.require_image(jnp.zeros((2, 4, 5, 3)), least=4, channels=3, model="M")
-    for shape, channels in itertools.product([(2, 3, 5, 3), (2, 4, 3, 3), (4, 5, 3), (2, 4, 5, 1)], [3]):
-        wanted = r"M takes images of shape \[batch, height ≥ 4, width ≥ 4, 3\], not \[" + ", ".join(map(str, shape))
-        with pytest.raises(ValueError, match=wanted):
-            layers.require_image(jnp.zeros(shape), least=4, channels=channels, model="M")
+@pytest.mark.parametrize("shape", [(2, 3, 5, 3), (2, 4, 3, 3), (4, 5, 3)])
+def test_require_image(shape):
+    layers.require_image(jnp.zeros((2, 4, 5, 3)), least=4, model="M")
+    wanted = r"M takes images of shape \[batch, height ≥ 4, width ≥ 4, channels\], not \[" + ", ".join(map(str, shape))
+    with pytest.raises(ValueError, match=wanted):
+        layers.require_image(jnp.zeros(shape), least=4, model="M")
 
 
 def test_record_costs_nothing_unless_asked():
