@@ -1,4 +1,4 @@
-"""Weights on disk: the one place that knows Orbax.
+"""The format of weights on disk, kept with Orbax.
 
 A checkpoint is a folder with a separate item for each concern: `params`, `model_state` and `ema` (where there are any),
 and `meta`, JSON that names the model and its options. Training adds items of its own beside them, and inference reads
