@@ -32,6 +32,7 @@ class Parts(NamedTuple):
     schedule: optax.Schedule
     task: Task
     plan: Plan
+    steps: int
 
 
 def build(recipe: Recipe) -> Parts:
@@ -66,7 +67,7 @@ def build(recipe: Recipe) -> Parts:
     except TypeError as error:
         raise ValueError(f"task {recipe.task!r}: {error}") from None
     _require_fit(recipe, dataset, model, task)
-    return Parts(dataset, model, options, rate, task, plan)
+    return Parts(dataset, model, options, rate, task, plan, steps)
 
 
 def load_data(recipe: Recipe) -> data.Dataset:

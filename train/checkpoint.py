@@ -124,7 +124,8 @@ class Checkpoints:
                 continue
             for bad, reason in damaged:
                 _LOG.warning("checkpoint %d in %s is damaged: %s", bad, self._folder, reason)
-                (self._folder / str(bad)).rename(self._folder / f"damaged-{bad}")
+                if jax.process_index() == 0:  # the folder is the same for all processes
+                    (self._folder / str(bad)).rename(self._folder / f"damaged-{bad}")
             if damaged:
                 _LOG.warning("continuing from the checkpoint before it, step %d", step)
                 self._manager.reload()

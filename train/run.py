@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 
-import data
 import zoo
 from train import callbacks, pictures
 from train.build import build
@@ -58,7 +57,6 @@ def train(recipe: Recipe, folder: str | Path, *, resume: bool = False, progress:
         keep=recipe.keep,
         every=recipe.checkpoint_every,
     )
-    steps = max(1, round(recipe.epochs * data.steps_per_epoch(len(parts.dataset.splits["train"]), recipe.batch_size)))
     with contextlib.ExitStack() as stack:
         stack.callback(checkpoints.close)
         told: list[Any] = []
@@ -66,7 +64,7 @@ def train(recipe: Recipe, folder: str | Path, *, resume: bool = False, progress:
             told.append(callbacks.csv_history(folder / "history.csv"))
             told.append(stack.enter_context(callbacks.tensorboard(folder / "tensorboard", parts.schedule)))
             if progress:
-                told.append(stack.enter_context(callbacks.progress_bar(steps, checkpoints.newest_step)))
+                told.append(stack.enter_context(callbacks.progress_bar(parts.steps, checkpoints.newest_step)))
         if recipe.patience is not None:
             told.append(
                 callbacks.early_stopping(recipe.monitor, recipe.patience, best_is_highest=recipe.best_is_highest)
@@ -75,7 +73,7 @@ def train(recipe: Recipe, folder: str | Path, *, resume: bool = False, progress:
             parts.task,
             parts.dataset,
             batch_size=recipe.batch_size,
-            steps=steps,
+            steps=parts.steps,
             seed=recipe.seed,
             plan=parts.plan,
             evaluate_every=recipe.evaluate_every,
