@@ -238,7 +238,7 @@ def _dispatches(first: int, total: int, every: int, k: int) -> Iterator[tuple[in
 
 def _suitable_steps(task: Task, state: State, batch: Batch) -> int:
     """One step a dispatch for convolutions on a CPU, which a loop would slow down tenfold; else many."""
-    if jax.default_backend() == "cpu" and "conv_general_dilated" in str(jax.make_jaxpr(task.eval_step)(state, batch)):
+    if jax.default_backend() == "cpu" and "convolution" in str(jax.make_jaxpr(task.eval_step)(state, batch)):
         return 1
     return MAX_STEPS_PER_DISPATCH
 

@@ -1,0 +1,279 @@
+"""How a convolution is computed on a CPU, where XLA's own ways are up to a hundred times slower than need be.
+
+jaxlib for Linux on x86-64 contains oneDNN with its convolution as a custom call, which the compiler does not use of
+itself. It gives the output here, for any stride, dilation and number of groups, in the time that PyTorch takes, which
+has the same library. It offers no gradients, but these are convolutions and products again:
+
+- for the image: an ordinary convolution for each output phase, which is a remainder of the position modulo the stride;
+- for the kernel: a matrix product where it is 1×1, sums of products where it is depthwise, and else XLA's convolution
+  with batch and channels exchanged.
+
+Where oneDNN is missing, XLA's convolution takes its place in the same scheme.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import platform
+from collections.abc import Sequence
+from importlib import metadata
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+ENABLED = os.environ.get("ZOO_CPU_LOWERING", "fast") != "plain"
+"""`ZOO_CPU_LOWERING=plain` in the environment leaves everything to XLA's defaults, to compare with or in distress."""
+
+_ONEDNN_VERSIONS = (0, 10), (0, 12)
+"""The jaxlib releases, first and last, whose custom call was tried: its arguments have changed between versions."""
+
+_LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+
+class Geometry(NamedTuple):
+    """All that is static about a convolution, each field for (height, width).
+
+    Attributes:
+      size: of the image.
+      window: of the kernel.
+      strides: steps of the window.
+      pads: zeros (before, after); negative ones crop.
+      dilation: distance between neighbouring elements of the kernel.
+      groups: parts of the channels that do not see each other.
+    """
+
+    size: tuple[int, ...]
+    window: tuple[int, ...]
+    strides: tuple[int, ...]
+    pads: tuple[tuple[int, int], ...]
+    dilation: tuple[int, ...] = (1, 1)
+    groups: int = 1
+
+    def out(self) -> tuple[int, int]:
+        """The size of the output, ⌊(n + p − (f − 1)·d − 1) / s⌋ + 1 (guide, eq. 34)."""
+        rows, columns = (
+            max((n + sum(p) - (f - 1) * d - 1) // s + 1, 0)
+            for n, p, f, d, s in zip(self.size, self.pads, self.window, self.dilation, self.strides, strict=True)
+        )
+        return rows, columns
+
+
+def output(x: jax.Array, kernel: jax.Array, at: Geometry) -> jax.Array:
+    """conv(x, w), by oneDNN where it is."""
+    if any(before < 0 or after < 0 for before, after in at.pads):
+        x, at = _cropped(x, at)
+    shape = (x.shape[0], *at.out(), kernel.shape[-1])
+    if x.dtype != jnp.float32 or 0 in (*x.shape, *kernel.shape, *shape) or not has_onednn():
+        return lax.conv_general_dilated(
+            x,
+            kernel,
+            window_strides=at.strides,
+            padding=at.pads,
+            rhs_dilation=at.dilation,
+            feature_group_count=at.groups,
+            dimension_numbers=_LAYOUT,
+        )
+    return _onednn(x, kernel, at, shape)
+
+
+def image_gradient(g: jax.Array, kernel: jax.Array, at: Geometry) -> jax.Array:
+    """The transpose in x: output phases, each an ordinary convolution of g with every s-th element of the kernel.
+
+    Position u of the image gets Σ_t g[(u + p − t·d) / s] w[t] over the t for which the division comes out even; which t
+    these are depends on u mod s alone.
+    """
+    if at.strides != (1, 1) and at.dilation != (1, 1):
+        kernel, at = _undilated(kernel, at)
+    kernel = _exchanged(kernel, at.groups)
+    total: jax.Array | None = None
+    for row in _phases(at, 0):
+        for column in _phases(at, 1):
+            part = kernel[row.taps, column.taps]
+            if 0 in part.shape or 0 in (row.length, column.length):
+                continue
+            geometry = Geometry(
+                (g.shape[1], g.shape[2]),
+                (part.shape[0], part.shape[1]),
+                (1, 1),
+                (row.pads, column.pads),
+                at.dilation,
+                at.groups,
+            )
+            part = output(g, part[::-1, ::-1], geometry)
+            if at.strides != (1, 1):
+                # Padding between the elements and adding the phases up is several times faster than concatenating them.
+                part = lax.pad(part, np.zeros((), g.dtype), ((0, 0, 0), row.interleave, column.interleave, (0, 0, 0)))
+            total = part if total is None else total + part
+    shape = (g.shape[0], *at.size, kernel.shape[-1])
+    return jnp.zeros(shape, g.dtype) if total is None else total
+
+
+def kernel_gradient(x: jax.Array, g: jax.Array, at: Geometry) -> jax.Array:
+    """The transpose in w: Σ x[s·u + t·d − p] g[u] over examples and positions, for each tap t."""
+    if at.window == (1, 1) and at.groups == 1:
+        (tap,) = _taps(x, at)
+        return _product(tap.reshape(-1, tap.shape[-1]), g.reshape(-1, g.shape[-1]))[None, None]
+    if at.groups == x.shape[-1] == g.shape[-1]:
+        rows = [(tap * g).sum((0, 1, 2)) for tap in _taps(x, at)]
+        return jnp.stack(rows).reshape(*at.window, 1, -1)
+    return _exchanged_kernel_gradient(x, g, at)
+
+
+def _product(a: jax.Array, b: jax.Array) -> jax.Array:
+    """aᵀ b, by oneDNN where it is: it reads `a` as it lies, and XLA turns it around first."""
+    shape = (a.shape[1], b.shape[1])
+    if a.dtype != jnp.float32 or 0 in (*a.shape, *shape) or not has_onednn():
+        return lax.dot_general(a, b, (((0,), (0,)), ((), ())))
+    return _custom_call("matmul", a, b, shape, {"onednn_matmul_config": {"transpose_a": True}})
+
+
+def _exchanged_kernel_gradient(x: jax.Array, g: jax.Array, at: Geometry) -> jax.Array:
+    """XLA's convolution with the batch as its channels and g as its kernel."""
+    reach = [(n - 1) * s + 1 for n, s in zip(g.shape[1:3], at.strides, strict=True)]
+    pads = [
+        (before, r + (f - 1) * d - before - n)
+        for (before, _), r, f, d, n in zip(at.pads, reach, at.window, at.dilation, at.size, strict=True)
+    ]
+    x, g = _materialised(x), _materialised(g)
+    return lax.conv_general_dilated(
+        x,
+        g,
+        window_strides=at.dilation,
+        padding=pads,
+        rhs_dilation=at.strides,
+        batch_group_count=at.groups,
+        dimension_numbers=lax.ConvDimensionNumbers((3, 0, 1, 2), (3, 0, 1, 2), (2, 3, 0, 1)),
+    )
+
+
+def _materialised(x: jax.Array) -> jax.Array:
+    """The same, multiplied by one in a call that the compiler does not look into.
+
+    The exchange of batch and channels costs little as an operation of its own. But the compiler would rather fuse it
+    with whatever made the array, and compute that again element by element, in an order that caches do not like.
+    """
+    if x.dtype != jnp.float32 or x.size == 0 or not has_onednn():
+        return lax.optimization_barrier(x)
+    channels = x.shape[-1]
+    at = Geometry((x.shape[1], x.shape[2]), (1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), channels)
+    return _onednn(x, jnp.ones((1, 1, 1, channels), x.dtype), at, x.shape)
+
+
+class _Phase(NamedTuple):
+    """One remainder of positions modulo the stride, along one axis."""
+
+    taps: slice
+    length: int
+    pads: tuple[int, int]
+    interleave: tuple[int, int, int]
+
+
+def _phases(at: Geometry, axis: int) -> list[_Phase]:
+    size, window, s, d = at.size[axis], at.window[axis], at.strides[axis], at.dilation[axis]
+    before, length = at.pads[axis][0], at.out()[axis]
+    phases = []
+    for remainder in range(s):
+        first = (remainder + before) % s
+        taps = len(range(first, window, s))
+        count = len(range(remainder, size, s))
+        offset = (remainder + before - first) // s
+        pads = ((taps - 1) * d - offset, count - 1 + offset - (length - 1))
+        after = size - (remainder + (count - 1) * s + 1)
+        phases.append(_Phase(slice(first, None, s), count, pads, (remainder, after, s - 1)))
+    return phases
+
+
+def _exchanged(kernel: jax.Array, groups: int) -> jax.Array:
+    """The kernel from outputs to inputs: `[h, w, inputs // groups, outputs]` → `[h, w, outputs // groups, inputs]`."""
+    h, w, inputs, outputs = kernel.shape
+    if groups == 1:
+        return kernel.swapaxes(2, 3)
+    split = kernel.reshape(h, w, inputs, groups, outputs // groups)
+    return split.transpose(0, 1, 4, 3, 2).reshape(h, w, outputs // groups, groups * inputs)
+
+
+def _undilated(kernel: jax.Array, at: Geometry) -> tuple[jax.Array, Geometry]:
+    """The same with zeros in the kernel in place of dilation."""
+    between = [(0, 0, d - 1) for d in at.dilation]
+    kernel = lax.pad(kernel, np.zeros((), kernel.dtype), (*between, (0, 0, 0), (0, 0, 0)))
+    return kernel, at._replace(window=(kernel.shape[0], kernel.shape[1]), dilation=(1, 1))
+
+
+def _cropped(x: jax.Array, at: Geometry) -> tuple[jax.Array, Geometry]:
+    """The same without negative padding."""
+    crop = [(max(-before, 0), n - max(-after, 0)) for (before, after), n in zip(at.pads, at.size, strict=True)]
+    x = x[:, slice(*crop[0]), slice(*crop[1])]
+    (a, b), (c, d) = at.pads
+    return x, at._replace(size=(x.shape[1], x.shape[2]), pads=((max(a, 0), max(b, 0)), (max(c, 0), max(d, 0))))
+
+
+def _taps(x: jax.Array, at: Geometry) -> list[jax.Array]:
+    """What each element of the kernel sees, `[batch, height', width', channels]`."""
+    rows, columns = at.out()
+    if any(map(any, at.pads)):
+        x = lax.pad(x, np.zeros((), x.dtype), ((0, 0, 0), *((*p, 0) for p in at.pads), (0, 0, 0)))
+
+    def part(axis: int, t: int, count: int) -> slice:
+        start = t * at.dilation[axis]
+        return slice(start, start + (count - 1) * at.strides[axis] + 1, at.strides[axis])
+
+    return [x[:, part(0, i, rows), part(1, j, columns)] for i in range(at.window[0]) for j in range(at.window[1])]
+
+
+@functools.cache
+def has_onednn() -> bool:
+    """Whether this jaxlib has oneDNN's convolution as it is called here; tried out once."""
+    version = tuple(int(part) for part in metadata.version("jaxlib").split(".")[:2])
+    known = _ONEDNN_VERSIONS[0] <= version <= _ONEDNN_VERSIONS[1]
+    if not (known and platform.system() == "Linux" and platform.machine() == "x86_64"):
+        return False
+    at = Geometry((5, 4), (2, 3), (2, 1), ((1, 0), (0, 1)))
+    shape = (2, *at.out(), 2)
+    try:
+        # Lowering may go on inside a trace, which these arrays must stay out of.
+        with jax.ensure_compile_time_eval(), jax.default_device(jax.local_devices(backend="cpu")[0]):
+            x = jnp.arange(2.0 * 5 * 4 * 3).reshape(2, 5, 4, 3)
+            kernel = jnp.arange(2.0 * 3 * 3 * 2).reshape(2, 3, 3, 2)
+            found = jax.jit(functools.partial(_onednn, at=at, shape=shape))(x, kernel)
+            wanted = lax.conv_general_dilated(x, kernel, at.strides, at.pads, dimension_numbers=_LAYOUT)
+            return bool(jnp.array_equal(found, wanted))
+    except (RuntimeError, ValueError, NotImplementedError):
+        return False
+
+
+def _onednn(x: jax.Array, kernel: jax.Array, at: Geometry, shape: tuple[int, ...]) -> jax.Array:
+    """XLA's custom call of oneDNN's convolution; the fields are those of its `OneDnnConvolutionConfig`."""
+
+    def data(spatial: Sequence[int], **dims: int) -> dict[str, object]:
+        return {**{name: str(dim) for name, dim in dims.items()}, "spatial_dims": [str(dim) for dim in spatial]}
+
+    image = {"data": data((1, 2), batch_dim=0, feature_dim=3)}
+    config = {
+        "dims": "4",
+        "feature_groups": str(at.groups),
+        "input": image,
+        "kernel": {"filter": data((0, 1), input_feature_dim=2, output_feature_dim=3)},
+        "output": image,
+        "window": {
+            "strides": [str(s) for s in at.strides],
+            "pad_left": [str(before) for before, _ in at.pads],
+            "pad_right": [str(after) for _, after in at.pads],
+            "window_dilations": [str(d) for d in at.dilation],
+        },
+    }
+    return _custom_call("convolution", x, kernel, shape, {"onednn_conv_config": config})
+
+
+def _custom_call(name: str, a: jax.Array, b: jax.Array, shape: tuple[int, ...], config: object) -> jax.Array:
+    call = jax.ffi.ffi_call(
+        f"__onednn${name}",
+        jax.ShapeDtypeStruct(shape, a.dtype),
+        custom_call_api_version=2,
+        legacy_backend_config=json.dumps(config),
+    )
+    return call(a, b)
