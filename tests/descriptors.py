@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -22,6 +22,8 @@ class Row(NamedTuple):
       outputs: the option that sets the number of outputs.
       num_features: length of the small model's features, which `num_classes=0` gives; None where that is no option.
       intermediates: the shapes of the small model's named intermediates, without the batch axis.
+      output_shapes: the shapes of the arrays that the small model gives, without the batch axis; where there are none,
+        it gives logits `[num_outputs]`.
     """
 
     num_parameters: int
@@ -29,11 +31,16 @@ class Row(NamedTuple):
     small: Mapping[str, Any]
     outputs: str = "num_classes"
     num_features: int | None = None
-    intermediates: Mapping[str, tuple[int, ...]] = {}
+    intermediates: Mapping[str, Any] = {}
+    output_shapes: Sequence[tuple[int, ...]] = ()
 
     @property
     def num_outputs(self) -> int:
         return self.small[self.outputs]
+
+    @property
+    def shapes(self) -> Sequence[tuple[int, ...]]:
+        return self.output_shapes or [(self.num_outputs,)]
 
 
 def _stages(stem: int, *features: int) -> dict[str, tuple[int, ...]]:
@@ -41,6 +48,46 @@ def _stages(stem: int, *features: int) -> dict[str, tuple[int, ...]]:
     stages = {f"stage{i + 1}": (-(-stem // 2**i), -(-stem // 2**i), n) for i, n in enumerate(features)}
     return {"stem": (stem, stem, 4), **stages}
 
+
+def _vgg(num_parameters: int, *, batch_norm: bool) -> Row:
+    """Small, all depths are the same module."""
+    return Row(
+        num_parameters,
+        (4, 4, 3),
+        {"stage_sizes": (1, 2), "features": (4, 6), "batch_norm": batch_norm, "hidden_size": 7, "num_classes": 3},
+        num_features=7,
+        intermediates={"stage1": (2, 2, 4), "stage2": (1, 1, 6)},
+    )
+
+
+def _efficientnet(num_parameters: int) -> Row:
+    """Small, all are the same module; its last convolution has 8 times as many features as the stem."""
+    return Row(
+        num_parameters,
+        (4, 4, 3),
+        {"stage_sizes": (1, 2), "width": 0.05, "dropout_rate": 0.2, "num_classes": 3},
+        num_features=64,
+        intermediates={"stem": (2, 2, 8), "stage1": (2, 2, 8), "stage2": (1, 1, 8)},
+    )
+
+
+def _vit(num_parameters: int) -> Row:
+    """Small, all are the same module, which sees another size than its position embeddings have."""
+    sizes = {"hidden_size": 8, "num_heads": 2, "mlp_dim": 6, "num_layers": 2, "patch_size": 2, "image_size": 4}
+    return Row(
+        num_parameters,
+        (4, 6, 3),
+        {**sizes, "num_classes": 3},
+        num_features=8,
+        intermediates={name: (1 + 2 * 3, 8) for name in ("stem", "block1", "block2")},
+    )
+
+
+# Encoder and decoder of images of 4×8 with 4 and 6 features, as the convolutional autoencoders have them.
+_CONV_CODER = {
+    "encoder": {"down1": (2, 4, 4), "down2": (1, 2, 6)},
+    "decoder": {"up1": (2, 4, 6), "up2": (4, 8, 4)},
+}
 
 MODELS: dict[str, Row] = {
     "perceptron": Row(5, (4,), {"num_outputs": 3}, outputs="num_outputs"),
@@ -107,6 +154,96 @@ MODELS: dict[str, Row] = {
         num_features=32,
         intermediates=_stages(4, 16, 32),
     ),
+    "alexnet": Row(
+        61_100_840,
+        (63, 63, 3),
+        {"features": (4, 5, 6, 5, 4), "hidden_size": 7, "num_classes": 3},
+        num_features=7,
+        intermediates={"stage1": (7, 7, 4), "stage2": (3, 3, 5), "stage3": (1, 1, 4)},
+    ),
+    "vgg11": _vgg(132_863_336, batch_norm=False),
+    "vgg13": _vgg(133_047_848, batch_norm=False),
+    "vgg16": _vgg(138_357_544, batch_norm=False),
+    "vgg19": _vgg(143_667_240, batch_norm=False),
+    "vgg11_bn": _vgg(132_868_840, batch_norm=True),
+    "vgg13_bn": _vgg(133_053_736, batch_norm=True),
+    "vgg16_bn": _vgg(138_365_992, batch_norm=True),
+    "vgg19_bn": _vgg(143_678_248, batch_norm=True),
+    "densenet121": Row(
+        7_978_856,
+        (5, 5, 3),
+        {"stage_sizes": (2, 1), "growth_rate": 4, "num_classes": 3},
+        num_features=12,
+        intermediates={"stem": (2, 2, 8), "stage1": (2, 2, 16), "stage2": (1, 1, 12)},
+    ),
+    "mobilenet_v3_large": Row(
+        5_483_032,
+        (6, 6, 3),
+        {"stage_sizes": (1, 1, 1), "width": 0.25, "hidden_size": 6, "num_classes": 3},
+        num_features=6,
+        intermediates={"stem": (3, 3, 8), "stage1": (3, 3, 8), "stage2": (2, 2, 8), "stage3": (1, 1, 16)},
+    ),
+    "efficientnet_b0": _efficientnet(5_288_548),
+    "efficientnet_b1": _efficientnet(7_794_184),
+    "efficientnet_b2": _efficientnet(9_109_994),
+    "efficientnet_b3": _efficientnet(12_233_232),
+    "efficientnet_b4": _efficientnet(19_341_616),
+    "efficientnet_b5": _efficientnet(30_389_784),
+    "efficientnet_b6": _efficientnet(43_040_704),
+    "efficientnet_b7": _efficientnet(66_347_960),
+    "convnext_tiny": Row(
+        28_589_128,
+        (8, 8, 3),
+        {"stage_sizes": (1, 2), "features": (4, 6), "num_classes": 3},
+        num_features=6,
+        intermediates={"stem": (2, 2, 4), "stage1": (2, 2, 4), "stage2": (1, 1, 6)},
+    ),
+    "vit_tiny_patch16_224": _vit(5_717_416),
+    "vit_small_patch16_224": _vit(22_050_664),
+    "vit_base_patch16_224": _vit(86_567_656),
+    "autoencoder": Row(
+        222_384,
+        (2, 3, 1),
+        {"image_shape": (2, 3, 1), "hidden_sizes": (5, 4), "latent_size": 3},
+        intermediates={"latent": (3,)},
+        output_shapes=[(2, 3, 1)],
+    ),
+    "conv_autoencoder": Row(
+        278_369,
+        (4, 8, 1),
+        {"image_shape": (4, 8, 1), "features": (4, 6), "latent_size": 3},
+        intermediates={**_CONV_CODER, "latent": (3,)},
+        output_shapes=[(4, 8, 1)],
+    ),
+    "vae": Row(
+        229_265,
+        (4, 8, 1),
+        {"image_shape": (4, 8, 1), "features": (4, 6), "hidden_size": 7, "latent_size": 3},
+        intermediates=_CONV_CODER,
+        output_shapes=[(4, 8, 1), (3,), (3,), (3,)],
+    ),
+    "gan": Row(  # takes latents
+        1_102_402,
+        (3,),
+        {
+            "image_shape": (4, 8, 1),
+            "latent_size": 3,
+            "generator_features": (6, 5, 4),
+            "discriminator_features": (4, 6),
+        },
+        intermediates={
+            "generator": {"up1": (2, 4, 5), "up2": (4, 8, 4)},
+            "discriminator": {"down1": (2, 4, 4), "down2": (1, 2, 6)},
+        },
+        output_shapes=[(1,)],
+    ),
+    "ddpm_unet": Row(  # at time 0 for all images
+        673_665,
+        (4, 2, 1),
+        {"features": (4, 6), "num_groups": 2},
+        intermediates={"down1": (4, 2, 4), "down2": (2, 1, 6), "middle": (2, 1, 6), "up2": (2, 1, 6), "up1": (4, 2, 4)},
+        output_shapes=[(4, 2, 1)],
+    ),
 }
 
 
@@ -122,11 +259,11 @@ def random_variables(model: nn.Module, x: Any, seed: int = 0) -> dict[str, Any]:
         match jax.tree_util.keystr(path[-1:], simple=True):
             case "kernel":
                 value = rng.normal(0, np.sqrt(2 / np.prod(leaf.shape[:-1])), leaf.shape)
-            case "scale":
+            case "scale" | "layer_scale":
                 value = rng.uniform(0.5, 1, leaf.shape)
             case "var":
                 value = rng.uniform(0.5, 1.5, leaf.shape)
-            case "bias" | "mean":
+            case "bias" | "mean" | "class_token" | "position_embedding":
                 value = rng.normal(0, 0.2, leaf.shape)
             case other:
                 raise NotImplementedError(f"no distribution is stated for variables named {other!r}")

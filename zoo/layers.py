@@ -8,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.linen.dtypes import promote_dtype
 from jax import lax
 from jax.nn.initializers import Initializer
@@ -175,6 +176,20 @@ class Dropout(nn.Module):
         return jnp.where(draws >= dropped, x * (levels / (levels - dropped)), jnp.zeros_like(x))
 
 
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al. 2016): drops a residual branch for whole examples, and scales what is kept."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        """Drops examples `x[i]` where `train` is true, drawing from the stream "dropout"; keeps the shape."""
+        if not train or self.rate == 0:
+            return x
+        kept = Dropout(self.rate)(jnp.ones((x.shape[0],) + (1,) * (x.ndim - 1), x.dtype), train=True)
+        return x * kept
+
+
 def flatten(x: jax.Array) -> jax.Array:
     """`[batch, …]` → `[batch, features]`."""
     return x.reshape(x.shape[0], -1)
@@ -183,6 +198,25 @@ def flatten(x: jax.Array) -> jax.Array:
 def global_avg_pool(x: jax.Array) -> jax.Array:
     """`[batch, height, width, channels]` → `[batch, channels]`."""
     return x.mean(axis=(1, 2))
+
+
+def adaptive_avg_pool(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """`[batch, height, width, channels]` → `[batch, *size, channels]`, whatever the size, as PyTorch defines it.
+
+    Output i of m is the mean of the inputs from ⌊i · n / m⌋ to ⌈(i + 1) · n / m⌉ of n: means overlap where m does not
+    divide n, and inputs are repeated where m is greater.
+    """
+    if x.shape[1:3] == size:
+        return x
+    rows, columns = (_averages(n, m) for n, m in zip(x.shape[1:3], size, strict=True))
+    return jnp.einsum("ph,qw,bhwc->bpqc", rows, columns, x, precision=lax.Precision.HIGHEST).astype(x.dtype)
+
+
+def _averages(inputs: int, outputs: int) -> np.ndarray:
+    """The matrix `[outputs, inputs]` of an adaptive mean along one axis."""
+    index, position = np.arange(outputs)[:, None], np.arange(inputs)[None]
+    inside = (position >= index * inputs // outputs) & (position < -((index + 1) * -inputs // outputs))
+    return (inside / inside.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 def require_image(x: jax.Array, *, least: int, model: str) -> None:

@@ -8,12 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 import zoo
 from tests.descriptors import random_variables
-from tests.parity.torch_weights import channels_last, images, load, resnet_key, resnet_tensors, tensor
+from tests.parity.torch_weights import channels_last, images, load, tensor, tensors
 from tests.parity.torchvision_ops import timm
-from zoo.resnet import BasicBlock, Bottleneck, _conv_and_norm
+from zoo.pretrained import torchvision
+from zoo.resnet import BasicBlock, Bottleneck, ResNet, _conv_and_norm
 
 torch = pytest.importorskip("torch")
 
@@ -29,7 +31,7 @@ def pair(name, **options):
     """Our model with its variables, and timm's with the same weights."""
     model = zoo.create_model(name, **options)
     variables = random_variables(model, np.zeros((1, 64, 64, 3), np.float32))
-    return model, variables, load(timm.create_model(name, num_classes=model.num_classes), variables)
+    return model, variables, load(timm.create_model(name, num_classes=model.num_classes), name, variables)
 
 
 def assert_close(actual, wanted, rtol):
@@ -85,7 +87,7 @@ def test_cifar_stem():
     theirs.maxpool = torch.nn.Identity()
     x = example(2, 32, 32, 3)
     with torch.inference_mode():
-        wanted = load(theirs, variables)(images(x))
+        wanted = load(theirs, "resnet18", variables)(images(x))
     assert_close(jax.jit(model.apply)(variables, x), wanted, 1e-4)
 
 
@@ -109,8 +111,11 @@ def test_block(ours, theirs, stride, widen):
     projected = stride == 2 or widen
     reference = theirs(inputs, features, stride, downsample=shortcut if projected else None)
 
-    trees = [{"stage1_block1": variables[collection]} for collection in ("params", "batch_stats")]
-    state = {key.removeprefix("layer1.0."): value for key, value in resnet_tensors(*trees).items()}
+    state = {}
+    for collection in ("params", "batch_stats"):
+        for path, leaf in flatten_dict(variables[collection], sep="/").items():
+            key = torchvision.RULES[ResNet](None, f"stage1_block1/{path}").key
+            state[key.removeprefix("layer1.0.")] = tensor(leaf)
     reference.load_state_dict(state, strict=False)
     unset = {key for key in reference.state_dict() if not key.endswith("num_batches_tracked")} - set(state)
     assert not unset
@@ -123,7 +128,7 @@ def test_block(ours, theirs, stride, widen):
 def one_training_step():
     """Output, statistics and gradients of ResNet-18 on a batch of four: ours, and timm's in double precision."""
     model, variables, _ = pair("resnet18", num_classes=10)
-    theirs = load(timm.create_model("resnet18", num_classes=10), variables).double().train()
+    theirs = load(timm.create_model("resnet18", num_classes=10), "resnet18", variables).double().train()
     x, label = example(4, 64, 64, 3), np.arange(4)
 
     @jax.jit
@@ -158,14 +163,15 @@ def test_running_statistics(one_training_step):
     """PyTorch's running variance takes the unbiased one, which is count / (count − 1) times ours."""
     variables, _, updates, _, theirs, _, counts = one_training_step
     old, ours, reference = (
-        resnet_tensors(variables["batch_stats"]),
-        resnet_tensors(updates["batch_stats"]),
+        tensors("resnet18", variables),
+        tensors("resnet18", {**variables, **updates}),
         theirs.state_dict(),
     )
-    assert len(ours) == 2 * len(counts)
-    for key, value in ours.items():
+    statistics = [key for key in ours if key.endswith(("running_mean", "running_var"))]
+    assert len(statistics) == 2 * len(counts)
+    for key in statistics:
         module, kind = key.rsplit(".", 1)
-        wanted = reference[key]
+        value, wanted = ours[key], reference[key]
         if kind == "running_var":
             kept = 0.9 * old[key]
             wanted = kept + (wanted - kept) * (counts[module] - 1) / counts[module]
@@ -179,16 +185,8 @@ def test_gradient_of_every_parameter(one_training_step):
     They agree to 1e-5, unless a unit comes so near to zero that rounding decides whether its ReLU is open: then one
     entry of a gradient moves by up to a tenth, in PyTorch's own float32 too. With the seeds here none does.
     """
-    _, _, _, grads, theirs, _, _ = one_training_step
-    ours = resnet_tensors(grads)
-    reference = dict(theirs.named_parameters())
-    assert set(ours) == set(reference)
-    for key, value in ours.items():
-        wanted = reference[key].grad.numpy()
-        np.testing.assert_allclose(value, wanted, rtol=0, atol=1e-3 * np.abs(wanted).max(), err_msg=key)
-
-
-def test_keys():
-    assert resnet_key("conv_stem/kernel") == "conv1.weight"
-    assert resnet_key("stage3_block2/norm_proj/var") == "layer3.1.downsample.1.running_var"
-    assert tensor(np.zeros((3, 5, 2, 7))).shape == (7, 2, 3, 5)
+    variables, _, _, grads, theirs, _, _ = one_training_step
+    ours = tensors("resnet18", {**variables, "params": grads})
+    for key, parameter in theirs.named_parameters():
+        wanted = parameter.grad.numpy()
+        np.testing.assert_allclose(ours[key], wanted, rtol=0, atol=1e-3 * np.abs(wanted).max(), err_msg=key)

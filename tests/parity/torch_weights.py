@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
-import flax
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+from zoo import pretrained
 
-_BLOCK_LAYERS = {"conv_proj": "downsample.0", "norm_proj": "downsample.1"}
-_OUTER_LAYERS = {"conv_stem": "conv1", "norm_stem": "bn1", "head": "fc"}
-_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+torch = pytest.importorskip("torch")
 
 
 def tensor(leaf: Any) -> torch.Tensor:
@@ -33,25 +29,12 @@ def channels_last(y: torch.Tensor) -> np.ndarray:
     return y.detach().numpy().transpose(0, 2, 3, 1)
 
 
-def resnet_key(path: str) -> str:
-    """The name that torchvision and timm give to a variable of `zoo.resnet`, such as "layer2.0.bn1.weight"."""
-    *outer, layer, leaf = path.split("/")
-    if outer:
-        stage, block = re.fullmatch(r"stage(\d+)_block(\d+)", outer[0]).groups()
-        layer = _BLOCK_LAYERS.get(layer, layer.replace("norm", "bn"))
-        return f"layer{stage}.{int(block) - 1}.{layer}.{_LEAVES[leaf]}"
-    return f"{_OUTER_LAYERS[layer]}.{_LEAVES[leaf]}"
+def tensors(name: str, variables: Mapping[str, Any], **options: Any) -> dict[str, torch.Tensor]:
+    """Variables, or a tree of their shape such as gradients, under the keys of timm."""
+    return {key: torch.from_numpy(array) for key, array in pretrained.to_torch(name, variables, **options).items()}
 
 
-def resnet_tensors(*trees: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Parameters, statistics or gradients of a ResNet under the keys of timm."""
-    flat = {path: leaf for tree in trees for path, leaf in flax.traverse_util.flatten_dict(tree, sep="/").items()}
-    return {resnet_key(path): tensor(leaf) for path, leaf in flat.items()}
-
-
-def load(module: torch.nn.Module, variables: Mapping[str, Any]) -> torch.nn.Module:
-    """`module` with the weights and statistics of a ResNet of ours; every key must match."""
-    state = resnet_tensors(*(variables[collection] for collection in ("params", "batch_stats")))
-    counters = {key: torch.tensor(0) for key in module.state_dict() if key.endswith("num_batches_tracked")}
-    module.load_state_dict({**state, **counters}, strict=True)
+def load(module: torch.nn.Module, name: str, variables: Mapping[str, Any], **options: Any) -> torch.nn.Module:
+    """`module`, for inference, with the weights and statistics of a model of ours; every key must match."""
+    module.load_state_dict(tensors(name, variables, **options), strict=True, assign=True)
     return module.eval()

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from jax.sharding import PartitionSpec
 
 from zoo import convolution, layers
-from zoo.layers import BATCH_AXIS, BatchNorm, Conv, ConvTranspose, Dropout
+from zoo.layers import BATCH_AXIS, BatchNorm, Conv, ConvTranspose, Dropout, DropPath
 
 few = settings(max_examples=25, deadline=None, database=None, derandomize=True)
 
@@ -482,6 +482,23 @@ def test_dropout_gradient_is_the_mask():
     x = jnp.asarray(normal((9, 9)))
     gradient = jax.grad(lambda x: drop(x, 0.5).sum())(x)
     chex.assert_trees_all_equal(gradient * x, drop(x, 0.5))
+
+
+def test_drop_path_drops_whole_examples():
+    x = jnp.asarray(normal((4096, 2, 3)))
+    y = np.asarray(DropPath(0.25).apply({}, x, train=True, rngs={"dropout": jax.random.key(0)}))
+    kept = np.any(y != 0, axis=(1, 2))
+    assert kept.mean() == pytest.approx(0.75, abs=0.03)
+    np.testing.assert_allclose(y[kept], x[kept] / 0.75, rtol=1e-6)
+    assert DropPath(0.25).apply({}, x) is x
+    assert DropPath(0.0).apply({}, x, train=True) is x
+
+
+def test_adaptive_avg_pool_repeats_or_averages():
+    x = jnp.arange(1.0, 4).reshape(1, 1, 3, 1)
+    np.testing.assert_array_equal(layers.adaptive_avg_pool(x, (1, 2)).ravel(), [1.5, 2.5])
+    np.testing.assert_array_equal(layers.adaptive_avg_pool(x, (2, 3)).ravel(), [1, 2, 3, 1, 2, 3])
+    assert layers.adaptive_avg_pool(x.astype(jnp.bfloat16), (1, 2)).dtype == jnp.bfloat16
 
 
 # What a model checks and records

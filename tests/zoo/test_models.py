@@ -18,10 +18,17 @@ from zoo.layers import BATCH_AXIS
 from zoo.summary import abstract_variables, count_parameters
 
 BATCH = 16
+WITHOUT_BATCH_NORM = (
+    *("perceptron", "mlp", "lenet5", "autoencoder", "conv_autoencoder", "vae", "ddpm_unet"),
+    *("alexnet", "vgg11", "convnext_tiny", "vit_tiny_patch16_224"),
+)
+# Of variants that are the same module when they are small, the first stands for all.
+SMALL = {zoo.create_model(name, **row.small): name for name, row in reversed(MODELS.items())}.values()
 
-every_model = pytest.mark.parametrize("name", MODELS)
-with_batch_norm = pytest.mark.parametrize("name", [n for n in MODELS if n not in ("perceptron", "mlp", "lenet5")])
-of_images = pytest.mark.parametrize("name", [n for n in MODELS if len(MODELS[n].shape) == 3])
+every_name = pytest.mark.parametrize("name", MODELS)
+every_model = pytest.mark.parametrize("name", [n for n in MODELS if n in SMALL])
+with_batch_norm = pytest.mark.parametrize("name", [n for n in MODELS if n in SMALL and n not in WITHOUT_BATCH_NORM])
+of_images = pytest.mark.parametrize("name", [n for n in MODELS if n in SMALL and len(MODELS[n].shape) == 3])
 
 
 @functools.cache
@@ -56,9 +63,9 @@ def train(model, variables, x):
     """Output, updated statistics and gradients of a loss that is a mean over the batch."""
 
     def loss(params):
-        rngs = {"dropout": jax.random.key(0)}
+        rngs = {"dropout": jax.random.key(0), "latent": jax.random.key(1)}
         y, updates = model.apply({**variables, "params": params}, x, train=True, rngs=rngs, mutable=["batch_stats"])
-        return jnp.square(y - 1).mean(), (y, updates)
+        return sum(jnp.square(leaf - 1).mean() for leaf in jax.tree.leaves(y)), (y, updates)
 
     grads, (y, updates) = jax.grad(loss, has_aux=True)(variables["params"])
     return y, updates, grads
@@ -75,7 +82,7 @@ def test_table_and_registry_name_the_same_models():
     assert sorted(MODELS) == zoo.list_models(), "add a row to tests/descriptors.py for every registered model"
 
 
-@every_model
+@every_name
 def test_exact_parameter_count(name):
     card = zoo.model_card(name)
     params = abstract_variables(zoo.create_model(name), card.example())["params"]
@@ -88,8 +95,8 @@ def test_init_and_forward(name):
     chex.assert_tree_all_finite(variables)
     chex.assert_trees_all_equal_shapes_and_dtypes(variables, variables_of(name))
     y = infer(model, variables, example(name))
-    chex.assert_shape(y, (BATCH, MODELS[name].num_outputs))
-    chex.assert_type(y, jnp.float32)
+    assert [leaf.shape for leaf in jax.tree.leaves(y)] == [(BATCH, *shape) for shape in MODELS[name].shapes]
+    chex.assert_type(jax.tree.leaves(y), jnp.float32)
     chex.assert_tree_all_finite(y)
 
 
@@ -109,7 +116,8 @@ def test_jit_is_no_jit(name):
 @every_model
 def test_an_example_does_not_depend_on_its_batch(name):
     model, variables, x = small(name), variables_of(name), example(name)
-    assert_close(infer(model, variables, x[:1]), infer(model, variables, x)[:1], rtol=1e-5)
+    first = jax.tree.map(lambda y: y[:1], infer(model, variables, x))
+    assert_close(infer(model, variables, x[:1]), first, rtol=1e-5)
 
 
 @every_model
@@ -154,11 +162,16 @@ def test_bfloat16(name):
     model, x = small(name, dtype="bfloat16"), example(name)
     chex.assert_trees_all_equal_shapes_and_dtypes(abstract_variables(model, x), abstract_variables(small(name), x))
     y = infer(model, variables_of(name), x)
-    chex.assert_type(y, jnp.bfloat16)
+    chex.assert_type(jax.tree.leaves(y), jnp.bfloat16)
     assert_close(y, infer(small(name), variables_of(name), x), rtol=0.05)
     y, updates, grads = jax.eval_shape(functools.partial(train, model), variables_of(name), x)
-    chex.assert_type(y, jnp.bfloat16)
+    chex.assert_type(jax.tree.leaves(y), jnp.bfloat16)
     assert {leaf.dtype for leaf in jax.tree.leaves((updates, grads))} == {jnp.dtype("float32")}
+
+
+def as_one_batch(y):
+    """What the devices give each, `[devices, batch, …]`, as one batch."""
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), y)
 
 
 @every_model
@@ -168,7 +181,7 @@ def test_pmap_is_jit_in_inference(name):
     assert devices == 8
     shards = x.reshape(devices, BATCH // devices, *x.shape[1:])
     y = jax.pmap(model.apply, axis_name=BATCH_AXIS, in_axes=(None, 0))(variables, shards)
-    assert_close(y.reshape(BATCH, -1), infer(model, variables, x), rtol=1e-5)
+    assert_close(as_one_batch(y), infer(model, variables, x), rtol=1e-5)
 
 
 @with_batch_norm
@@ -177,7 +190,8 @@ def test_pmap_is_jit_in_training(name):
 
     Dropout is off, for each device draws its own mask from the same key.
     """
-    options = {"dropout_rate": 0.0} if "dropout_rate" in zoo.model_card(name).options else {}
+    options = {"dropout_rate": 0.0, "drop_path_rate": 0.0}
+    options = {option: rate for option, rate in options.items() if option in zoo.model_card(name).options}
     model, variables, x = small(name, **options), variables_of(name), example(name)
     wanted, wanted_updates, _ = train(model, variables, x)
 
@@ -186,7 +200,7 @@ def test_pmap_is_jit_in_training(name):
         return model.apply(variables, x, train=True, mutable=["batch_stats"])
 
     y, updates = forward(variables, x.reshape(8, BATCH // 8, *x.shape[1:]))
-    assert_close(y.reshape(BATCH, -1), wanted, rtol=1e-4)
+    assert_close(as_one_batch(y), wanted, rtol=1e-4)
     for device in (0, 7):
         assert_close(jax.tree.map(lambda leaf, device=device: leaf[device], updates), wanted_updates, rtol=1e-4)
 
@@ -199,8 +213,7 @@ def test_exports_with_any_batch_size(name, platform):
     x = jax.ShapeDtypeStruct((batch, *MODELS[name].shape), jnp.float32)
     exported = export.export(jax.jit(model.apply), platforms=[platform])(variables, x)
     assert exported.platforms == (platform,)
-    (y,) = exported.out_avals
-    assert str(y.shape) == f"(batch, {MODELS[name].num_outputs})"
+    assert [y.shape for y in exported.out_avals] == [(batch, *shape) for shape in MODELS[name].shapes]
     if platform == "cpu":
         assert_close(exported.call(variables, example(name, 3)), infer(model, variables, example(name, 3)), rtol=1e-5)
 
@@ -210,7 +223,7 @@ def test_intermediates_by_name(name):
     model, variables, x = small(name), variables_of(name), example(name)
     y, extra = model.apply(variables, x, mutable=["intermediates"])
     shapes = jax.tree.map(lambda leaf: leaf.shape[1:], extra.get("intermediates", {}))
-    assert shapes == dict(MODELS[name].intermediates)
+    assert shapes == MODELS[name].intermediates
     assert_close(y, infer(model, variables, x), rtol=1e-5)
 
 
@@ -223,7 +236,13 @@ def test_refuses_what_is_no_image(name, shape):
         small(name).init(jax.random.key(0), jnp.zeros(shape))
 
 
-@pytest.mark.parametrize(("name", "least"), [("cnn", 8), ("lenet5", 32), ("mini_resnet", 2)])
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [
+        *(("cnn", 8), ("lenet5", 32), ("mini_resnet", 2), ("alexnet", 63), ("vgg11", 4), ("densenet121", 5)),
+        *(("convnext_tiny", 8), ("vit_tiny_patch16_224", 2)),
+    ],
+)
 def test_refuses_images_that_are_too_small(name, least):
     for size in ((least - 1, least), (least, least - 1)):
         with pytest.raises(
@@ -235,7 +254,7 @@ def test_refuses_images_that_are_too_small(name, least):
 @every_model
 def test_refuses_another_number_of_channels(name):
     x = example(name, 1)
-    with pytest.raises(flax.errors.ScopeParamShapeError, match="kernel"):
+    with pytest.raises((flax.errors.ScopeParamShapeError, ValueError), match=r"kernel|of shape"):
         small(name).apply(variables_of(name), np.concatenate([x, x], axis=-1))
 
 
@@ -252,9 +271,22 @@ def test_residual_blocks_start_as_identities():
         assert np.all(params[f"stage{stage}_block1"]["norm1"]["scale"] == 1)
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn"])
-def test_dropout_acts_in_training_alone(name):
-    model, variables, x = small(name, dropout_rate=0.5), variables_of(name), example(name)
+def test_a_vit_takes_whole_patches():
+    with pytest.raises(ValueError, match=r"multiples of 2, not 4 × 5 \(image_size 4\); resize, crop or pad"):
+        small("vit_tiny_patch16_224").init(jax.random.key(0), jnp.zeros((1, 4, 5, 3)))
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        *((name, "dropout_rate") for name in ("mlp", "cnn", "alexnet", "vgg11", "densenet121", "mobilenet_v3_large")),
+        *((name, "dropout_rate") for name in ("efficientnet_b0", "vit_tiny_patch16_224")),
+        *((name, "drop_path_rate") for name in ("efficientnet_b0", "convnext_tiny")),
+    ],
+)
+def test_dropout_acts_in_training_alone(name, option):
+    others = {"dropout_rate", "drop_path_rate"} & set(zoo.model_card(name).options)
+    model, variables, x = small(name, **{**dict.fromkeys(others, 0.0), option: 0.5}), variables_of(name), example(name)
 
     def run(seed):
         rngs = {"dropout": jax.random.key(seed)}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import collections
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 import zoo
 from tests.descriptors import MODELS
@@ -55,14 +58,18 @@ def test_layers_of_nested_modules_have_whole_paths():
 
 @pytest.mark.parametrize("name", MODELS)
 def test_layers_sum_to_the_whole(name):
+    """Every module that holds parameters is listed, and has those that it and the modules inside it hold."""
     model, x = small(name)
     found = summary.layers(model, x)
-    total = summary.count_parameters(summary.abstract_variables(model, x)["params"])
+    params = flatten_dict(summary.abstract_variables(model, x)["params"])
+    held = collections.Counter()
+    for (*module, _), leaf in params.items():
+        held["/".join(module)] += leaf.size
     assert found[-1].path == ""
-    assert found[-1].num_parameters == total
-    paths = [layer.path for layer in found]
-    leaves = [a for a in found if a.path and not any(path.startswith(f"{a.path}/") for path in paths)]
-    assert sum(layer.num_parameters for layer in leaves) == total
+    assert set(held) <= {layer.path for layer in found}
+    for layer in found:
+        inner = [n for path, n in held.items() if f"{path}/".startswith(f"{layer.path}/") or not layer.path]
+        assert layer.num_parameters == sum(inner)
 
 
 def test_flops_of_a_dense_layer():
