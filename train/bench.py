@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import zoo
-from train import parallel
+from train import parallel, peers
 from train.optimizers import optimizer
-from train.tasks import classification
+from train.tasks import TASKS
 from zoo.summary import count_flops, count_parameters
 
 _PEAK_MATMUL = 2048
@@ -23,9 +23,17 @@ _PEAK_MATMUL = 2048
 
 
 def bench(
-    name: str, *, batch_size: int = 32, dtype: str = "float32", plan: str = "jit", seconds: float = 5.0
+    name: str,
+    *,
+    batch_size: int = 32,
+    dtype: str = "float32",
+    plan: str = "jit",
+    seconds: float = 5.0,
+    compare: str | None = None,
+    image_size: int | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
-    """Measures a registered classifier on random data, one step a dispatch, AdamW in training.
+    """Measures a registered model on random data, one step of its task a dispatch, AdamW in training.
 
     Args:
       name: of the model.
@@ -33,33 +41,51 @@ def bench(
       dtype: what the model computes in.
       plan: jit, pmap or fsdp.
       seconds: how long to measure each of training and inference, after compiling and a warm-up.
+      compare: "torch" measures the same in eager PyTorch on a CPU beside it, turn by turn.
+      image_size: height and width of the images, where they are not those of the model's card.
+      **options: of the model.
 
     Returns:
       For `train` and `inference`: median `step_ms` with its 10 % and 90 % quantiles, `examples_per_second`,
       `compile_seconds`, `gflops_per_step` (as XLA counts them), `gflops_per_second` and `utilisation`, the share of
       the rate at which the devices multiply large matrices of this dtype (measured here, `matmul_gflops_per_second`).
       `peak_memory_mb` is the most that the device has had allocated so far, on a CPU the most that the process has had.
+      With `compare`: `torch_step_ms`, and `ratio`, our time over PyTorch's, with its quantiles over the turns.
 
     Raises:
-      ValueError: the model, the plan or the batch size is wrong.
+      ValueError: the model, an option, the plan or the batch size is wrong, or there is nothing to compare with.
     """
     if seconds <= 0:
         raise ValueError(f"seconds must be positive, not {seconds}")
+    if compare not in (None, "torch"):
+        raise ValueError(f'compare must be "torch", not {compare!r}')
+    if compare and (dtype != "float32" or jax.default_backend() != "cpu"):
+        raise ValueError("PyTorch is compared with in float32 on a CPU")
     card = zoo.model_card(name)
+    if card.task not in TASKS:
+        raise ValueError(f"there is no task {card.task!r} to measure {name!r} with")
     layout = parallel.plan(plan)
     layout.rows(batch_size)
-    model = zoo.create_model(name, dtype=dtype)
-    task = classification(model, optimizer("adamw", 1e-3))
+    model = zoo.create_model(name, dtype=dtype, **options)
+    task = TASKS[card.task](model, optimizer("adamw", 1e-3))
     rng = np.random.default_rng(0)
-    image = rng.normal(size=(batch_size, *card.input_shape)).astype(np.float32)
-    classes = jax.eval_shape(lambda key: model.init_with_output(key, image)[0], jax.random.key(0)).shape[-1]
-    batch = {"image": image, "label": rng.integers(0, max(2, classes), batch_size).astype(np.int32)}
-    items = layout.split(batch, 0)
+    shape = getattr(model, "image_shape", card.input_shape)
+    if image_size is not None:
+        shape = (image_size, image_size, *shape[2:])
+    classes = getattr(model, "num_classes", 2)
+    batch = {
+        "image": rng.uniform(size=(batch_size, *shape)).astype(np.float32),
+        "label": rng.integers(0, max(2, classes), batch_size).astype(np.int32),
+    }
+    inputs = batch["image"]
+    if card.task == "gan":
+        inputs = rng.normal(size=(batch_size, getattr(model, "latent_size", 0))).astype(np.float32)
     state = task.init(jax.random.key(0), batch)
     matmul = _matmul_rate(dtype) * layout.num_devices
 
     def infer(state: Any, items: Any, shared: Any) -> tuple[None, Any]:
-        return None, jnp.sum(jnp.asarray(model.apply(state.variables, items["image"])), dtype=jnp.float32)
+        outputs = jax.tree.leaves(model.apply(state.variables, items["inputs"]))
+        return None, sum(jnp.sum(leaf, dtype=jnp.float32) for leaf in outputs)
 
     def train(state: Any, items: Any, shared: Any) -> tuple[Any, Any]:
         state, metrics = task.train_step(state, items)
@@ -74,55 +100,66 @@ def bench(
         "devices": f"{layout.num_devices} × {jax.devices()[0].device_kind}",
         "matmul_gflops_per_second": matmul / 1e9,
     }
+    peer = peers.torch_peer(name, batch, classes, options) if compare else None
     for what, program, donate in (("inference", infer, False), ("train", train, True)):
-        flops = count_flops(program, state, batch, {})
-        results[what] = _measure(
-            layout, program, layout.place(state), items, donate, seconds, batch_size, flops, matmul
-        )
-        results[what]["peak_memory_mb"] = _peak_memory() / 2**20
+        items = {"inputs": inputs} if what == "inference" else batch
+        flops = count_flops(program, state, items, {})
+        step, compile_seconds = _compile(layout, program, layout.place(state), layout.split(items, 0), donate)
+        other = None if peer is None else peer.infer if what == "inference" else peer.train
+        times = _alternate([step] if other is None else [step, other], seconds)
+        median = float(np.median(times[0]))
+        results[what] = {
+            "step_ms": median * 1e3,
+            "step_ms_10": float(np.quantile(times[0], 0.1)) * 1e3,
+            "step_ms_90": float(np.quantile(times[0], 0.9)) * 1e3,
+            "steps_measured": len(times[0]),
+            "examples_per_second": batch_size / median,
+            "compile_seconds": compile_seconds,
+            "gflops_per_step": flops / 1e9,
+            "gflops_per_second": flops / median / 1e9,
+            "utilisation": flops / median / matmul,
+            "peak_memory_mb": _peak_memory() / 2**20,
+        }
+        if other is not None:
+            ratios = times[0] / times[1]
+            results[what] |= {
+                "torch_step_ms": float(np.median(times[1])) * 1e3,
+                "ratio": float(np.median(ratios)),
+                "ratio_10": float(np.quantile(ratios, 0.1)),
+                "ratio_90": float(np.quantile(ratios, 0.9)),
+            }
     return results
 
 
-def _measure(
-    plan: parallel.Plan,
-    program: parallel.Program,
-    state: Any,
-    items: Any,
-    donate: bool,
-    seconds: float,
-    batch_size: int,
-    flops: int,
-    matmul: float,
-) -> dict[str, float]:
+def _compile(
+    plan: parallel.Plan, program: parallel.Program, state: Any, items: Any, donate: bool
+) -> tuple[Callable[[], None], float]:
+    """A function that takes a step and waits for it, and the seconds that compiling took."""
     compiled = plan.compile(program, donate=donate)
     began = time.perf_counter()
     executable = compiled.lower(state, items, {}).compile()  # type: ignore[attr-defined]
-    compile_seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - began
 
-    def step(state: Any) -> tuple[Any, float]:
-        began = time.perf_counter()
+    def step() -> None:
+        nonlocal state
         new, value = executable(state, items, {})
         jax.block_until_ready(value)
-        return (new if donate else state), time.perf_counter() - began
+        state = new if donate else state
 
-    for _ in range(2):
-        state, _ = step(state)
-    times = []
-    while sum(times) < seconds or len(times) < 5:
-        state, took = step(state)
-        times.append(took)
-    low, median, high = np.quantile(times, [0.1, 0.5, 0.9])
-    return {
-        "step_ms": median * 1e3,
-        "step_ms_10": low * 1e3,
-        "step_ms_90": high * 1e3,
-        "steps_measured": len(times),
-        "examples_per_second": batch_size / median,
-        "compile_seconds": compile_seconds,
-        "gflops_per_step": flops / 1e9,
-        "gflops_per_second": flops / median / 1e9,
-        "utilisation": flops / median / matmul,
-    }
+    return step, seconds
+
+
+def _alternate(steps: Sequence[Callable[[], Any]], seconds: float) -> np.ndarray:
+    """Seconds of each turn of each step, `[steps, turns]`, after two turns of warm-up."""
+    turns: list[list[float]] = []
+    while len(turns) < 7 or sum(turn[0] for turn in turns[2:]) < seconds:
+        turn = []
+        for step in steps:
+            began = time.perf_counter()
+            step()
+            turn.append(time.perf_counter() - began)
+        turns.append(turn)
+    return np.array(turns[2:]).T
 
 
 def _matmul_rate(dtype: str) -> float:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import numpy as np
 import optax
 
 import data
@@ -17,7 +18,7 @@ from train.parallel import Plan
 from train.recipe import Recipe
 from train.schedules import schedule
 from train.state import Task
-from train.tasks import TASKS
+from train.tasks import OF_UNIT_IMAGES, TASKS
 from zoo.registry import unknown
 
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -53,6 +54,8 @@ def build(recipe: Recipe) -> Parts:
     options = dict(recipe.model_options)
     if dataset.spec.num_classes and "num_classes" in card.options:
         options.setdefault("num_classes", dataset.spec.num_classes)
+    if "image" in dataset.spec.fields and "image_shape" in card.options:
+        options.setdefault("image_shape", dataset.spec.fields["image"].shape)
     if recipe.precision != "float32":
         options.setdefault("dtype", recipe.precision)
     model = zoo.create_model(recipe.model, **options)
@@ -84,6 +87,8 @@ def _require_fit(recipe: Recipe, dataset: data.Dataset, model: nn.Module, task: 
             f"data set {recipe.data!r} has no field {inputs!r} for the model; it has "
             f"{', '.join(dataset.spec.fields)}: set task_options.inputs"
         )
+    if recipe.task in OF_UNIT_IMAGES:
+        _require_unit_range(recipe, dataset, inputs)
     example = dataset.spec.example(2)
 
     def trace(key: jax.Array) -> Any:
@@ -93,6 +98,16 @@ def _require_fit(recipe: Recipe, dataset: data.Dataset, model: nn.Module, task: 
         metrics = jax.eval_shape(trace, jax.random.key(0))
     except (ValueError, TypeError) as error:
         raise ValueError(f"model {recipe.model!r} does not fit the data set {recipe.data!r}: {error}") from error
-    watched = [*metrics, *(f"validation_{name}" for name in metrics if "validation" in dataset.splits)]
+    watched = ["step", *metrics, *(f"validation_{name}" for name in metrics if "validation" in dataset.splits)]
     if recipe.monitor not in watched:
         raise ValueError(unknown("metric to monitor", recipe.monitor, watched))
+
+
+def _require_unit_range(recipe: Recipe, dataset: data.Dataset, inputs: str) -> None:
+    source = dataset.splits["train"]
+    values = np.asarray(dataset.preprocess(source[np.arange(min(len(source), 100))])[inputs])
+    if values.min() < 0 or values.max() > 1:
+        raise ValueError(
+            f"the task {recipe.task!r} takes values in [0, 1], and those of {inputs!r} in the data set {recipe.data!r} "
+            f"go from {values.min():.3g} to {values.max():.3g}; leave data_options.standardize out"
+        )

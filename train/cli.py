@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import sys
 import threading
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional, arg
 
 Json = Annotated[bool, arg(help="print JSON instead of text")]
+ModelOptions = Annotated[Positional[tuple[str, ...]], arg(metavar="OPTION=VALUE", help="options of the model")]
 RunFolder = Annotated[Positional[Path], arg(metavar="RUN", help="a folder that `zoo train` made")]
 
 
@@ -39,18 +41,15 @@ def list_(
 
 def card(
     name: Annotated[Positional[str], arg(metavar="NAME", help="a model of `zoo list`")],
-    settings: Annotated[Positional[tuple[str, ...]], arg(metavar="OPTION=VALUE", help="options of the model")] = (),
+    settings: ModelOptions = (),
     json: Json = False,
 ) -> None:
     """Show a model: options, layer table, parameters, FLOPs of one inference."""
     import zoo
-    from train.recipe import literal
     from zoo import summary
 
     entry = zoo.model_card(name)
-    if wrong := [setting for setting in settings if "=" not in setting]:
-        raise ValueError(f"an option has the form OPTION=VALUE, such as num_classes=10; not {wrong[0]!r}")
-    given = {option: literal(value) for option, _, value in (setting.partition("=") for setting in settings)}
+    given = _model_options(settings)
     model = zoo.create_model(name, **given)
     x = entry.example()
     try:
@@ -128,15 +127,58 @@ def train(
 def evaluate(
     run: RunFolder,
     split: Annotated[str, arg(help="train, validation or test")] = "test",
+    classifier: Annotated[
+        Path | None, arg(help="the run of a classifier, to judge the images that a generative run draws")
+    ] = None,
+    importance_samples: Annotated[int, arg(help="of the importance-weighted bound of a VAE; 0 for none")] = 0,
     json: Json = False,
 ) -> None:
     """Evaluate the best checkpoint of a run."""
     from train.inference import evaluate as evaluate_run
+    from train.inference import likelihood_bound
 
     report = evaluate_run(run, split)
+    if importance_samples:
+        bound = likelihood_bound(run, split, samples=importance_samples)
+        report[f"{split}_bound_with_{importance_samples}_samples"] = bound
+    if classifier is not None:
+        from train.fidelity import fidelity
+
+        report |= fidelity(run, classifier, split)
     if json:
         return _print_json(report)
     _print_report(report)
+
+
+def sample(
+    run: RunFolder,
+    n: Annotated[int, arg(help="number of images; for the two other kinds a square number")] = 64,
+    out: Annotated[Path, arg(help="the picture to write, a PNG")] = Path("samples.png"),
+    seed: Annotated[int, arg(help="the same seed draws the same images")] = 0,
+    kind: Annotated[
+        Literal["samples", "interpolation", "manifold"],
+        arg(help="samples; ways between two samples, one a row; the plane of a VAE's latent space that varies most"),
+    ] = "samples",
+    json: Json = False,
+) -> None:
+    """Draw images from the best checkpoint of a VAE, a GAN or a diffusion model."""
+    from train import pictures
+    from train import sample as sampling
+
+    side = math.isqrt(max(n, 0))
+    if kind != "samples" and side**2 != n:
+        raise ValueError(f"an {kind} of n images is a square: n is 64 or 225, say, not {n}")
+    if kind == "samples":
+        images = sampling.sample(run, n, seed)
+    elif kind == "interpolation":
+        images = sampling.interpolate(run, side, side, seed)
+    else:
+        images = sampling.manifold(run, side)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    pictures.grid(images, out)
+    if json:
+        return _print_json({"file": str(out), "images": n, "kind": kind, "seed": seed})
+    print(f"{n} images in {out}")
 
 
 def predict(
@@ -172,19 +214,39 @@ def export(run: RunFolder, out: Annotated[Path, arg(help="the file to write")], 
 
 def bench(
     name: Annotated[Positional[str], arg(metavar="NAME", help="a model of `zoo list`")],
+    settings: ModelOptions = (),
     batch_size: Annotated[int, arg(help="examples in a step")] = 32,
     dtype: Annotated[str, arg(help="float32, bfloat16 or float16")] = "float32",
     plan: Annotated[str, arg(help="jit, pmap or fsdp")] = "jit",
     seconds: Annotated[float, arg(help="how long to measure each of train and inference")] = 5.0,
+    compare: Annotated[Literal["torch"] | None, arg(help="measure PyTorch beside it, turn by turn, on a CPU")] = None,
+    image_size: Annotated[int | None, arg(help="height and width of the images")] = None,
     json: Json = False,
 ) -> None:
     """Measure training and inference of a model: step time, examples/s, compile time, memory, FLOP/s, utilisation."""
     from train.bench import bench as bench_model
 
-    results = bench_model(name, batch_size=batch_size, dtype=dtype, plan=plan, seconds=seconds)
+    results = bench_model(
+        name,
+        batch_size=batch_size,
+        dtype=dtype,
+        plan=plan,
+        seconds=seconds,
+        compare=compare,
+        image_size=image_size,
+        **_model_options(settings),
+    )
     if json:
         return _print_json(results)
     _print_report(results)
+
+
+def _model_options(settings: tuple[str, ...]) -> dict[str, Any]:
+    from train.recipe import literal
+
+    if wrong := [setting for setting in settings if "=" not in setting]:
+        raise ValueError(f"an option has the form OPTION=VALUE, such as num_classes=10; not {wrong[0]!r}")
+    return {option: literal(value) for option, _, value in (setting.partition("=") for setting in settings)}
 
 
 COMMANDS = {
@@ -193,6 +255,7 @@ COMMANDS = {
     "recipes": recipes,
     "train": train,
     "evaluate": evaluate,
+    "sample": sample,
     "predict": predict,
     "export": export,
     "bench": bench,
@@ -260,12 +323,12 @@ def _print_report(report: dict[str, Any]) -> None:
         if name == "classes" and isinstance(value, dict):
             _print_classes(value)
         elif isinstance(value, float):
-            print(f"{name:24}{value:.6g}")
+            print(f"{name:23} {value:.6g}")
         elif isinstance(value, dict):
             print(name)
             _print_report({f"  {key}": inner for key, inner in value.items()})
         else:
-            print(f"{name:24}{value:,}" if isinstance(value, int) else f"{name:24}{value}")
+            print(f"{name:23} {value:,}" if isinstance(value, int) else f"{name:23} {value}")
 
 
 def _print_classes(report: dict[str, Any]) -> None:

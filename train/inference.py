@@ -22,6 +22,7 @@ from train.recipe import Recipe, from_json
 from train.state import State
 from train.tasks import TASKS
 from train.tasks.classification import class_probabilities
+from train.tasks.vae import binarize, importance_weighted_bound
 
 
 class Run(NamedTuple):
@@ -65,6 +66,41 @@ def evaluate(folder: str | Path, split: str = "test") -> dict[str, Any]:
     """The metrics of the best checkpoint on one split, and for classifiers precision, recall and F1 of each class."""
     run = load(folder)
     return report(run._replace(dataset=load_data(run.recipe)), split)
+
+
+def likelihood_bound(folder: str | Path, split: str = "test", *, samples: int = 64) -> float:
+    """The importance-weighted bound on log p(x) of a VAE's best checkpoint, in nats, as a mean over a split.
+
+    Raises:
+      ValueError: the run is no VAE, or the number of samples is not positive.
+    """
+    run = load(folder)
+    if run.recipe.task != "vae":
+        raise ValueError(f"this run is no VAE, but does {run.recipe.task}")
+    source = require_split(load_data(run.recipe), split)
+    options = {"inputs": "image", "pixels": "probabilistic", **run.recipe.task_options}
+    bounds = []
+    for index, rows in enumerate(padded_rows(len(source), min(len(source), 4 * run.recipe.batch_size))):
+        pixel_key, latent_key = jax.random.split(jax.random.fold_in(jax.random.key(0), index))
+        images = jnp.asarray(run.dataset.preprocess(source[np.maximum(rows, 0)])[options["inputs"]])
+        if options["pixels"] == "binarized":
+            images = binarize(images, pixel_key)
+        bound = importance_weighted_bound(run.model, run.variables, images, latent_key, samples)
+        bounds.append(np.asarray(bound)[rows >= 0])
+    return float(np.concatenate(bounds).mean())
+
+
+def require_split(dataset: data.Dataset, split: str) -> data.Source:
+    """A split by name.
+
+    Raises:
+      ValueError: there is none of this name.
+    """
+    if split not in dataset.splits:
+        raise ValueError(
+            f"data set {dataset.name!r} has no split {split!r}; it has {', '.join(sorted(dataset.splits))}"
+        )
+    return dataset.splits[split]
 
 
 class Prediction(NamedTuple):
@@ -123,7 +159,7 @@ def image_classifier(run: Run) -> Callable[[Any], jax.Array]:
 def _classes(run: Run) -> tuple[str, ...]:
     classes = run.dataset.spec.classes
     if run.recipe.task != "classification" or not classes:
-        raise ValueError(f"this run is no classifier but does {run.recipe.task}")
+        raise ValueError(f"this run is no classifier, but does {run.recipe.task}")
     return classes
 
 

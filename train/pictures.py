@@ -1,13 +1,15 @@
-"""The pictures of a run: learning curves and the confusion matrix."""
+"""The pictures of a run: learning curves, the confusion matrix, grids of images."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 
 from train.checkpoint import History
 
@@ -57,3 +59,24 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str], path: str | Pat
                 color = "white" if share[row, column] > 0.5 else "black"
                 axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=color, fontsize=9)
     figure.savefig(path, dpi=120)
+
+
+def grid(images: np.ndarray, path: str | Path) -> None:
+    """Writes images in [0, 1] side by side as a PNG, small ones enlarged.
+
+    Args:
+      images: `[rows, columns, height, width, channels]`, or `[n, height, width, channels]` to be laid out in a square;
+        one channel or three.
+      path: the file.
+    """
+    if images.ndim == 4:
+        columns = math.ceil(math.sqrt(len(images)))
+        empty = -len(images) % columns
+        images = np.concatenate([images, np.zeros((empty, *images.shape[1:]), images.dtype)])
+        images = images.reshape(-1, columns, *images.shape[1:])
+    scale = max(1, 56 // images.shape[2])
+    images = np.round(images * 255).astype(np.uint8).repeat(scale, axis=2).repeat(scale, axis=3)
+    images = np.pad(images, ((0, 0), (0, 0), (0, scale), (0, scale), (0, 0)), constant_values=64)
+    rows, columns, height, width, channels = images.shape
+    picture = images.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, channels)
+    Image.fromarray(picture[..., 0] if channels == 1 else picture).save(path)

@@ -1,13 +1,14 @@
 """Runs: a recipe made real in a folder.
 
 A run folder holds `recipe.json`, `checkpoints/`, `history.csv`, `curves.png`, `report.json`, `tensorboard/` and, for
-classifiers, `confusion_matrix.png`.
+classifiers, `confusion_matrix.png`; a run that learns to generate images has some of each evaluation in `samples/`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,18 @@ import jax
 
 import zoo
 from train import callbacks, pictures
-from train.build import build
-from train.checkpoint import Checkpoints
+from train.build import Parts, build
+from train.checkpoint import Checkpoints, History
 from train.inference import Run, read_recipe, report
 from train.loop import fit
 from train.recipe import Recipe, differences
+from train.sample import GENERATORS, draw
+from train.state import State
 from zoo.checkpoint import plain
 from zoo.summary import count_parameters
+
+NUM_SAMPLES = 64
+"""Images in each picture of samples."""
 
 
 def train(recipe: Recipe, folder: str | Path, *, resume: bool = False, progress: bool = True) -> dict[str, Any]:
@@ -46,14 +52,16 @@ def train(recipe: Recipe, folder: str | Path, *, resume: bool = False, progress:
     if first_process:
         _claim(folder, recipe, resume)
     parts = build(recipe)
+    best_is_highest = recipe.best_is_highest or recipe.monitor == "step"  # of a GAN the newest is taken for the best
     folder.mkdir(parents=True, exist_ok=True)
     if first_process:
         (folder / "recipe.json").write_text(recipe.to_json() + "\n")
-    checkpoints = Checkpoints(
+    kind = partial(CheckpointsWithSamples, recipe, parts) if recipe.task in GENERATORS else Checkpoints
+    checkpoints = kind(
         folder,
         {"model": recipe.model, "model_options": plain(parts.model_options)},
         monitor=recipe.monitor,
-        best_is_highest=recipe.best_is_highest,
+        best_is_highest=best_is_highest,
         keep=recipe.keep,
         every=recipe.checkpoint_every,
     )
@@ -66,9 +74,7 @@ def train(recipe: Recipe, folder: str | Path, *, resume: bool = False, progress:
             if progress:
                 told.append(stack.enter_context(callbacks.progress_bar(parts.steps, checkpoints.newest_step)))
         if recipe.patience is not None:
-            told.append(
-                callbacks.early_stopping(recipe.monitor, recipe.patience, best_is_highest=recipe.best_is_highest)
-            )
+            told.append(callbacks.early_stopping(recipe.monitor, recipe.patience, best_is_highest=best_is_highest))
         fitted = fit(
             parts.task,
             parts.dataset,
@@ -96,6 +102,23 @@ def train(recipe: Recipe, folder: str | Path, *, resume: bool = False, progress:
     }
     (folder / "report.json").write_text(json.dumps(summary, indent=2) + "\n")
     return summary
+
+
+class CheckpointsWithSamples(Checkpoints):
+    """Checkpoints of a model that generates images: each evaluation leaves some in `samples/step_NUMBER.png`."""
+
+    def __init__(self, recipe: Recipe, parts: Parts, folder: str | Path, *args: Any, **options: Any):
+        super().__init__(folder, *args, **options)
+        self._run = Run(recipe, parts.dataset, parts.model, {})
+        self._samples = Path(folder) / "samples"
+
+    def save(self, step: int, state: State, history: History, *, finished: bool = False) -> None:
+        """Draws, and saves in the background as `Checkpoints` does."""
+        if jax.process_count() == 1:  # else no process has the whole state
+            images = draw(self._run._replace(variables=jax.device_get(state.variables)), NUM_SAMPLES)
+            self._samples.mkdir(exist_ok=True)
+            pictures.grid(images, self._samples / f"step_{step:06d}.png")
+        super().save(step, state, history, finished=finished)
 
 
 def _claim(folder: Path, recipe: Recipe, resume: bool) -> None:

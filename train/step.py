@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 
@@ -20,59 +21,68 @@ from zoo.layers import batch_axis
 PerExample = Callable[[Any, Batch], dict[str, jax.Array]]
 """(outputs of the model, batch) → values for each example; "loss" is minimised, the others are reported."""
 
+Prepare = Callable[[Batch, jax.Array], Batch]
+"""(batch, key) → the batch with fields that are drawn anew each time, such as noise."""
+
+_LATENT, _PREPARE = 1, 2
+"""What is folded into a step's key for the draws that are not dropout's."""
+
 
 def gradient_task(
     model: nn.Module,
     tx: optax.GradientTransformation,
     per_example: PerExample,
     *,
-    inputs: str,
+    inputs: str | Sequence[str],
+    prepare: Prepare | None = None,
     ema_decay: float | None = None,
     loss_scaling: bool = False,
 ) -> Task:
     """A task that minimises the mean of a per-example loss by its gradient.
 
+    The model may draw from the streams "dropout" in training and "latent" in training and evaluation. Evaluation draws
+    the same numbers at every step, so that two evaluations differ by the parameters alone.
+
     Args:
       model: called as `model.apply(variables, batch[inputs], train=…)`.
       tx: the optimizer.
       per_example: gives the loss and what else is reported.
-      inputs: the field of the batch that the model takes.
+      inputs: the field of the batch that the model takes, or several, which it takes in this order.
+      prepare: draws what is random in an example, in training and in evaluation, before the model sees it.
       ema_decay: keeps an exponential moving average of the parameters, which evaluation then uses.
       loss_scaling: scales the loss dynamically and skips updates that overflow, for models that compute in float16.
 
     A field `mask` of the batch, 0 or 1 for each example, takes examples out of the loss and the metrics.
     """
+    names = (inputs,) if isinstance(inputs, str) else tuple(inputs)
+
+    def prepared(batch: Batch, key: jax.Array) -> Batch:
+        return batch if prepare is None else prepare(batch, jax.random.fold_in(key, _PREPARE))
 
     def init(key: jax.Array, batch: Batch) -> State:
-        example = jax.tree.map(lambda x: jnp.zeros((1, *x.shape[1:]), x.dtype), batch[inputs])
-        params_key, state_key = jax.random.split(key)
+        def arguments(key: jax.Array) -> tuple[Any, ...]:
+            example = jax.tree.map(lambda x: jnp.zeros((1, *x.shape[1:]), x.dtype), dict(batch))
+            example = prepared(example, key)
+            return tuple(example[name] for name in names)
 
-        def create(key: jax.Array) -> tuple[Any, Any, Any]:
-            variables = dict(model.init(key, example))
-            params = variables.pop("params")
-            return params, variables, tx.init(params)
-
-        params, model_state, opt_state = jax.jit(create)(params_key)  # the forward pass itself is never computed
-        return State(
-            step=jnp.int32(0),
-            params=params,
-            model_state=model_state,
-            opt_state=opt_state,
-            key=state_key,
-            ema=None if ema_decay is None else jax.tree.map(jnp.copy, params),  # donated buffers must be distinct
+        state = create_state(key, lambda key: model.init(key, *arguments(key)), tx.init)
+        return dataclasses.replace(
+            state,
+            ema=None if ema_decay is None else jax.tree.map(jnp.copy, state.params),  # donated buffers must be distinct
             loss_scale=LossScale.create() if loss_scaling else None,
         )
 
     def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
         key = step_key(state)
+        batch = prepared(batch, key)
         scale = jnp.float32(1) if state.loss_scale is None else state.loss_scale.scale
 
         def objective(params: Any) -> tuple[jax.Array, tuple[Metrics, Any]]:
             outputs, model_state = model.apply(
                 {"params": params, **state.model_state},
-                batch[inputs],
+                *(batch[name] for name in names),
                 train=True,
-                rngs={"dropout": key},
+                rngs={"dropout": key, "latent": jax.random.fold_in(key, _LATENT)},
                 mutable=list(state.model_state),
             )
             metrics = weigh(per_example(outputs, batch), batch.get("mask"))
@@ -104,15 +114,39 @@ def gradient_task(
         return state, sum_over_devices(metrics)
 
     def eval_step(state: State, batch: Batch) -> Metrics:
-        outputs = model.apply(state.variables, batch[inputs])
+        key = evaluation_key(state)
+        batch = prepared(batch, key)
+        rngs = {"latent": jax.random.fold_in(key, _LATENT)}
+        outputs = model.apply(state.variables, *(batch[name] for name in names), rngs=rngs)
         return sum_over_devices(weigh(per_example(outputs, batch), batch.get("mask")))
 
     return Task(init, train_step, eval_step)
 
 
+def create_state(key: jax.Array, init_model: Callable[[jax.Array], Any], init_optimizer: Callable[[Any], Any]) -> State:
+    """The state before the first step, from `init_model(key)` and `init_optimizer(params)`."""
+    params_key, state_key = jax.random.split(key)
+
+    def create(key: jax.Array) -> tuple[Any, Any, Any]:
+        variables = dict(init_model(key))
+        params = variables.pop("params")
+        return params, variables, init_optimizer(params)
+
+    params, model_state, opt_state = jax.jit(create)(params_key)  # the forward pass itself is never computed
+    return State(jnp.int32(0), params, model_state, opt_state, state_key)
+
+
 def step_key(state: State) -> jax.Array:
     """The key of this step, a function of the state alone; devices that see their own examples have their own."""
-    key = jax.random.fold_in(state.key, state.step)
+    return _of_device(jax.random.fold_in(state.key, state.step))
+
+
+def evaluation_key(state: State) -> jax.Array:
+    """The key of all evaluations, whatever the step; no step will ever have it."""
+    return _of_device(jax.random.fold_in(state.key, np.uint32(2**32 - 1)))
+
+
+def _of_device(key: jax.Array) -> jax.Array:
     axis = batch_axis()
     return key if axis is None else jax.random.fold_in(key, lax.axis_index(axis))
 

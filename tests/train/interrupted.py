@@ -1,6 +1,6 @@
 """Trains in a folder and kills itself: run by test_checkpoint.py as a process of its own.
 
-usage: interrupted.py FOLDER MODEL KILL_STEP PLAN; a kill step of 0 trains to the end.
+usage: interrupted.py FOLDER MODEL KILL_STEP PLAN, where MODEL is mlp, cnn or gan; a kill step of 0 trains to the end.
 """
 
 import os
@@ -16,7 +16,7 @@ import zoo
 from train import parallel
 from train.checkpoint import Checkpoints
 from train.loop import fit
-from train.tasks import classification
+from train.tasks import classification, gan
 
 folder, name, kill_step, plan = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
 
@@ -26,9 +26,17 @@ def kill(report):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-options = {"num_classes": 10} if name == "mlp" else {"num_classes": 10, "features": (4, 4), "hidden_size": 8}
+options = {
+    "mlp": {"num_classes": 10},
+    "cnn": {"num_classes": 10, "features": (4, 4), "hidden_size": 8},
+    "gan": {"image_shape": (8, 8, 1), "generator_features": (4, 4), "discriminator_features": (4,), "latent_size": 3},
+}[name]
 dataset = data.load("digits", flat=name == "mlp", validation=0.1)
-task = classification(zoo.create_model(name, **options), optax.adamw(1e-2), ema_decay=0.9)
+model = zoo.create_model(name, **options)
+if name == "gan":
+    task = gan(model, optax.adam(2e-4, b1=0.5), discriminator_tx=optax.adam(1e-3))
+else:
+    task = classification(model, optax.adamw(1e-2), ema_decay=0.9)
 checkpoints = Checkpoints(folder, {"model": name, "model_options": options}, monitor="validation_loss")
 fitted = fit(
     task,

@@ -1,8 +1,12 @@
 """What `bench` reports is consistent with itself and with what is known of the models."""
 
+import numpy as np
 import pytest
 
+import zoo
 from train.bench import bench
+from train.peers import torch_peer
+from zoo.summary import abstract_variables, count_parameters
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +50,71 @@ def test_options_reach_the_measurement(plan):
         ({"name": "mlp", "plan": "jitt"}, "unknown plan"),
         ({"name": "mlp", "seconds": 0}, "seconds must be positive"),
         ({"name": "mlp", "dtype": "float31"}, "dtype"),
+        ({"name": "mlp", "compare": "tensorflow"}, 'compare must be "torch"'),
+        ({"name": "mlp", "compare": "torch", "dtype": "bfloat16"}, "float32 on a CPU"),
+        ({"name": "resnet18", "stem": "cifar", "depth": 3}, "unknown option of model 'resnet18': 'depth'"),
     ],
 )
 def test_bad_input_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         bench(**arguments)
+
+
+def test_the_task_is_that_of_the_model():
+    results = bench("gan", batch_size=8, seconds=0.01, image_shape=(8, 8, 1), generator_features=(4, 4))
+    assert results["train"]["step_ms"] > results["inference"]["step_ms"] > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "parameters"),
+    [
+        ("mlp", {}, 17_226),
+        ("cnn", {}, 241_994),
+        ("vae", {}, 229_265),
+        ("gan", {}, 1_102_402),
+        ("resnet18", {"stem": "cifar", "num_classes": 10}, 11_173_962),
+    ],
+)
+def test_the_peer_has_as_many_parameters_and_learns(name, options, parameters):
+    torch = pytest.importorskip("torch")
+    made = []
+    with pytest.MonkeyPatch.context() as patch:
+        adamw = torch.optim.AdamW
+
+        def watched(params, **settings):
+            made.extend(params := list(params))
+            return adamw(params, **settings)
+
+        patch.setattr(torch.optim, "AdamW", watched)
+        shape = {"mlp": (64,), "resnet18": (32, 32, 3)}.get(name, (28, 28, 1))
+        rng = np.random.default_rng(0)
+        batch = {"image": rng.uniform(size=(4, *shape)).astype(np.float32), "label": np.arange(4)}
+        peer = torch_peer(name, batch, 10, options)
+    assert sum(p.numel() for p in made) == parameters == zoo_parameters(name, **options)
+    before = [p.detach().clone() for p in made]
+    peer.infer()
+    assert all(torch.equal(p, old) for p, old in zip(made, before, strict=True))
+    peer.train()
+    moved = sum(not torch.equal(p, old) for p, old in zip(made, before, strict=True))
+    assert moved > len(made) / 2, "all move but what stands before a scale that starts at zero"
+
+
+def zoo_parameters(name, **options):
+    card = zoo.model_card(name)
+    params = abstract_variables(zoo.create_model(name, **options), card.example())["params"]
+    return count_parameters(params)
+
+
+def test_the_comparison_reports_both_and_their_ratio():
+    pytest.importorskip("torch")
+    results = bench("mlp", batch_size=8, seconds=0.01, compare="torch")
+    for part in ("train", "inference"):
+        measured = results[part]
+        assert measured["ratio_10"] <= measured["ratio"] <= measured["ratio_90"]
+        assert measured["torch_step_ms"] > 0
+
+
+def test_what_pytorch_has_not_is_said():
+    pytest.importorskip("torch")
+    with pytest.raises(ValueError, match="no 'perceptron' in PyTorch"):
+        bench("perceptron", batch_size=8, compare="torch")

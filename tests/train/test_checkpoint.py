@@ -72,8 +72,10 @@ def interrupted(folder, name, kill_step, plan):
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
-# cnn: batch norm, dropout and convolutions, one step a dispatch or several; mlp: resident and scanned.
-@pytest.mark.parametrize(("name", "plan", "kill_step"), [("mlp", "jit", 26), ("cnn", "fsdp", 31), ("mlp", "pmap", 40)])
+# cnn: batch norm, dropout, convolutions, one step a dispatch or several; mlp: resident and scanned; gan: two players.
+@pytest.mark.parametrize(
+    ("name", "plan", "kill_step"), [("mlp", "jit", 26), ("cnn", "fsdp", 31), ("mlp", "pmap", 40), ("gan", "jit", 26)]
+)
 def test_a_run_that_was_killed_ends_with_the_bits_of_one_that_was_not(tmp_path, name, plan, kill_step):
     whole = interrupted(tmp_path / "whole", name, 0, plan)
     assert whole.returncode == 0, whole.stderr

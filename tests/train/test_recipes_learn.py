@@ -3,13 +3,18 @@
 import os
 
 import jax
+import numpy as np
 import pytest
+import scipy.special
 
+import data
 import train.recipes  # noqa: F401
 from train import parallel
 from train.build import build
+from train.inference import Run
 from train.loop import evaluate, fit
-from train.recipe import get_recipe
+from train.recipe import get_recipe, override
+from train.sample import draw
 
 one_device = parallel.jit(jax.devices()[:1])
 
@@ -24,9 +29,76 @@ def test_recipes_on_embedded_data_reach_what_they_say(name, least):
     assert evaluate(parts.task, parts.dataset, fitted.state, plan=one_device)["accuracy"] >= least
 
 
+def trained(name, *settings, **options):
+    recipe = override(get_recipe(name), settings)
+    parts = build(recipe)
+    fitted = fit(
+        parts.task,
+        parts.dataset,
+        batch_size=recipe.batch_size,
+        steps=parts.steps,
+        seed=recipe.seed,
+        plan=one_device,
+        **options,
+    )
+    variables = jax.device_get(fitted.state.variables)
+    return fitted, Run(recipe, parts.dataset, parts.model, variables)
+
+
+def pixel_variance():
+    """Of the digits about their mean image: the error of a model that knows nothing of the one before it."""
+    images = data.load("digits").splits["train"][np.arange(1437)]["image"]
+    return images.var(axis=0).mean()
+
+
+def test_the_autoencoder_keeps_what_tells_digits_apart():
+    fitted, _ = trained("autoencoder_digits", "epochs=20", evaluate_every=200)
+    assert fitted.history[-1]["validation_mse"] < 0.35 * pixel_variance()
+
+
+def test_the_vae_uses_its_latents():
+    """The bound rises above that of a decoder that ignores them, which at best gives each pixel its mean."""
+    fitted, run = trained("vae_digits", "epochs=30", evaluate_every=1200)
+    images = data.load("digits").splits["train"][np.arange(1437)]["image"]
+    mean = images.mean(axis=0, dtype=np.float64)
+    blind = -(scipy.special.xlogy(mean, mean) + scipy.special.xlogy(1 - mean, 1 - mean)).sum()
+    row = fitted.history[-1]
+    assert row["validation_loss"] < blind - 1.5
+    assert row["validation_kl"] > 1.5
+    assert row["validation_loss"] == pytest.approx(row["validation_reconstruction"] + row["validation_kl"], rel=1e-4)
+    assert spread(draw(run, 64)) > 0.5
+
+
+def test_the_gan_draws_strokes_and_not_one_image():
+    _, run = trained("gan_digits", "epochs=10", evaluate_every=400)
+    images = data.load("digits").splits["train"][np.arange(1437)]["image"]
+    drawn = draw(run, 64)
+    assert np.corrcoef(drawn.mean(axis=0).ravel(), images.mean(axis=0).ravel())[0, 1] > 0.6
+    assert spread(drawn) > 0.5
+
+
+def test_diffusion_draws_digits():
+    fitted, run = trained("diffusion_digits", "epochs=15", evaluate_every=300)
+    assert fitted.history[-1]["validation_loss"] < 0.3, "1 is the error of a model that knows nothing"
+    images = data.load("digits").splits["train"][np.arange(1437)]["image"]
+    drawn = draw(run, 64)
+    assert np.corrcoef(drawn.mean(axis=0).ravel(), images.mean(axis=0).ravel())[0, 1] > 0.8
+    assert spread(drawn) > 0.5
+
+
+def spread(drawn):
+    """The variance of drawn images about their mean, as a share of that of the digits."""
+    return drawn.var(axis=0).mean() / pixel_variance()
+
+
 @pytest.mark.skipif("ZOO_DATA_DIR" not in os.environ, reason="needs MNIST in ZOO_DATA_DIR")
 @pytest.mark.parametrize(
-    ("name", "steps", "most_loss"), [("lenet5_mnist", 120, 0.5), ("cnn_mnist", 40, 0.7), ("resnet18_mnist", 12, 2.2)]
+    ("name", "steps", "most_loss"),
+    [
+        ("lenet5_mnist", 120, 0.5),
+        ("cnn_mnist", 40, 0.7),
+        ("resnet18_mnist", 12, 2.2),
+    ],
 )
 def test_recipes_on_mnist_begin_to_learn(name, steps, most_loss):
     recipe = get_recipe(name)

@@ -21,7 +21,7 @@ from tests.descriptors import MODELS
 from train.metrics import summarize
 from train.optimizers import optimizer
 from train.state import State
-from train.tasks import TASKS, classification, regression
+from train.tasks import OF_UNIT_IMAGES, TASKS, classification, regression
 from train.tasks.classification import class_probabilities, predicted_class
 
 BATCH = 8
@@ -32,23 +32,36 @@ KEY = jax.random.key(
 every_model = pytest.mark.parametrize("name", MODELS)
 # One model of each class, that with the fewest blocks, for what depends on the task more than on the model.
 deepest_first = sorted(MODELS, key=lambda name: -sum(MODELS[name].small.get("stage_sizes", ())))
-every_family = pytest.mark.parametrize("name", {type(zoo.create_model(name)): name for name in deepest_first}.values())
+families = {type(zoo.create_model(name)): name for name in deepest_first}.values()
+every_family = pytest.mark.parametrize("name", families)
+every_classifier = pytest.mark.parametrize(
+    "name", [name for name in families if zoo.model_card(name).task == "classification"]
+)
 
 
 @functools.cache
 def batch_of(name, batch_size=BATCH):
     row, rng = MODELS[name], np.random.default_rng(1)
+    if zoo.model_card(name).task in OF_UNIT_IMAGES:
+        shape = row.small.get("image_shape", row.shape)
+        return {"image": rng.uniform(size=(batch_size, *shape)).astype(np.float32)}
     return {
         "image": rng.normal(size=(batch_size, *row.shape)).astype(np.float32),
         "label": (np.arange(batch_size) % row.num_outputs).astype(np.int32),
     }
 
 
+def task_of(name, tx, *, model_options=None, **options):
+    """The small variant of a model in the task that it is made for."""
+    model = zoo.create_model(name, **MODELS[name].small, **(model_options or {}))
+    return TASKS[zoo.model_card(name).task](model, tx, **options)
+
+
 @functools.cache
 def trainer(name):
     """The task of the small variant, its compiled train step and evaluation, and an initial state."""
     options = {"dropout_rate": 0.0} if "dropout_rate" in zoo.model_card(name).options else {}
-    task = classification(zoo.create_model(name, **MODELS[name].small, **options), optimizer("adam", 1e-2))
+    task = task_of(name, optimizer("adam", 1e-2), model_options=options)
     return task, jax.jit(task.train_step), jax.jit(task.eval_step), task.init(KEY, batch_of(name))
 
 
@@ -72,7 +85,7 @@ def kernel_and_bias(state):
 # ---- every registered model, or one of each family ----
 
 
-@every_family
+@every_classifier
 def test_the_loss_falls(name):
     _, step, _, state = trainer(name)
     losses = []
@@ -97,8 +110,8 @@ def test_a_step_is_a_function_of_state_and_batch(name):
 @every_model
 def test_a_step_lowers_for_every_platform(name):
     """With dropout, where the model has it, and with the state as a pytree with its typed key."""
-    model = zoo.create_model(name, **MODELS[name].small)
-    task = classification(model, optimizer("adamw", 1e-3, clip_norm=1.0), ema_decay=0.99)
+    options = {} if zoo.model_card(name).task == "gan" else {"ema_decay": 0.99}
+    task = task_of(name, optimizer("adamw", 1e-3, clip_norm=1.0), **options)
     state = jax.eval_shape(task.init, jax.random.key(0), batch_of(name))
     exported = export.export(jax.jit(task.train_step), platforms=["cpu", "cuda", "tpu"])(state, batch_of(name))
     assert exported.platforms == ("cpu", "cuda", "tpu")
@@ -106,7 +119,7 @@ def test_a_step_lowers_for_every_platform(name):
     assert [(a.shape, a.dtype) for a in exported.out_avals[: len(inputs)]] == [(a.shape, a.dtype) for a in inputs]
 
 
-@every_family
+@every_classifier
 def test_evaluation_of_a_padded_batch_is_that_of_the_batch(name):
     _, _, evaluate, state = trainer(name)
     batch, more = batch_of(name), batch_of(name, 11)
@@ -120,7 +133,7 @@ def test_evaluation_of_a_padded_batch_is_that_of_the_batch(name):
     chex.assert_trees_all_close(metrics, wanted, rtol=1e-4)
 
 
-@every_family
+@every_classifier
 def test_evaluation_is_the_loss_of_the_models_logits(name):
     _, _, evaluate, state = trainer(name)
     batch = batch_of(name)

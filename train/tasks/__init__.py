@@ -4,9 +4,23 @@ from collections.abc import Callable
 
 from train.state import Task
 from train.tasks.classification import classification
+from train.tasks.diffusion import diffusion
+from train.tasks.gan import gan
+from train.tasks.reconstruction import reconstruction
 from train.tasks.regression import regression
+from train.tasks.vae import vae
 
-TASKS: dict[str, Callable[..., Task]] = {"classification": classification, "regression": regression}
+TASKS: dict[str, Callable[..., Task]] = {
+    "classification": classification,
+    "diffusion": diffusion,
+    "gan": gan,
+    "reconstruction": reconstruction,
+    "regression": regression,
+    "vae": vae,
+}
 """Task constructors by the name that a recipe gives."""
 
-__all__ = ["TASKS", "classification", "regression"]
+OF_UNIT_IMAGES = ("diffusion", "gan", "reconstruction", "vae")
+"""The tasks that make images, and take them with values in [0, 1]."""
+
+__all__ = ["OF_UNIT_IMAGES", "TASKS", "classification", "diffusion", "gan", "reconstruction", "regression", "vae"]

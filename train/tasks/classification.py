@@ -41,8 +41,9 @@ def classification(
 
     def per_example(logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
         labels = batch["label"]
-        if logits.ndim != 2:
-            raise ValueError(f"a classifier gives logits [batch, classes], not {list(logits.shape)}")
+        if not isinstance(logits, jax.Array) or logits.ndim != 2:
+            found = jax.tree.map(lambda leaf: list(leaf.shape), logits)
+            raise ValueError(f"a classifier gives logits [batch, classes], not {found}")
         if logits.shape[-1] == 1:
             if label_smoothing:
                 raise ValueError("label_smoothing takes more than one logit")

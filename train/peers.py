@@ -1,0 +1,173 @@
+"""The same models in PyTorch, as its users would write them, to be measured beside ours.
+
+Eager, float32, channels last, AdamW. PyTorch and timm are an extra: `pip install "flaxzoo[parity]"`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Peer(NamedTuple):
+    """One inference and one train step on a batch that both hold; they return when the work is done."""
+
+    infer: Callable[[], Any]
+    train: Callable[[], Any]
+
+
+def torch_peer(name: str, batch: Mapping[str, np.ndarray], outputs: int, options: Mapping[str, Any]) -> Peer:
+    """What `zoo.create_model(name, **options)` and its task do, in PyTorch.
+
+    Args:
+      name: of the model.
+      batch: `image`, float32 `[batch, height, width, channels]` or `[batch, features]`, and `label`.
+      outputs: the number of classes.
+      options: of the model; of those, PyTorch's has `num_classes`, and `stem="cifar"` of a ResNet.
+
+    Raises:
+      ValueError: PyTorch is not installed, or nothing is known there to compare with.
+    """
+    try:
+        import torch
+    except ImportError:
+        raise ValueError('PyTorch is not installed; pip install "flaxzoo[parity]"') from None
+    channels_last = torch.channels_last
+    images = torch.from_numpy(batch["image"])
+    if images.ndim == 4:
+        images = images.permute(0, 3, 1, 2).contiguous(memory_format=channels_last)
+    options = {option: value for option, value in options.items() if option != "num_classes"}
+    if options and name in ("gan", "vae", "mlp", "cnn"):
+        raise ValueError(f"PyTorch's {name!r} has no option {', '.join(options)} to compare with")
+    if name == "gan":
+        return _gan(torch, images)
+    if name == "vae":
+        return _vae(torch, images)
+    network = _classifier(torch, name, options, outputs).to(memory_format=channels_last)
+    labels = torch.from_numpy(batch["label"].astype(np.int64))
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
+
+    def infer() -> None:
+        network.eval()
+        with torch.inference_mode():
+            network(images)
+
+    def train() -> None:
+        network.train()
+        optimizer.zero_grad(set_to_none=True)
+        torch.nn.functional.cross_entropy(network(images), labels).backward()
+        optimizer.step()
+
+    return Peer(infer, train)
+
+
+_TIMM_NAMES = {"mobilenet_v3_large": "mobilenetv3_large_100", "densenet121": "densenet121"}
+
+
+def _classifier(torch: Any, name: str, options: dict[str, Any], outputs: int) -> Any:
+    nn = torch.nn
+    if name == "mlp":
+        return nn.Sequential(
+            nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, outputs)
+        )
+    if name == "cnn":
+
+        def block(inputs: int, features: int) -> list[Any]:
+            return [nn.Conv2d(inputs, features, 3, padding=1), nn.ReLU(), nn.BatchNorm2d(features), nn.MaxPool2d(2)]
+
+        dense = [nn.Flatten(), nn.Linear(1152, 128), nn.ReLU(), nn.Dropout(0.5), nn.Linear(128, outputs)]
+        return nn.Sequential(*block(1, 32), *block(32, 64), *block(64, 128), *dense)
+    timm = _import_timm(torch)
+    if name == "alexnet":
+        import torchvision
+
+        return torchvision.models.alexnet(num_classes=outputs)
+    known = _TIMM_NAMES.get(name, name)
+    if known not in timm.list_models():
+        raise ValueError(f"there is no {name!r} in PyTorch to compare with")
+    network = timm.create_model(known, num_classes=outputs)
+    if options.pop("stem", "imagenet") == "cifar":
+        network.conv1, network.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
+    if options:
+        raise ValueError(f"PyTorch's {name!r} has no option {', '.join(options)} to compare with")
+    return network
+
+
+def _import_timm(torch: Any) -> Any:
+    try:
+        import timm
+    except RuntimeError:  # torchvision of PyPI beside a PyTorch without CUDA: two of its operators are not declared
+        for operator in ("nms(Tensor dets, Tensor scores, float iou)", "qnms(Tensor dets, Tensor scores, float iou)"):
+            torch.library.define(f"torchvision::{operator.split('(')[0]}", f"({operator.split('(')[1]} -> Tensor")
+        import timm
+    except ImportError:
+        raise ValueError('timm is not installed; pip install "flaxzoo[parity]"') from None
+    return timm
+
+
+def _vae(torch: Any, images: Any) -> Peer:
+    nn = torch.nn
+    encoder = nn.Sequential(
+        *(nn.Conv2d(1, 32, 3, 2, 1), nn.ReLU(), nn.Conv2d(32, 64, 3, 2, 1), nn.ReLU()),
+        *(nn.Flatten(), nn.Linear(3136, 16), nn.ReLU(), nn.Linear(16, 64)),
+    )
+    decoder = nn.Sequential(
+        *(nn.Linear(32, 3136), nn.ReLU(), nn.Unflatten(1, (64, 7, 7))),
+        *(nn.ConvTranspose2d(64, 64, 3, 2, 1, 1), nn.ReLU(), nn.ConvTranspose2d(64, 32, 3, 2, 1, 1), nn.ReLU()),
+        nn.ConvTranspose2d(32, 1, 3, 1, 1),
+    )
+    both = nn.ModuleList([encoder, decoder]).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(both.parameters(), lr=1e-3)
+
+    def infer() -> None:
+        with torch.inference_mode():
+            decoder(encoder(images).chunk(2, dim=1)[0])
+
+    def train() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        mean, log_var = encoder(images).chunk(2, dim=1)
+        logits = decoder(mean + torch.exp(log_var / 2) * torch.randn_like(mean))
+        nll = nn.functional.binary_cross_entropy_with_logits(logits, images, reduction="sum")
+        kl = (mean**2 + log_var.exp() - 1 - log_var).sum() / 2
+        ((nll + kl) / len(images)).backward()
+        optimizer.step()
+
+    return Peer(infer, train)
+
+
+def _gan(torch: Any, images: Any) -> Peer:
+    nn = torch.nn
+    generator = nn.Sequential(
+        *(nn.Linear(100, 6272, bias=False), nn.Unflatten(1, (128, 7, 7)), nn.BatchNorm2d(128), nn.LeakyReLU(0.2)),
+        *(nn.ConvTranspose2d(128, 128, 4, 2, 1, bias=False), nn.BatchNorm2d(128), nn.LeakyReLU(0.2)),
+        *(nn.ConvTranspose2d(128, 64, 4, 2, 1, bias=False), nn.BatchNorm2d(64), nn.LeakyReLU(0.2)),
+        *(nn.Conv2d(64, 1, 3, padding=1), nn.Tanh()),
+    ).to(memory_format=torch.channels_last)
+    discriminator = nn.Sequential(
+        *(nn.Conv2d(1, 64, 3, 2, 1), nn.LeakyReLU(0.2), nn.Dropout(0.3)),
+        *(nn.Conv2d(64, 128, 3, 2, 1), nn.LeakyReLU(0.2), nn.Dropout(0.3)),
+        *(nn.Flatten(), nn.Linear(6272, 1)),
+    ).to(memory_format=torch.channels_last)
+    g_optimizer = torch.optim.AdamW(generator.parameters(), lr=1e-3)
+    d_optimizer = torch.optim.AdamW(discriminator.parameters(), lr=1e-3)
+    loss = nn.functional.binary_cross_entropy_with_logits
+    size = len(images)
+
+    def infer() -> None:
+        with torch.inference_mode():
+            discriminator(generator(torch.randn(size, 100)))
+
+    def train() -> None:
+        generated = generator(torch.randn(size, 100))
+        logits = discriminator(torch.cat([2 * images - 1, generated.detach()]))
+        labels = torch.cat([torch.ones(size, 1), torch.zeros(size, 1)]) - 0.05 * torch.rand(2 * size, 1)
+        d_optimizer.zero_grad(set_to_none=True)
+        loss(logits, labels).backward()
+        d_optimizer.step()
+        g_optimizer.zero_grad(set_to_none=True)
+        loss(discriminator(generated), torch.ones(size, 1)).backward()
+        g_optimizer.step()
+
+    return Peer(infer, train)

@@ -1,0 +1,94 @@
+"""Recipes of models that make images. They write some after each evaluation, to `samples/` in the folder of the run."""
+
+from train.recipe import Recipe, recipe
+
+
+@recipe
+def autoencoder_digits() -> Recipe:
+    """A dense autoencoder on scikit-learn's 8×8 digits (guide, section 9.1): 64–64–32–8 and back.
+
+    Command: zoo train autoencoder_digits
+    Time: 5 s of training on 2 CPU cores.
+    Reached: a mean squared error of 0.0144 on the 360 test images.
+    """
+    return Recipe(
+        model="autoencoder",
+        data="digits",
+        task="reconstruction",
+        model_options={"hidden_sizes": [64, 32], "latent_size": 8},
+        batch_size=32,
+        epochs=60.0,
+        learning_rate=3e-3,
+        schedule="cosine",
+        monitor="validation_loss",
+        evaluate_every=200,
+    )
+
+
+@recipe
+def vae_digits() -> Recipe:
+    """The guide's VAE, with a wider dense layer and fewer latents, on scikit-learn's 8×8 digits.
+
+    Command: zoo train vae_digits
+    Time: 15 s of training on 2 CPU cores.
+    Reached: −ELBO of 24.3 nats on the 360 test images.
+    """
+    return Recipe(
+        model="vae",
+        data="digits",
+        task="vae",
+        model_options={"hidden_size": 64, "latent_size": 8},
+        batch_size=32,
+        epochs=60.0,
+        learning_rate=3e-3,
+        schedule="cosine",
+        monitor="validation_loss",
+        evaluate_every=200,
+    )
+
+
+@recipe
+def gan_digits() -> Recipe:
+    """The guide's GAN, half as wide and with a higher learning rate, on scikit-learn's 8×8 digits.
+
+    Command: zoo train gan_digits
+    Time: 26 s of training on 2 CPU cores.
+    Reached: samples of all ten classes, in which a convolutional network trained on the digits has a confidence of 0.89
+    on average (0.99 in real ones); its Fréchet distance is 64, that between training and test images 10.
+    """
+    return Recipe(
+        model="gan",
+        data="digits",
+        task="gan",
+        model_options={"latent_size": 32, "generator_features": [64, 64, 32], "discriminator_features": [32, 64]},
+        batch_size=32,
+        epochs=60.0,
+        learning_rate=1e-3,
+        optimizer_options={"b1": 0.5},
+        monitor="step",
+        evaluate_every=200,
+    )
+
+
+@recipe
+def diffusion_digits() -> Recipe:
+    """A DDPM with a U-Net of two levels on scikit-learn's 8×8 digits, drawn from by 50 steps of DDIM.
+
+    Command: zoo train diffusion_digits
+    Time: about a minute of training on 2 CPU cores.
+    Reached: samples of all ten classes, in which a convolutional network trained on the digits has a confidence of 0.93
+    on average (0.99 in real ones); its Fréchet distance is 33, that between training and test images 10.
+    """
+    return Recipe(
+        model="ddpm_unet",
+        data="digits",
+        task="diffusion",
+        model_options={"features": [32, 64]},
+        task_options={"schedule": "cosine", "ema_decay": 0.99},
+        batch_size=64,
+        epochs=50.0,
+        learning_rate=2e-3,
+        schedule="cosine",
+        monitor="validation_loss",
+        evaluate_every=200,
+    )
