@@ -61,7 +61,7 @@ def gradient_task(
 
     def init(key: jax.Array, batch: Batch) -> State:
         def arguments(key: jax.Array) -> tuple[Any, ...]:
-            example = jax.tree.map(lambda x: jnp.zeros((1, *x.shape[1:]), x.dtype), dict(batch))
+            example = jax.tree.map(lambda x: jnp.asarray(np.zeros((1, *x.shape[1:]), x.dtype)), dict(batch))
             example = prepared(example, key)
             return tuple(example[name] for name in names)
 

@@ -35,8 +35,9 @@ def layers(model: nn.Module, x: Any) -> list[Layer]:
 
     def note(next_call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         y = next_call(*args, **kwargs)
-        if context.method_name == "__call__" and isinstance(y, jax.Array):
-            kinds.append((context.module.path, type(context.module).__name__, y.shape))
+        outputs = [leaf for leaf in jax.tree.leaves(y) if isinstance(leaf, jax.Array)]
+        if context.method_name == "__call__" and outputs:
+            kinds.append((context.module.path, type(context.module).__name__, outputs[0].shape))
         return y
 
     def init(key: jax.Array, x: Any) -> Any:

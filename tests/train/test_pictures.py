@@ -95,3 +95,26 @@ def test_long_names_of_classes(tmp_path, classes, length):
     pixels = opened(path)
     dark = np.all(np.abs(pixels - [8, 48, 107]) < 6, axis=-1)
     assert dark.mean() > 0.002, "the matrix itself is still to be seen"
+
+
+def test_grid_of_rows_and_columns(tmp_path):
+    """Every image in its place, enlarged, with a line after it."""
+    images = np.linspace(0, 1, 6, dtype=np.float32).reshape(2, 3, 1, 1, 1) * np.ones((2, 3, 28, 14, 1), np.float32)
+    pictures.grid(images, tmp_path / "grid.png")
+    pixels = opened(tmp_path / "grid.png")
+    assert pixels.shape == (2 * (2 * 28 + 2), 3 * (2 * 14 + 2), 3), "a height of 28 is enlarged twice"
+    for row, column in np.ndindex(2, 3):
+        tile = pixels[row * 58 : row * 58 + 56, column * 30 : column * 30 + 28]
+        assert np.all(tile == np.round(255 * images[row, column, 0, 0, 0]))
+    assert np.all(pixels[56:58] == 64)
+
+
+def test_grid_of_a_number_that_is_no_square(tmp_path):
+    """Five images in three columns; colours stay."""
+    images = np.zeros((5, 60, 60, 3), np.float32)
+    images[..., 2] = 1
+    pictures.grid(images, tmp_path / "grid.png")
+    pixels = opened(tmp_path / "grid.png")
+    assert pixels.shape == (2 * 61, 3 * 61, 3)
+    assert np.all(pixels[61:121, 61:121] == (0, 0, 255))
+    assert not np.any(pixels[61:121, 122:182]), "the sixth place is empty"

@@ -53,7 +53,7 @@ def batch_of(name, batch_size=BATCH):
 
 def task_of(name, tx, *, model_options=None, **options):
     """The small variant of a model in the task that it is made for."""
-    model = zoo.create_model(name, **MODELS[name].small, **(model_options or {}))
+    model = zoo.create_model(name, **{**MODELS[name].small, **(model_options or {})})
     return TASKS[zoo.model_card(name).task](model, tx, **options)
 
 
@@ -244,7 +244,7 @@ def test_training_on_a_padded_batch_is_that_on_the_batch(name):
     }
     # Adam divides gradients that are nearly zero by their own size; plain descent shows what was averaged.
     options = {"dropout_rate": 0.0} if "dropout_rate" in zoo.model_card(name).options else {}
-    task = classification(zoo.create_model(name, **MODELS[name].small, **options), optimizer("sgd", 1.0))
+    task = classification(zoo.create_model(name, **{**MODELS[name].small, **options}), optimizer("sgd", 1.0))
     state, step = task.init(KEY, batch), jax.jit(task.train_step)
     (wanted, wanted_metrics), (found, metrics) = step(state, batch), step(state, padded)
     chex.assert_trees_all_close(found.params, wanted.params, rtol=1e-4, atol=1e-6)
