@@ -46,6 +46,8 @@ def build(recipe: Recipe) -> Parts:
         raise ValueError(unknown("task", recipe.task, TASKS))
     if recipe.precision not in PRECISIONS:
         raise ValueError(unknown("precision", recipe.precision, PRECISIONS))
+    if recipe.task == "gan" and recipe.precision == "float16":
+        raise ValueError("the task gan scales no losses, which float16 needs; take precision=bfloat16")
     if recipe.epochs <= 0:
         raise ValueError(f"epochs must be positive, not {recipe.epochs}")
     plan = parallel.plan(recipe.plan, parallel.devices_for(recipe.batch_size))

@@ -67,9 +67,7 @@ def gradient_task(
 
         state = create_state(key, lambda key: model.init(key, *arguments(key)), tx.init)
         return dataclasses.replace(
-            state,
-            ema=None if ema_decay is None else jax.tree.map(jnp.copy, state.params),  # donated buffers must be distinct
-            loss_scale=LossScale.create() if loss_scaling else None,
+            start_average(state, ema_decay), loss_scale=LossScale.create() if loss_scaling else None
         )
 
     def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
@@ -99,16 +97,13 @@ def gradient_task(
             kept = (state.params, state.opt_state, state.model_state)
             params, opt_state, model_state = select(finite, (params, opt_state, model_state), kept)
             loss_scale = loss_scale.adjust(finite)
-        ema = state.ema
-        if ema_decay is not None:
-            ema = optax.incremental_update(params, ema, 1 - ema_decay)
         state = dataclasses.replace(
             state,
             step=state.step + 1,
             params=params,
             model_state=model_state,
             opt_state=opt_state,
-            ema=ema,
+            ema=average(state.ema, params, ema_decay),
             loss_scale=loss_scale,
         )
         return state, sum_over_devices(metrics)
@@ -134,6 +129,17 @@ def create_state(key: jax.Array, init_model: Callable[[jax.Array], Any], init_op
 
     params, model_state, opt_state = jax.jit(create)(params_key)  # the forward pass itself is never computed
     return State(jnp.int32(0), params, model_state, opt_state, state_key)
+
+
+def start_average(state: State, decay: float | None) -> State:
+    """The state with an average of its parameters, where there is a decay to average them by."""
+    copied = None if decay is None else jax.tree.map(jnp.copy, state.params)  # donated buffers must be distinct
+    return dataclasses.replace(state, ema=copied)
+
+
+def average(ema: Any, params: Any, decay: float | None) -> Any:
+    """The exponential moving average after these parameters; None without a decay."""
+    return None if decay is None else optax.incremental_update(params, ema, 1 - decay)
 
 
 def step_key(state: State) -> jax.Array:

@@ -23,11 +23,13 @@ class Card:
     Attributes:
       name: the name that `create_model` takes.
       task: the kind of task that it was designed for, such as "classification".
-      input_shape: one example as the model takes it, without the batch axis (images are `[height, width, channels]`).
+      input_shape: one example as the model takes it, without the batch axis (images are `[height, width, channels]`,
+        tokens `[time]`).
       num_parameters: exact count of trainable parameters at the defaults and `input_shape`.
       paper: where the architecture comes from.
       options: the fields that `create_model` takes, with their defaults.
       weights_licence: the licence of published weights, or None when there are none.
+      input_dtype: of an example: float32, or int32 for tokens.
     """
 
     name: str
@@ -37,10 +39,11 @@ class Card:
     paper: str
     options: dict[str, Any]
     weights_licence: str | None = None
+    input_dtype: str = "float32"
 
     def example(self, batch_size: int = 1) -> jax.Array:
-        """A batch of zeros, float32 `[batch_size, *input_shape]`."""
-        return jnp.zeros((batch_size, *self.input_shape), jnp.float32)
+        """A batch of zeros of `input_dtype`, `[batch_size, *input_shape]`."""
+        return jnp.zeros((batch_size, *self.input_shape), self.input_dtype)
 
 
 _builders: dict[str, Callable[..., nn.Module]] = {}
@@ -55,6 +58,7 @@ def register(
     num_parameters: int,
     paper: str,
     weights_licence: str | None = None,
+    input_dtype: str = "float32",
     **options: Any,
 ) -> Callable[[Builder], Builder]:
     """Decorator that enters a module class under `name`, with `options` as this variant's defaults.
@@ -72,7 +76,8 @@ def register(
             if field not in ("parent", "name")
         }
         _builders[name] = builder
-        _cards[name] = Card(name, task, input_shape, num_parameters, paper, {**defaults, **options}, weights_licence)
+        settings = {**defaults, **options}
+        _cards[name] = Card(name, task, input_shape, num_parameters, paper, settings, weights_licence, input_dtype)
         return builder
 
     return enter

@@ -307,6 +307,7 @@ def test_tasks_refuse(make, message):
         ("vae_digits", ["task=classification"], "a classifier gives logits"),
         ("gan_digits", ["model=mlp", "model_options={}"], "trains a zoo.gan.GAN, not MLP"),
         ("gan_digits", ["model_options.image_shape=[28, 28, 1]"], r"images of shape \[28, 28, 1\], not \[8, 8, 1\]"),
+        ("gan_digits", ["precision=float16"], "take precision=bfloat16"),
         ("gan_digits", ["monitor=stepp"], "unknown metric to monitor: 'stepp'; nearest: step"),
         ("diffusion_digits", ["model_options.features=[8, 8, 8, 8, 8]"], "takes images of shape .*height ≥ 16"),
         ("diffusion_digits", ["model=autoencoder", "model_options={}"], "does not fit the data set 'digits'"),

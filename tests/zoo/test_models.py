@@ -28,6 +28,9 @@ SMALL = {zoo.create_model(name, **row.small): name for name, row in reversed(MOD
 every_name = pytest.mark.parametrize("name", MODELS)
 every_model = pytest.mark.parametrize("name", [n for n in MODELS if n in SMALL])
 with_batch_norm = pytest.mark.parametrize("name", [n for n in MODELS if n in SMALL and n not in WITHOUT_BATCH_NORM])
+of_floats = pytest.mark.parametrize(
+    "name", [n for n in MODELS if n in SMALL and zoo.model_card(n).input_dtype == "float32"]
+)
 of_images = pytest.mark.parametrize("name", [n for n in MODELS if n in SMALL and len(MODELS[n].shape) == 3])
 
 
@@ -44,7 +47,10 @@ def variables_of(name, **options):
 
 @functools.cache
 def example(name, batch_size=BATCH):
-    return np.random.default_rng(1).normal(size=(batch_size, *MODELS[name].shape)).astype(np.float32)
+    rng, shape = np.random.default_rng(1), (batch_size, *MODELS[name].shape)
+    if zoo.model_card(name).input_dtype == "int32":
+        return rng.integers(0, MODELS[name].small["vocab_size"], shape, np.int32)
+    return rng.normal(size=shape).astype(np.float32)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -210,7 +216,7 @@ def test_pmap_is_jit_in_training(name):
 def test_exports_with_any_batch_size(name, platform):
     model, variables = small(name), variables_of(name)
     (batch,) = export.symbolic_shape("batch")
-    x = jax.ShapeDtypeStruct((batch, *MODELS[name].shape), jnp.float32)
+    x = jax.ShapeDtypeStruct((batch, *MODELS[name].shape), zoo.model_card(name).input_dtype)
     exported = export.export(jax.jit(model.apply), platforms=[platform])(variables, x)
     assert exported.platforms == (platform,)
     assert [y.shape for y in exported.out_avals] == [(batch, *shape) for shape in MODELS[name].shapes]
@@ -251,7 +257,7 @@ def test_refuses_images_that_are_too_small(name, least):
             small(name).init(jax.random.key(0), jnp.zeros((1, *size, 1)))
 
 
-@every_model
+@of_floats
 def test_refuses_another_number_of_channels(name):
     x = example(name, 1)
     with pytest.raises((flax.errors.ScopeParamShapeError, ValueError), match=r"kernel|of shape"):
