@@ -5,8 +5,8 @@ itself. It gives the output here, for any stride, dilation and number of groups,
 has the same library. It offers no gradients, but these are convolutions and products again:
 
 - for the image: an ordinary convolution for each output phase, which is a remainder of the position modulo the stride;
-- for the kernel: a matrix product where it is 1×1, sums of products where it is depthwise, and else XLA's convolution
-  with batch and channels exchanged.
+- for the kernel: a matrix product where it is 1×1 or has few channels on one side, sums of products where it is
+  depthwise, and else XLA's convolution with batch and channels exchanged.
 
 Where oneDNN is missing, XLA's convolution takes its place in the same scheme.
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 import platform
 from collections.abc import Sequence
@@ -109,8 +110,9 @@ def image_gradient(g: jax.Array, kernel: jax.Array, at: Geometry) -> jax.Array:
                 # Padding between the elements and adding the phases up is several times faster than concatenating them.
                 part = lax.pad(part, np.zeros((), g.dtype), ((0, 0, 0), row.interleave, column.interleave, (0, 0, 0)))
             total = part if total is None else total + part
-    shape = (g.shape[0], *at.size, kernel.shape[-1])
-    return jnp.zeros(shape, g.dtype) if total is None else total
+    if total is None:
+        return jnp.zeros((g.shape[0], *at.size, kernel.shape[-1]), g.dtype)
+    return total if at.strides == (1, 1) else _materialised(total)
 
 
 def kernel_gradient(x: jax.Array, g: jax.Array, at: Geometry) -> jax.Array:
@@ -121,7 +123,33 @@ def kernel_gradient(x: jax.Array, g: jax.Array, at: Geometry) -> jax.Array:
     if at.groups == x.shape[-1] == g.shape[-1]:
         rows = [(tap * g).sum((0, 1, 2)) for tap in _taps(x, at)]
         return jnp.stack(rows).reshape(*at.window, 1, -1)
+    # Cases measured: one channel 28×28 to 64, 1.2 ms → .4; 64 to one, 23 → 2.1; 3 to 64 at 32×32, 12 → 2.7; but with
+    # stride 2, 3 to 32 at 224×224, 3.8 → 13.5.
+    thin = min(x.shape[-1], g.shape[-1])
+    if at.groups == 1 and thin * math.prod(at.window) <= 32 and (thin == 1 or at.strides == (1, 1)):
+        return _thin_kernel_gradient(x, g, at)
     return _exchanged_kernel_gradient(x, g, at)
+
+
+def _thin_kernel_gradient(x: jax.Array, g: jax.Array, at: Geometry) -> jax.Array:
+    """A product of the side that has many channels, as it lies, with what all taps see of the side that has few."""
+
+    def rows(taps: list[jax.Array]) -> jax.Array:
+        channels = taps[0].shape[-1]
+        return jnp.stack(taps).reshape(len(taps), -1, channels).swapaxes(1, 2).reshape(len(taps) * channels, -1)
+
+    inputs, outputs = x.shape[-1], g.shape[-1]
+    if inputs <= outputs:
+        return (rows(_taps(x, at)) @ g.reshape(-1, outputs)).reshape(*at.window, inputs, outputs)
+    # x[v] meets g[(v + p − t·d) / s]: of g with zeros between its elements, the taps in reverse order.
+    before = [(f - 1) * d - p for (p, _), f, d in zip(at.pads, at.window, at.dilation, strict=True)]
+    spread = [(m - 1) * s + 1 for m, s in zip(g.shape[1:3], at.strides, strict=True)]
+    reach = [n + (f - 1) * d for n, f, d in zip(at.size, at.window, at.dilation, strict=True)]
+    pads = [(b, r - b - m, s - 1) for b, r, m, s in zip(before, reach, spread, at.strides, strict=True)]
+    g = lax.pad(g, np.zeros((), g.dtype), ((0, 0, 0), *pads, (0, 0, 0)))
+    taps = _taps(g, Geometry((reach[0], reach[1]), at.window, (1, 1), ((0, 0), (0, 0)), at.dilation))
+    gradient = rows(taps[::-1]) @ x.reshape(-1, inputs)
+    return gradient.reshape(*at.window, outputs, inputs).swapaxes(2, 3)
 
 
 def _product(a: jax.Array, b: jax.Array) -> jax.Array:
