@@ -9,9 +9,9 @@ All of it is numpy on the host; `preprocess` may as well run inside a compiled t
 """
 
 # A module registers its data sets when it is imported.
-from data import digits, iris, mnist, synthetic  # noqa: F401
+from data import dates, digits, folder, iris, mnist, synthetic, text  # noqa: F401
 from data.dataset import ArraySource, Dataset, Field, Source, Spec
-from data.image import decode_image
+from data.image import ImageReader, decode_image
 from data.pipeline import batch_indices, prefetch, steps_per_epoch
 from data.registry import list_datasets, load
 
@@ -19,6 +19,7 @@ __all__ = [
     "ArraySource",
     "Dataset",
     "Field",
+    "ImageReader",
     "Source",
     "Spec",
     "batch_indices",

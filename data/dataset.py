@@ -7,6 +7,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from data.image import ImageReader
+
 Batch = dict[str, np.ndarray]
 
 
@@ -19,10 +21,17 @@ class Field(NamedTuple):
 
 @dataclass(frozen=True)
 class Spec:
-    """What a model sees: the fields of a preprocessed example, and the names of the classes if it is classified."""
+    """What a model sees.
+
+    Attributes:
+        fields: of a preprocessed example.
+        classes: their names, if examples are classified.
+        vocabulary: what each token stands for, if examples are texts.
+    """
 
     fields: dict[str, Field]
     classes: tuple[str, ...] = ()
+    vocabulary: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -62,7 +71,11 @@ class ArraySource:
         return len(next(iter(self.arrays.values())))
 
     def __getitem__(self, indices: np.ndarray, /) -> Batch:
-        return {name: array[indices] for name, array in self.arrays.items()}
+        return self.gather(self.arrays, indices)
+
+    def gather(self, arrays: Any, indices: Any) -> Any:
+        """The examples at `indices` of `arrays`, which are this source's, on the host or on a device."""
+        return {name: array[indices] for name, array in arrays.items()}
 
     @property
     def nbytes(self) -> int:
@@ -125,6 +138,7 @@ class Dataset:
         preprocess: raw batch -> batch as in `spec`. A pure function of array methods and operators only, so it runs
             on numpy arrays on the host and on traced jax arrays inside a compiled step.
         image_shape: (height, width, channels) of an image before `preprocess`, where it is known without reading one.
+        reader: how image files become its images, where it consists of such.
     """
 
     name: str
@@ -132,6 +146,7 @@ class Dataset:
     splits: Mapping[str, Source]
     preprocess: Callable[[Any], Any]
     image_shape: tuple[int, int, int] | None = None
+    reader: ImageReader | None = None
 
     @property
     def raw_image_shape(self) -> tuple[int, ...]:

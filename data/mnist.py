@@ -7,8 +7,6 @@ what it has prepared or downloaded (`TFDS_DATA_DIR`, else ~/tensorflow_datasets)
 import gzip
 import hashlib
 import os
-import urllib.request
-import uuid
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +14,7 @@ import numpy as np
 
 from data import tfds
 from data.dataset import ArraySource, Batch, Dataset, Field, LazySplits, Spec
+from data.originals import download, verify
 from data.registry import dataset
 from data.scaling import flatten, to_unit
 
@@ -111,7 +110,7 @@ def _find(name: str, origin: Origin) -> dict[str, ArraySource]:
     if not all((downloads / file).exists() for file in origin.sha256):
         if prepared := _read_prepared(name):
             return prepared
-        _download(name, origin, downloads)
+        download(name, origin.url, origin.sha256, downloads)
     return _read(downloads, origin)
 
 
@@ -125,16 +124,11 @@ def read_idx(path: Path, sha256: str, url: str) -> np.ndarray:
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing; get it from {url}")
     content = path.read_bytes()
-    _verify(content, sha256, f"{path} is not the original file; get it anew from {url}")
+    verify(content, sha256, f"{path} is not the original file; get it anew from {url}")
     content = gzip.decompress(content)
     rank = content[3]
     shape = np.frombuffer(content, ">u4", count=rank, offset=4)
     return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)
-
-
-def _verify(content: bytes, sha256: str, otherwise: str) -> None:
-    if (found := hashlib.sha256(content).hexdigest()) != sha256:
-        raise ValueError(f"{otherwise} (sha256 expected {sha256}, found {found} in {len(content)} bytes)")
 
 
 def _read(folder: Path, origin: Origin) -> dict[str, ArraySource]:
@@ -164,21 +158,3 @@ def _original_order(split: str, source: tfds.TfdsSource) -> ArraySource:
 
     stored = np.argsort(sorted(range(len(source)), key=digest))
     return ArraySource(source[stored])
-
-
-def _download(name: str, origin: Origin, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for file, sha256 in origin.sha256.items():
-        try:
-            with urllib.request.urlopen(origin.url + file, timeout=30) as response:
-                content = response.read()
-        except OSError as error:
-            raise FileNotFoundError(
-                f"data set {name!r} is not on this machine, and downloading it failed ({error}). Get "
-                f"{', '.join(origin.sha256)} from {origin.url} and put them into a folder {name!r} inside the folder "
-                "that the environment variable ZOO_DATA_DIR names."
-            ) from error
-        _verify(content, sha256, f"{origin.url + file} is not what it was")
-        partial = folder / f"{file}.{uuid.uuid4().hex}"  # another process may be downloading too
-        partial.write_bytes(content)
-        partial.replace(folder / file)

@@ -51,6 +51,33 @@ def batch_indices(seed: int, num_examples: int, batch_size: int, start: int, cou
     return np.concatenate(orders).reshape(-1, batch_size)[start - first : stop - first]
 
 
+def held_out(
+    num_examples: int, amount: float | int, seed: int, *, what: str, where: str, epoch: int = -1
+) -> tuple[np.ndarray, np.ndarray]:
+    """The examples of two parts, in order: those that stay, and those held out by a seeded shuffle.
+
+    Args:
+        num_examples: of both together.
+        amount: held out, as a fraction in (0, 1) or as a number.
+        seed: of the shuffle.
+        what: the option that asks for it, for the error.
+        where: what the examples are taken from, likewise.
+        epoch: negative, so that it is no epoch's order; another number, another shuffle.
+
+    Raises:
+        ValueError: if either part would be empty.
+    """
+    whole = isinstance(amount, int) and not isinstance(amount, bool)
+    held = amount if whole else round(amount * num_examples) if 0 < amount < 1 else 0
+    if not 0 < held < num_examples:
+        raise ValueError(
+            f"{what} must be 0, a fraction in (0, 1) or a number of examples from 1 to {num_examples - 1}, and leave "
+            f"at least one example on each side; got {amount!r} of the {num_examples} of {where}"
+        )
+    order = permutation(seed, num_examples, epoch)
+    return np.sort(order[held:]), np.sort(order[:held])
+
+
 # Threads and a deque, not grain: grain takes no iterator of batches, and its import alone costs more than a second.
 def prefetch(
     source: Source,

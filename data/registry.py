@@ -7,11 +7,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TypeVar
 
-import numpy as np
-
 from data import tfds
 from data.dataset import Dataset, take
-from data.pipeline import permutation
+from data.pipeline import held_out
 
 _BUILDERS: dict[str, Callable[..., Dataset]] = {}
 _Builder = TypeVar("_Builder", bound=Callable[..., Dataset])
@@ -19,7 +17,7 @@ _Builder = TypeVar("_Builder", bound=Callable[..., Dataset])
 
 def dataset(name: str) -> Callable[[_Builder], _Builder]:
     """Registers a builder under `name`. Its keyword-only arguments are the options of the data set; `seed` is passed
-    to a builder that takes it.
+    to a builder that takes it. A builder with an argument `path` is asked for as `name:PATH`.
 
     Raises:
         ValueError: if the name is taken.
@@ -43,7 +41,8 @@ def load(name: str, *, validation: float | int = 0, seed: int = 0, **options) ->
     """Loads a data set.
 
     Args:
-        name: one of `list_datasets()`, or else a name of TensorFlow Datasets, e.g. "cifar10" or "svhn_cropped:3.0.0".
+        name: one of `list_datasets()`, some with a path, e.g. "folder:pictures", or else a name of TensorFlow Datasets,
+            e.g. "cifar10" or "svhn_cropped:3.0.0".
         validation: examples to take out of train by a seeded shuffle, as a fraction in (0, 1) or as a number.
         seed: of that shuffle, and of the examples of a synthetic data set.
         **options: of the data set, see its builder.
@@ -54,7 +53,12 @@ def load(name: str, *, validation: float | int = 0, seed: int = 0, **options) ->
         ImportError: if preparing the files needs TensorFlow.
     """
     builder: Callable[..., Dataset]
-    if name in _BUILDERS:
+    kind, _, path = name.partition(":")
+    if kind in _BUILDERS and (of_path := inspect.signature(_BUILDERS[kind]).parameters.get("path")):
+        if not path and of_path.default is of_path.empty:
+            raise ValueError(f"data set {kind!r} needs a path: {kind}:PATH")
+        builder = functools.partial(_BUILDERS[kind], path) if path else _BUILDERS[kind]
+    elif name in _BUILDERS:
         builder = _BUILDERS[name]
     elif name.partition(":")[0].partition("/")[0] in tfds.names():
         builder = functools.partial(tfds.build, name)
@@ -88,16 +92,6 @@ def _hold_out(built: Dataset, validation: float | int, seed: int) -> Dataset:
             f"{built.name!r} has the splits {', '.join(built.splits)}; leave validation at 0"
         )
     train = built.splits["train"]
-    whole = isinstance(validation, int) and not isinstance(validation, bool)
-    held = validation if whole else round(validation * len(train)) if 0 < validation < 1 else 0
-    if not 0 < held < len(train):
-        raise ValueError(
-            f"validation must be 0, a fraction in (0, 1) or a number of examples from 1 to {len(train) - 1}, and leave "
-            f"at least one example on each side; got {validation!r} of the {len(train)} of data set {built.name!r}"
-        )
-    order = permutation(seed, len(train), epoch=-1)  # no epoch's order
-    splits = {
-        "train": take(train, np.sort(order[held:])),
-        "validation": take(train, np.sort(order[:held])),
-    }
+    rest, held = held_out(len(train), validation, seed, what="validation", where=f"data set {built.name!r}")
+    splits = {"train": take(train, rest), "validation": take(train, held)}
     return replace(built, splits={**built.splits, **splits})

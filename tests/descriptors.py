@@ -83,6 +83,52 @@ def _vit(num_parameters: int) -> Row:
     )
 
 
+def _blocks(time: int, hidden_size: int) -> dict[str, tuple[int, ...]]:
+    """Intermediates of a stack of two Transformer blocks."""
+    return {name: (time, hidden_size) for name in ("block1", "block2")}
+
+
+_SMALL_TEXT = {"vocab_size": 11, "hidden_size": 8, "num_layers": 2, "num_heads": 2, "mlp_dim": 6}
+
+
+def _language_model(num_parameters: int, **options: Any) -> Row:
+    """Small, all of a family are the same module; sequences are shorter than those that it takes at most."""
+    return Row(
+        num_parameters,
+        (6,),
+        {**_SMALL_TEXT, "max_len": 8, **options},
+        outputs="vocab_size",
+        intermediates=_blocks(6, 8),
+        output_shapes=[(6, 11)],
+    )
+
+
+def _gpt(num_parameters: int) -> Row:
+    return _language_model(num_parameters, use_bias=True, activation="gelu", dropout_rate=0.1)
+
+
+def _llama(num_parameters: int) -> Row:
+    return _language_model(num_parameters, num_heads=4, num_kv_heads=2, tied=False)
+
+
+def _bert(num_parameters: int) -> Row:
+    small = {**_SMALL_TEXT, "max_len": 8, "num_classes": 3}
+    return Row(num_parameters, (6,), small, num_features=8, intermediates=_blocks(6, 8))
+
+
+def _transformer(num_parameters: int) -> Row:
+    """Small; the source stands for the target."""
+    small = {**_SMALL_TEXT, "max_len": 8, "norm_first": True}
+    return Row(num_parameters, (6,), small, outputs="vocab_size", output_shapes=[(6, 11)])
+
+
+def _recurrent(num_parameters: int, features: tuple[int, int], **options: Any) -> Row:
+    """Small, with layers that give so many features."""
+    small = {"num_outputs": 2, "hidden_sizes": (5, 4), "dropout_rate": 0.2, **options}
+    intermediates = {"recurrent": {f"outputs{index + 1}": (7, n) for index, n in enumerate(features)}}
+    return Row(num_parameters, (7, 3), small, outputs="num_outputs", intermediates=intermediates)
+
+
 # Encoder and decoder of images of 4×8 with 4 and 6 features, as the convolutional autoencoders have them.
 _CONV_CODER = {
     "encoder": {"down1": (2, 4, 4), "down2": (1, 2, 6)},
@@ -244,6 +290,45 @@ MODELS: dict[str, Row] = {
         intermediates={"down1": (4, 2, 4), "down2": (2, 1, 6), "middle": (2, 1, 6), "up2": (2, 1, 6), "up1": (4, 2, 4)},
         output_shapes=[(4, 2, 1)],
     ),
+    "lstm_regressor": _recurrent(29_345, (5, 4)),
+    "gru_regressor": _recurrent(22_113, (5, 4)),
+    "bilstm_regressor": _recurrent(75_073, (10, 8)),
+    "attention_regressor": Row(
+        42_241,
+        (7, 3),
+        {"hidden_size": 5, "num_outputs": 2},
+        outputs="num_outputs",
+        intermediates={"attention_weights": (7,)},
+    ),
+    "char_lstm": Row(
+        239_297,
+        (7,),
+        {"vocab_size": 11, "hidden_size": 5},
+        outputs="vocab_size",
+        intermediates={"lstm": {"outputs1": (7, 5), "outputs2": (7, 5)}},
+        output_shapes=[(7, 11)],
+    ),
+    "transformer_classifier": Row(
+        1_480_894,
+        (6,),
+        {**_SMALL_TEXT, "head_size": 5, "num_classes": 3, "pad_token": 0},
+        num_features=5,
+        intermediates=_blocks(6, 8),
+    ),
+    "transformer_base": _transformer(63_082_496),
+    "transformer_tiny": _transformer(237_824),
+    "gpt2": _gpt(124_439_808),
+    "gpt2_medium": _gpt(354_823_168),
+    "gpt2_large": _gpt(774_030_080),
+    "gpt2_xl": _gpt(1_557_611_200),
+    "char_gpt": _gpt(804_096),
+    "llama_15m": _llama(15_191_712),
+    "tinyllama_1b": _llama(1_100_048_384),
+    "llama2_7b": _llama(6_738_415_616),
+    "bert_tiny": _bert(4_385_920),
+    "bert_small": _bert(28_763_648),
+    "bert_base": _bert(109_482_240),
+    "bert_large": _bert(335_141_888),
 }
 
 
@@ -257,13 +342,15 @@ def random_variables(model: nn.Module, x: Any, seed: int = 0) -> dict[str, Any]:
 
     def draw(path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
         match jax.tree_util.keystr(path[-1:], simple=True):
-            case "kernel":
+            case "kernel" | "recurrent_kernel":
                 value = rng.normal(0, np.sqrt(2 / np.prod(leaf.shape[:-1])), leaf.shape)
             case "scale" | "layer_scale":
                 value = rng.uniform(0.5, 1, leaf.shape)
             case "var":
                 value = rng.uniform(0.5, 1.5, leaf.shape)
-            case "bias" | "mean" | "class_token" | "position_embedding":
+            case "embedding":
+                value = rng.normal(0, 0.5, leaf.shape)
+            case "bias" | "recurrent_bias" | "mean" | "class_token" | "position_embedding" | "word_bias":
                 value = rng.normal(0, 0.2, leaf.shape)
             case other:
                 raise NotImplementedError(f"no distribution is stated for variables named {other!r}")

@@ -2,6 +2,7 @@
 
 import functools
 import re
+import shlex
 from pathlib import Path
 
 import flax.linen as nn
@@ -24,6 +25,7 @@ def test_the_python_blocks_run_one_after_the_other(tmp_path, monkeypatch, capsys
     known = {
         "images": images,
         "key": jax.random.key(0),
+        "tokens": jnp.zeros((2, 8), jnp.int32),
         "batch": {"image": images, "label": jnp.arange(8) % 10},
         "nn": nn,
     }
@@ -55,7 +57,7 @@ def test_every_recipe_stands_in_the_table(name):
 @pytest.mark.parametrize("command", re.findall(r"^    (zoo [a-z].*?)(?:  +#.*)?$", README, re.MULTILINE))
 def test_every_command_is_understood(command, monkeypatch):
     """The arguments parse: the functions behind them are replaced by ones that do nothing."""
-    words = [word.strip('"') for word in command.split()[1:]]
+    words = shlex.split(command)[1:]
     called = []
 
     def instead(function):

@@ -68,18 +68,7 @@ def bench(
     layout.rows(batch_size)
     model = zoo.create_model(name, dtype=dtype, **options)
     task = TASKS[card.task](model, optimizer("adamw", 1e-3))
-    rng = np.random.default_rng(0)
-    shape = getattr(model, "image_shape", card.input_shape)
-    if image_size is not None:
-        shape = (image_size, image_size, *shape[2:])
-    classes = getattr(model, "num_classes", 2)
-    batch = {
-        "image": rng.uniform(size=(batch_size, *shape)).astype(np.float32),
-        "label": rng.integers(0, max(2, classes), batch_size).astype(np.int32),
-    }
-    inputs = batch["image"]
-    if card.task == "gan":
-        inputs = rng.normal(size=(batch_size, getattr(model, "latent_size", 0))).astype(np.float32)
+    batch, inputs = _random_batch(card, model, batch_size, image_size)
     state = task.init(jax.random.key(0), batch)
     matmul = _matmul_rate(dtype) * layout.num_devices
 
@@ -100,7 +89,7 @@ def bench(
         "devices": f"{layout.num_devices} × {jax.devices()[0].device_kind}",
         "matmul_gflops_per_second": matmul / 1e9,
     }
-    peer = peers.torch_peer(name, batch, classes, options) if compare else None
+    peer = peers.torch_peer(name, batch, getattr(model, "num_classes", 2), options) if compare else None
     for what, program, donate in (("inference", infer, False), ("train", train, True)):
         items = {"inputs": inputs} if what == "inference" else batch
         flops = count_flops(program, state, items, {})
@@ -129,6 +118,36 @@ def bench(
                 "ratio_90": float(np.quantile(ratios, 0.9)),
             }
     return results
+
+
+def _random_batch(
+    card: zoo.Card, model: Any, batch_size: int, image_size: int | None
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """A batch for the task of a model, and of it what the model takes."""
+    rng = np.random.default_rng(0)
+    shape = getattr(model, "image_shape", card.input_shape)
+    if image_size is not None:
+        if len(shape) != 3:
+            raise ValueError(f"{card.name!r} takes no images, and so no image_size")
+        shape = (image_size, image_size, *shape[2:])
+    if card.task == "language_modeling":
+        tokens = rng.integers(0, model.vocab_size, (batch_size, shape[0] + 1), np.int32)
+        return {"tokens": tokens}, tokens[:, :-1]
+    if card.task == "seq2seq":
+        tokens = rng.integers(1, model.vocab_size, (batch_size, *shape), np.int32)  # 0 would be padding
+        return {"inputs": tokens, "targets": tokens}, tokens
+    if card.task == "regression":
+        inputs = rng.normal(size=(batch_size, *shape)).astype(np.float32)
+        return {"inputs": inputs, "target": rng.normal(size=(batch_size, model.num_outputs)).astype(np.float32)}, inputs
+    if card.input_dtype == "int32":
+        image = rng.integers(0, model.vocab_size, (batch_size, *shape), np.int32)
+    else:
+        image = rng.uniform(size=(batch_size, *shape)).astype(np.float32)
+    label = rng.integers(0, max(2, getattr(model, "num_classes", 2)), batch_size).astype(np.int32)
+    inputs = image
+    if card.task == "gan":
+        inputs = rng.normal(size=(batch_size, model.latent_size)).astype(np.float32)
+    return {"image": image, "label": label}, inputs
 
 
 def _compile(

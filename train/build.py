@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -12,13 +13,18 @@ import optax
 
 import data
 import zoo
+from data import augment
 from train import parallel
+from train.freezing import Frozen, freeze
+from train.loop import Augment
 from train.optimizers import optimizer
 from train.parallel import Plan
+from train.plateau import Plateau, scale_by_plateau
 from train.recipe import Recipe
 from train.schedules import schedule
 from train.state import Task
 from train.tasks import OF_UNIT_IMAGES, TASKS
+from train.transfer import frozen_layers, start_variables
 from zoo.registry import unknown
 
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -34,6 +40,8 @@ class Parts(NamedTuple):
     task: Task
     plan: Plan
     steps: int
+    augment: Augment | None
+    plateau: Plateau | None
 
 
 def build(recipe: Recipe) -> Parts:
@@ -56,6 +64,8 @@ def build(recipe: Recipe) -> Parts:
     options = dict(recipe.model_options)
     if dataset.spec.num_classes and "num_classes" in card.options:
         options.setdefault("num_classes", dataset.spec.num_classes)
+    if dataset.spec.vocabulary and "vocab_size" in card.options:
+        options.setdefault("vocab_size", len(dataset.spec.vocabulary))
     if "image" in dataset.spec.fields and "image_shape" in card.options:
         options.setdefault("image_shape", dataset.spec.fields["image"].shape)
     if recipe.precision != "float32":
@@ -64,15 +74,26 @@ def build(recipe: Recipe) -> Parts:
     per_epoch = data.steps_per_epoch(len(dataset.splits["train"]), recipe.batch_size)
     plan.rows(recipe.batch_size)
     steps = max(1, round(recipe.epochs * per_epoch))
-    rate = schedule(recipe.schedule, recipe.learning_rate, steps, **recipe.schedule_options)
-    tx = optimizer(recipe.optimizer, rate, **recipe.optimizer_options)
-    scaling = {"loss_scaling": True} if recipe.precision == "float16" else {}
+    inputs = _require_inputs(recipe, dataset)
+    example = dataset.spec.example(2)
+    frozen = None
+    if recipe.trained_layers is not None or recipe.layer_rates:
+        layers = {"trained_layers": recipe.trained_layers, "layer_rates": recipe.layer_rates}
+        frozen = frozen_layers(model, example[inputs], **layers)
+    plateau = _plateau(recipe)
+    rate, tx = _optimizer(recipe, steps, frozen, plateau)
+    extras: dict[str, Any] = {"loss_scaling": True} if recipe.precision == "float16" else {}
+    if frozen is not None:
+        extras["frozen"] = frozen
+    if recipe.weights is not None:
+        extras["start"] = start_variables(recipe, model, example[inputs])
     try:
-        task = TASKS[recipe.task](model, tx, **scaling, **recipe.task_options)
+        task = TASKS[recipe.task](model, tx, **extras, **recipe.task_options)
     except TypeError as error:
         raise ValueError(f"task {recipe.task!r}: {error}") from None
-    _require_fit(recipe, dataset, model, task)
-    return Parts(dataset, model, options, rate, task, plan, steps)
+    change = augmentation(recipe, dataset)
+    _require_fit(recipe, dataset, model, task, example, plateau)
+    return Parts(dataset, model, options, rate, task, plan, steps, change, plateau)
 
 
 def load_data(recipe: Recipe) -> data.Dataset:
@@ -80,8 +101,8 @@ def load_data(recipe: Recipe) -> data.Dataset:
     return data.load(recipe.data, validation=recipe.validation, seed=recipe.seed, **recipe.data_options)
 
 
-def _require_fit(recipe: Recipe, dataset: data.Dataset, model: nn.Module, task: Task) -> None:
-    """Traces one evaluation: what does not fit is found before anything is compiled."""
+def _require_inputs(recipe: Recipe, dataset: data.Dataset) -> str:
+    """The field of the batch that the model takes."""
     inputs = inspect.signature(TASKS[recipe.task]).parameters["inputs"].default
     inputs = recipe.task_options.get("inputs", inputs)
     if inputs not in dataset.spec.fields:
@@ -91,7 +112,54 @@ def _require_fit(recipe: Recipe, dataset: data.Dataset, model: nn.Module, task: 
         )
     if recipe.task in OF_UNIT_IMAGES:
         _require_unit_range(recipe, dataset, inputs)
-    example = dataset.spec.example(2)
+    return inputs
+
+
+def _optimizer(
+    recipe: Recipe, steps: int, frozen: Frozen | None, plateau: Plateau | None
+) -> tuple[optax.Schedule, optax.GradientTransformation]:
+    def scheduled(rate: float) -> optax.Schedule:
+        return schedule(recipe.schedule, rate, steps, **recipe.schedule_options)
+
+    rate = scheduled(recipe.learning_rate)
+    layer_rates = {pattern: scheduled(each) for pattern, each in recipe.layer_rates.items() if each}
+    tx = optimizer(recipe.optimizer, rate, layer_rates=layer_rates, **recipe.optimizer_options)
+    if frozen is not None:
+        tx = freeze(tx, frozen)
+    return rate, tx if plateau is None else optax.chain(tx, scale_by_plateau())
+
+
+def _plateau(recipe: Recipe) -> Plateau | None:
+    try:
+        return Plateau(**recipe.plateau_options) if recipe.plateau_options else None
+    except TypeError as error:
+        raise ValueError(f"plateau_options: {error}") from None
+
+
+def augmentation(recipe: Recipe, dataset: data.Dataset) -> Augment | None:
+    """What a recipe does to training images at random; None for nothing.
+
+    Raises:
+      ValueError: there is no such augmentation, or it cannot change these data.
+    """
+    policy = augment.policy(recipe.augmentation, **recipe.augmentation_options)
+    if policy == augment.Policy():
+        return None
+    if (policy.mixup or policy.cutmix) and recipe.task != "classification":
+        raise ValueError(f"mixup and cutmix mix the labels of a classifier; the task is {recipe.task!r}")
+    policy.require_shape(dataset.raw_image_shape)
+    return partial(augment.apply, policy, num_classes=dataset.spec.num_classes)
+
+
+def _require_fit(
+    recipe: Recipe,
+    dataset: data.Dataset,
+    model: nn.Module,
+    task: Task,
+    example: dict[str, np.ndarray],
+    plateau: Plateau | None,
+) -> None:
+    """Traces one evaluation: what does not fit is found before anything is compiled."""
 
     def trace(key: jax.Array) -> Any:
         return task.eval_step(task.init(key, example), example)
@@ -101,8 +169,9 @@ def _require_fit(recipe: Recipe, dataset: data.Dataset, model: nn.Module, task: 
     except (ValueError, TypeError) as error:
         raise ValueError(f"model {recipe.model!r} does not fit the data set {recipe.data!r}: {error}") from error
     watched = ["step", *metrics, *(f"validation_{name}" for name in metrics if "validation" in dataset.splits)]
-    if recipe.monitor not in watched:
-        raise ValueError(unknown("metric to monitor", recipe.monitor, watched))
+    for monitor in [recipe.monitor, *([plateau.monitor] if plateau else [])]:
+        if monitor not in watched:
+            raise ValueError(unknown("metric to monitor", monitor, watched))
 
 
 def _require_unit_range(recipe: Recipe, dataset: data.Dataset, inputs: str) -> None:

@@ -18,6 +18,7 @@ import optax
 
 from train.checkpoint import History
 from train.loop import Callback, Report
+from train.plateau import Plateau
 
 
 def early_stopping(
@@ -66,7 +67,9 @@ def progress_bar(total_steps: int, first_step: int = 0) -> Iterator[Callback]:
 
 
 @contextlib.contextmanager
-def tensorboard(folder: str | Path, learning_rate: optax.Schedule) -> Iterator[Callback]:
+def tensorboard(
+    folder: str | Path, learning_rate: optax.Schedule, plateau: Plateau | None = None
+) -> Iterator[Callback]:
     """Writes scalars for TensorBoard: training metrics for each dispatch, evaluations, and the learning rate."""
     from tensorboardX import SummaryWriter
 
@@ -76,7 +79,8 @@ def tensorboard(folder: str | Path, learning_rate: optax.Schedule) -> Iterator[C
         def callback(report: Report) -> None:
             if not report.evaluated:
                 scalars = {f"train/{name}": value for name, value in report.metrics.items()}
-                scalars["train/learning_rate"] = np.asarray(rate(report.step - 1)).item()
+                scale = 1.0 if plateau is None else plateau.scale(report.history)
+                scalars["train/learning_rate"] = scale * np.asarray(rate(report.step - 1)).item()
             else:
                 scalars = {f"evaluation/{name}": value for name, value in report.history[-1].items() if name != "step"}
             for name, value in scalars.items():
@@ -104,3 +108,18 @@ def write_history(path: Path, history: History) -> None:
         writer.writeheader()
         writer.writerows(history)
     os.replace(beside, path)
+
+
+def read_history(path: Path) -> History:
+    """What `write_history` wrote.
+
+    Raises:
+      ValueError: there is no such file, or nothing in it.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} is not there; it is written by `zoo train` at the first evaluation")
+    with path.open(newline="") as file:
+        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    if not rows:
+        raise ValueError(f"{path} is empty")
+    return rows

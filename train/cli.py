@@ -181,13 +181,146 @@ def sample(
     print(f"{n} images in {out}")
 
 
-def predict(
+def generate(
     run: RunFolder,
+    prompt: Annotated[str, arg(help="the text to go on from; by default the beginning of a line")] = "",
+    length: Annotated[int, arg(help="characters to write")] = 500,
+    temperature: Annotated[float, arg(help="below 1 the probable becomes more probable, above 1 less")] = 1.0,
+    top_k: Annotated[int | None, arg(help="draw from so many most probable characters")] = None,
+    top_p: Annotated[
+        float | None, arg(help="draw from the fewest most probable characters that have this probability together")
+    ] = None,
+    greedy: Annotated[bool, arg(help="take the most probable character, and draw nothing")] = False,
+    stop: Annotated[str, arg(help="characters, each of which ends the text")] = "",
+    n: Annotated[int, arg(help="number of texts")] = 1,
+    seed: Annotated[int, arg(help="the same seed writes the same texts")] = 0,
+    json: Json = False,
+) -> None:
+    """Write text with the best checkpoint of a language model."""
+    from train import generate as generation
+
+    pieces = generation.write(
+        generation.load(run),
+        prompt,
+        length,
+        n=n,
+        stop=stop,
+        seed=seed,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        greedy=greedy,
+    )
+    if json or n > 1:
+        texts = [prompt + "".join(parts) for parts in zip(*pieces, strict=True)]
+        return _print_json({"texts": texts, "seed": seed}) if json else print(f"\n{'—' * 40}\n".join(texts))
+    print(prompt, end="")
+    for (piece,) in pieces:
+        print(piece, end="", flush=True)
+    print()
+
+
+def compare(
+    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN", help="folders that `zoo train` made")],
+    metric: Annotated[str, arg(help="a column of their history.csv")] = "loss",
+    out: Annotated[Path, arg(help="the picture to write, a PNG")] = Path("compare.png"),
+    json: Json = False,
+) -> None:
+    """Draw how a metric went in several runs, in training and on the validation split."""
+    from train import pictures
+    from train.callbacks import read_history
+
+    if not runs:
+        raise ValueError("no run given: zoo compare RUN RUN…")
+    histories = {str(run): read_history(run / "history.csv") for run in runs}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    pictures.compare(histories, out, metric=metric)
+    columns = (metric, f"validation_{metric}")
+    last = [{"run": run, **{c: row[c] for c in columns if c in row}} for run, (*_, row) in histories.items()]
+    if json:
+        return _print_json({"file": str(out), "runs": last})
+    for row in last:
+        _print_report(row)
+    print(f"curves in {out}")
+
+
+def translate(
+    run: RunFolder,
+    texts: Annotated[Positional[tuple[str, ...]], arg(metavar="TEXT", help="what to translate")],
+    beams: Annotated[int, arg(help="targets that are followed at a time; 1 is greedy decoding")] = 1,
+    json: Json = False,
+) -> None:
+    """Translate texts with the best checkpoint of a run of the task seq2seq."""
+    from train.translate import translate as translate_texts
+
+    if not texts:
+        raise ValueError('no text given: zoo translate RUN "TEXT"…')
+    translations = translate_texts(run, texts, beams=beams)
+    if json:
+        return _print_json([translation._asdict() for translation in translations])
+    for translation in translations:
+        print(f"{translation.text} ({translation.probability:.1%})")
+
+
+def augment(
+    recipe: Annotated[Positional[str], arg(metavar="RECIPE", help="a recipe of `zoo recipes`")],
+    settings: Annotated[
+        Positional[tuple[str, ...]],
+        arg(metavar="NAME=VALUE", help="changes to it, such as augmentation=guide augmentation_options.rotation=30"),
+    ] = (),
+    out: Annotated[Path, arg(help="the picture to write, a PNG")] = Path("augmentation.png"),
+    seed: Annotated[int, arg(help="the same seed draws the same changes")] = 0,
+    json: Json = False,
+) -> None:
+    """Draw what the augmentation of a recipe makes of its images: each row an image, first as it is."""
+    import train.recipes  # noqa: F401
+    from train import pictures
+    from train.preview import augmented
+    from train.recipe import get_recipe, override
+
+    images = augmented(override(get_recipe(recipe), settings), seed=seed)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    pictures.grid(images, out)
+    if json:
+        return _print_json({"file": str(out), "images": images.shape[0], "draws": images.shape[1] - 1, "seed": seed})
+    print(f"{images.shape[0]} images and {images.shape[1] - 1} draws of each in {out}")
+
+
+def convert(
+    name: Annotated[Positional[str], arg(metavar="NAME", help="a model of `zoo list`")],
+    source: Annotated[
+        Positional[str],
+        arg(metavar="FILE", help="weights of timm, torchvision or Keras: a file, a folder or a name on Hugging Face"),
+    ],
+    settings: ModelOptions = (),
+    *,
+    out: Annotated[Path, arg(help="the folder to write")],
+    origin: Annotated[
+        Literal["timm", "torchvision"] | None,
+        arg(help="whose preprocessing the weights want, where their names do not tell"),
+    ] = None,
+    new_head: Annotated[bool, arg(help="leave the last layer out")] = False,
+    json: Json = False,
+) -> None:
+    """Convert weights of others to a folder for `zoo predict`, `zoo export` and the field `weights` of a recipe."""
+    from zoo import pretrained
+
+    head: Literal["given", "new"] = "new" if new_head else "given"
+    weights = pretrained.convert(name, source, out, origin=origin, head=head, **_model_options(settings))
+    prepared = weights.preprocessing._asdict() if weights.preprocessing else {}
+    facts = {"folder": str(out), "layout": weights.layout, "model_options": weights.model_options, **prepared}
+    if json:
+        return _print_json(facts)
+    _print_report(facts)
+
+
+def predict(
+    run: Annotated[Positional[Path], arg(metavar="RUN", help="a folder that `zoo train` or `zoo convert` made")],
     files: Annotated[Positional[tuple[Path, ...]], arg(metavar="FILE", help="images")],
     invert: Annotated[bool, arg(help="the images are dark on light, the training data light on dark")] = False,
     json: Json = False,
 ) -> None:
-    """Classify images with the best checkpoint of a run: class and probability."""
+    """Classify images with the best checkpoint of a run, or with converted weights: class and probability."""
     from train.inference import predict as predict_files
 
     if not files:
@@ -256,6 +389,11 @@ COMMANDS = {
     "train": train,
     "evaluate": evaluate,
     "sample": sample,
+    "generate": generate,
+    "compare": compare,
+    "translate": translate,
+    "augment": augment,
+    "convert": convert,
     "predict": predict,
     "export": export,
     "bench": bench,
@@ -264,6 +402,8 @@ COMMANDS = {
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs one command. Mistakes of the user end in one line on stderr and exit status 1; ZOO_DEBUG=1 shows where."""
+    if arguments is None:
+        _take_large_pages()
     debug = bool(os.environ.get("ZOO_DEBUG"))
     if not debug:
         # What fails in a thread of Orbax or TensorBoard is raised again where it is waited for: tell it once.
@@ -285,6 +425,17 @@ def main(arguments: list[str] | None = None) -> None:
         if debug:
             raise
         sys.exit(f"zoo: error: {error}")
+
+
+def _take_large_pages() -> None:
+    """Starts the program again with memory in pages of 2 MB, where it has been started on Linux without.
+
+    XLA on a CPU takes the memory of each step anew, and meeting it for the first time, 4 KB by 4 KB, was a third of a
+    small convolutional network's step. The C library reads this setting when a program starts, and then alone.
+    """
+    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ and not os.environ.get("ZOO_CPU_LOWERING"):
+        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _join_processes() -> None:

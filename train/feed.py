@@ -17,20 +17,29 @@ RESIDENT_BYTES = 2**30
 """A split of at most this size is kept on the device as a whole."""
 
 
+Change = Callable[[dict[str, Any]], dict[str, Any]]
+"""What is done to a batch of raw examples, such as augmentation."""
+
+
+def as_it_is(batch: dict[str, Any]) -> dict[str, Any]:
+    """No change."""
+    return batch
+
+
 class Feed(NamedTuple):
     """One split of a data set, ready for a plan.
 
     Attributes:
       num_examples: rows in the split.
       shared: what every program call is given, whole on each device.
-      load: (item, shared) → batch; traced inside the program.
+      load: (item, shared, change) → batch; traced inside the program. `change` is applied before preprocessing.
       items: for each global array of row numbers, `[…, batch]`, what `load` makes batches of, split over the devices.
         A row number of -1 is padding: the batch then has a `mask`.
     """
 
     num_examples: int
     shared: Any
-    load: Callable[[Any, Any], dict[str, Any]]
+    load: Callable[..., dict[str, Any]]
     items: Callable[[Iterable[np.ndarray]], Iterator[Any]]
 
 
@@ -69,9 +78,9 @@ def require_known_labels(arrays: dict[str, Any], num_classes: int, where: str) -
 
 
 def _resident(source: data.ArraySource, dataset: data.Dataset, plan: Plan) -> Feed:
-    def load(rows: jax.Array, arrays: dict[str, Any]) -> dict[str, Any]:
-        batch = dataset.preprocess({name: array[jnp.maximum(rows, 0)] for name, array in arrays.items()})
-        return {**batch, "mask": rows >= 0}
+    def load(rows: jax.Array, arrays: dict[str, Any], change: Change = as_it_is) -> dict[str, Any]:
+        raw = source.gather(arrays, jnp.maximum(rows, 0))
+        return {**dataset.preprocess(change(raw)), "mask": rows >= 0}
 
     def items(rows: Iterable[np.ndarray]) -> Iterator[Any]:
         return (plan.split(_local(each, plan), each.ndim - 1) for each in rows)
@@ -80,12 +89,14 @@ def _resident(source: data.ArraySource, dataset: data.Dataset, plan: Plan) -> Fe
 
 
 def _host(source: data.Source, dataset: data.Dataset, plan: Plan) -> Feed:
-    def load(batch: dict[str, Any], shared: Any) -> dict[str, Any]:
-        return batch
+    # Raw examples go to the device: of images, a byte where a prepared one would have four.
+    def load(item: dict[str, Any], shared: Any, change: Change = as_it_is) -> dict[str, Any]:
+        raw = {name: array for name, array in item.items() if name != "mask"}
+        return {**dataset.preprocess(change(raw)), "mask": item["mask"]}
 
     def items(rows: Iterable[np.ndarray]) -> Iterator[Any]:
         wanted, ahead = itertools.tee(_local(each, plan) for each in rows)
-        batches = data.prefetch(source, (np.maximum(each, 0).reshape(-1) for each in ahead), dataset.preprocess)
+        batches = data.prefetch(source, (np.maximum(each, 0).reshape(-1) for each in ahead), as_it_is)
         for each, batch in zip(wanted, batches, strict=True):
             require_known_labels(batch, dataset.spec.num_classes, dataset.name)
             batch = {name: array.reshape(*each.shape, *array.shape[1:]) for name, array in batch.items()}

@@ -14,8 +14,10 @@ import optax
 
 import data
 import zoo
+from data.scaling import to_unit
 from train import parallel, pictures
 from train.build import load_data
+from train.decode import exact_match
 from train.feed import padded_rows
 from train.loop import evaluate as evaluate_task
 from train.recipe import Recipe, from_json
@@ -23,6 +25,10 @@ from train.state import State
 from train.tasks import TASKS
 from train.tasks.classification import class_probabilities
 from train.tasks.vae import binarize, importance_weighted_bound
+from zoo.checkpoint import saved_meta
+
+_BATCH = 64
+"""The most image files that are classified at a time."""
 
 
 class Run(NamedTuple):
@@ -37,14 +43,33 @@ class Run(NamedTuple):
 def load(folder: str | Path) -> Run:
     """The best checkpoint of a run and what its recipe names. The data themselves are read only when asked for.
 
+    A folder of `zoo convert` will do as well: it is as a run that was trained on pictures which are not here.
+
     Raises:
       ValueError: the folder is no run, or has no checkpoint yet.
     """
     folder = Path(folder)
-    recipe = read_recipe(folder)
+    if (folder / "recipe.json").exists() or not (folder / "meta").is_dir():
+        recipe = read_recipe(folder)
+    else:
+        recipe = Recipe(model=saved_meta(folder)["model"], data="")
     model, variables = zoo.load_model(folder)
-    dataset = data.load(recipe.data, seed=recipe.seed, **recipe.data_options)
+    meta = saved_meta(folder)
+    if "preprocessing" in meta:
+        dataset = _pictures(str(folder), meta, model)
+    elif recipe.data:
+        dataset = data.load(recipe.data, seed=recipe.seed, **recipe.data_options)
+    else:
+        raise ValueError(f"{folder} was saved without preprocessing: it is not known what its model wants to see")
     return Run(recipe, dataset, model, jax.device_put(variables))
+
+
+def _pictures(name: str, meta: dict[str, Any], model: nn.Module) -> data.Dataset:
+    """What a model of pictures needs to know of its data, without the pictures."""
+    reader = data.ImageReader.of(**meta["preprocessing"])
+    classes = tuple(meta["classes"]) or tuple(map(str, range(getattr(model, "num_classes", 0))))
+    spec = data.Spec({"image": data.Field(reader.shape, "float32"), "label": data.Field((), "int32")}, classes)
+    return data.Dataset(name, spec, {}, reader.preprocess, image_shape=reader.shape, reader=reader)
 
 
 def read_recipe(folder: Path) -> Recipe:
@@ -116,8 +141,8 @@ def predict(folder: str | Path, files: Sequence[str | Path], *, invert: bool = F
     """Classifies image files with the best checkpoint of a run.
 
     Args:
-      folder: the run of a classifier of images.
-      files: in any format that Pillow reads; resized to what the data set has.
+      folder: the run of a classifier of images, or a folder of `zoo convert`.
+      files: in any format that Pillow reads; resized to what the data set has, and cropped where its were.
       invert: for dark strokes on a light ground, where the data set has light ones on a dark ground.
 
     Raises:
@@ -125,9 +150,19 @@ def predict(folder: str | Path, files: Sequence[str | Path], *, invert: bool = F
     """
     run = load(folder)
     classes = _classes(run)
-    shape = run.dataset.raw_image_shape
-    images = np.stack([data.decode_image(file, shape, invert=invert) for file in files])
-    probabilities = np.asarray(jax.jit(image_classifier(run))(images))
+    classify = jax.jit(image_classifier(run))
+    shape, reader = run.dataset.raw_image_shape, run.dataset.reader
+
+    def decode(file: str | Path) -> np.ndarray:
+        if reader is None:
+            return data.decode_image(file, shape, invert=invert)
+        image = to_unit(reader.read(file))
+        return 1 - image if invert else image
+
+    batches = [files[start : start + _BATCH] for start in range(0, len(files), _BATCH)]
+    probabilities = np.concatenate(
+        [np.asarray(classify(np.stack([decode(file) for file in each]))) for each in batches]
+    )
     best = probabilities.argmax(axis=1)
     return [
         Prediction(str(file), classes[index], float(row[index]), dict(zip(classes, map(float, row), strict=True)))
@@ -166,7 +201,8 @@ def _classes(run: Run) -> tuple[str, ...]:
 def report(run: Run, split: str, picture: Path | None = None) -> dict[str, Any]:
     """The metrics of a run on one split, and for classifiers precision, recall and F1 of each class (eq. 75-78).
 
-    A classifier's confusion matrix is drawn to `picture`.
+    A classifier's confusion matrix is drawn to `picture`. Of a run of the task seq2seq, `exact_match` is the share of
+    targets that greedy decoding finds whole.
 
     Raises:
       ValueError: the data set has no such split.
@@ -178,6 +214,9 @@ def report(run: Run, split: str, picture: Path | None = None) -> dict[str, Any]:
     state = State(jnp.int32(0), run.variables["params"], model_state, (), jax.random.key(0))
     metrics = evaluate_task(task, run.dataset, state, split=split, plan=plan, batch_size=run.recipe.batch_size)
     result: dict[str, Any] = {f"{split}_{name}": value for name, value in metrics.items()}
+    if run.recipe.task == "seq2seq":
+        inputs = run.recipe.task_options.get("inputs", "inputs")
+        result[f"{split}_exact_match"] = exact_match(run.model, run.variables, run.dataset, split, inputs=inputs)  # type: ignore[arg-type]
     if run.recipe.task != "classification":
         return result
     from sklearn.metrics import classification_report, confusion_matrix

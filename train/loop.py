@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -17,8 +18,12 @@ from train.feed import Feed, feed, padded_rows
 from train.metrics import Metrics, summarize
 from train.parallel import Plan, Program
 from train.state import Batch, State, Task
+from train.step import step_key
 
 MAX_STEPS_PER_DISPATCH = 100
+
+_AUGMENT = 3
+"""What is folded into a step's key for augmentation; see also `train.step`."""
 
 
 class DivergedError(RuntimeError):
@@ -51,6 +56,13 @@ Callback = Callable[[Report], bool | None]
 """Called with each report; a true answer after an evaluation ends the training."""
 
 
+Augment = Callable[..., Any]
+"""(raw batch, key=key) → the batch with its examples changed at random, such as a `partial` of `data.augment.apply`."""
+
+Adapt = Callable[[State, History], State]
+"""(state on its devices, rows of all evaluations) → the state to go on with. A function of the two alone."""
+
+
 class Fitted(NamedTuple):
     """The state at the end of `fit`, laid out by no plan, and the history of its reports."""
 
@@ -71,6 +83,8 @@ def fit(
     validation: str | None = "validation",
     evaluate_every: int | None = None,
     steps_per_dispatch: int | None = None,
+    augment: Augment | None = None,
+    adapt: Adapt | None = None,
     callbacks: Sequence[Callback] = (),
     checkpoints: Checkpoints | None = None,
 ) -> Fitted:
@@ -92,6 +106,8 @@ def fit(
       evaluate_every: steps between evaluations, reports and checkpoints; an epoch by default.
       steps_per_dispatch: steps that one call of the compiled program takes. By default up to 100, but a single one for
         convolutional models on a CPU, where XLA runs convolutions inside a loop on one thread.
+      augment: changes the training examples, before they are preprocessed, with a key of each step's own.
+      adapt: changes the state after each evaluation, such as `train.plateau.Plateau.rescale`.
       callbacks: told of each dispatch and evaluation.
       checkpoints: where to save; training continues from the newest one there.
 
@@ -128,7 +144,7 @@ def fit(
     placed = plan.place(state)
     k = min(steps_per_dispatch or _suitable_steps(task, state, example), every)
 
-    program = plan.compile(_train_program(task, training))
+    program = plan.compile(_train_program(task, training, augment))
     evaluate_state = evaluator(task, evaluation, plan, batch_size) if evaluation is not None else None
     began = time.perf_counter() - (history[-1]["seconds"] if history else 0.0)
     since: list[Metrics] = []
@@ -166,6 +182,8 @@ def fit(
             row |= {f"{validation}_{name}": value for name, value in evaluate_state(placed).items()}
         row["seconds"] = time.perf_counter() - began
         history.append(row)
+        if adapt is not None:
+            placed = adapt(placed, history)
         report = Report(step, total, step / per_epoch, {}, history, True)
         stop = any([callback(report) for callback in callbacks])
         if checkpoints is not None:
@@ -211,12 +229,18 @@ def evaluator(task: Task, source: Feed, plan: Plan, batch_size: int) -> Callable
     return evaluate_state
 
 
-def _train_program(task: Task, source: Feed) -> Program:
+def _train_program(task: Task, source: Feed, augment: Augment | None) -> Program:
     """One or more steps; items have the steps as their leading axis, and so have the metrics."""
+
+    def load(state: State, item: Any, shared: Any) -> Batch:
+        if augment is None:
+            return source.load(item, shared)
+        key = jax.random.fold_in(step_key(state), _AUGMENT)
+        return source.load(item, shared, partial(augment, key=key))
 
     def program(state: State, items: Any, shared: Any) -> tuple[State, Metrics]:
         def step(state: State, item: Any) -> tuple[State, Metrics]:
-            return task.train_step(state, source.load(item, shared))
+            return task.train_step(state, load(state, item, shared))
 
         if jax.tree.leaves(items)[0].shape[0] > 1:
             return jax.lax.scan(step, state, items)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -15,6 +16,29 @@ class Mean(NamedTuple):
 
     total: jax.Array
     weight: jax.Array
+
+    def summary(self) -> float:
+        """The mean as a number. Totals may have leading axes, such as steps, which are summed in float64."""
+        # Of an array of JAX, np.sum would be JAX's own, in float32.
+        total, weight = (np.asarray(part).sum(dtype=np.float64) for part in self)
+        return float(total / weight)
+
+
+class Perplexity(Mean):
+    """The parts of a mean cross-entropy in nats, summarised as its exponential."""
+
+    def summary(self) -> float:
+        """See the class."""
+        with np.errstate(over="ignore"):
+            return float(np.exp(super().summary()))
+
+
+class Bits(Mean):
+    """The parts of a mean in nats, summarised in bits."""
+
+    def summary(self) -> float:
+        """See the class."""
+        return super().summary() / math.log(2)
 
 
 Metrics = dict[str, Mean]
@@ -41,9 +65,5 @@ def merge(first: Metrics, second: Metrics) -> Metrics:
 
 
 def summarize(metrics: Metrics) -> dict[str, float]:
-    """Each mean as a number. Totals may have leading axes, such as steps, which are summed in float64."""
-    return {
-        # Of an array of JAX, np.sum would be JAX's own, in float32.
-        name: float(np.asarray(mean.total).sum(dtype=np.float64) / np.asarray(mean.weight).sum(dtype=np.float64))
-        for name, mean in metrics.items()
-    }
+    """Each metric as a number, see `Mean.summary`."""
+    return {name: mean.summary() for name, mean in metrics.items()}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import jax
 import optax
 
+from train.freezing import matches, path_of
 from zoo.registry import unknown
 
 Rate = float | optax.Schedule
@@ -50,6 +51,7 @@ def optimizer(
     clip_norm: float | None = None,
     clip_value: float | None = None,
     accumulate_steps: int = 1,
+    layer_rates: Mapping[str, Rate] | None = None,
     **options: Any,
 ) -> optax.GradientTransformation:
     """An optimizer by name.
@@ -65,7 +67,10 @@ def optimizer(
       clip_norm: largest global norm of the gradient (eq. 74).
       clip_value: largest absolute value of one component.
       accumulate_steps: number of batches that make one update.
-      **options: of the one optimizer, by Optax's names.
+      layer_rates: rates of the parameters that a wildcard such as "stage4_*" means, in place of `learning_rate`. The
+        first that does decides.
+      **options: of the one optimizer, by Optax's names. A `mask` of "kernels" keeps its weight decay from biases and
+        scales of norms.
 
     Raises:
       ValueError: the name or an option is unknown, or a number makes no sense.
@@ -88,11 +93,32 @@ def optimizer(
         parts.append(optax.clip_by_global_norm(clip_norm))
     if clip_value is not None:
         parts.append(optax.clip(clip_value))
-    core = _OPTIMIZERS[name](_of_update(learning_rate, accumulate_steps), **options)
+    if isinstance(mask := options.get("mask"), str):
+        if mask not in _MASKS:
+            raise ValueError(unknown("mask of weight decay", mask, _MASKS))
+        options["mask"] = _MASKS[mask]
+
+    def of_rate(rate: Rate) -> optax.GradientTransformation:
+        return _OPTIMIZERS[name](_of_update(rate, accumulate_steps), **options)
+
+    core = _of_layers(of_rate, learning_rate, layer_rates) if layer_rates else of_rate(learning_rate)
     tx = optax.chain(*parts, core) if parts else core
     if accumulate_steps > 1:
         return optax.MultiSteps(tx, accumulate_steps).gradient_transformation()
     return tx
+
+
+def _of_layers(
+    of_rate: Callable[[Rate], optax.GradientTransformation], rate: Rate, layer_rates: Mapping[str, Rate]
+) -> optax.GradientTransformation:
+    def labels(params: Any) -> Any:
+        def label(path: Any, _: Any) -> str:
+            return next((pattern for pattern in layer_rates if matches(path_of(path), pattern)), "")
+
+        return jax.tree_util.tree_map_with_path(label, params)
+
+    transforms: dict[Hashable, optax.GradientTransformation] = {p: of_rate(r) for p, r in layer_rates.items()}
+    return optax.multi_transform({**transforms, "": of_rate(rate)}, labels)
 
 
 def _of_update(rate: Rate, steps: int) -> Rate:
@@ -102,3 +128,6 @@ def _of_update(rate: Rate, steps: int) -> Rate:
 
 def _kernels(params: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+_MASKS = {"kernels": _kernels}

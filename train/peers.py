@@ -23,7 +23,8 @@ def torch_peer(name: str, batch: Mapping[str, np.ndarray], outputs: int, options
 
     Args:
       name: of the model.
-      batch: `image`, float32 `[batch, height, width, channels]` or `[batch, features]`, and `label`.
+      batch: `image`, float32 `[batch, height, width, channels]` or `[batch, features]`, and `label`; `inputs` and
+        `target` of a regression; `tokens` of a language model.
       outputs: the number of classes.
       options: of the model; of those, PyTorch's has `num_classes`, and `stem="cifar"` of a ResNet.
 
@@ -34,6 +35,10 @@ def torch_peer(name: str, batch: Mapping[str, np.ndarray], outputs: int, options
         import torch
     except ImportError:
         raise ValueError('PyTorch is not installed; pip install "flaxzoo[parity]"') from None
+    if name in _STACKS:
+        return _recurrent(torch, name, batch, options)
+    if "image" not in batch:
+        raise ValueError(f"there is no {name!r} in PyTorch to compare with")
     channels_last = torch.channels_last
     images = torch.from_numpy(batch["image"])
     if images.ndim == 4:
@@ -169,5 +174,67 @@ def _gan(torch: Any, images: Any) -> Peer:
         g_optimizer.zero_grad(set_to_none=True)
         loss(discriminator(generated), torch.ones(size, 1)).backward()
         g_optimizer.step()
+
+    return Peer(infer, train)
+
+
+_STACKS = {
+    "char_lstm": ("LSTM", 65, (128, 128), 0.2, False, 65),
+    "lstm_regressor": ("LSTM", 1, (64, 32), 0.2, False, 1),
+    "gru_regressor": ("GRU", 1, (64, 32), 0.2, False, 1),
+    "bilstm_regressor": ("LSTM", 1, (64, 32), 0.0, True, 1),
+}
+"""Kind of layer, features, hidden sizes, dropout rate, both directions, outputs."""
+
+
+def _recurrent(torch: Any, name: str, batch: Mapping[str, np.ndarray], options: Mapping[str, Any]) -> Peer:
+    if options:
+        raise ValueError(f"PyTorch's {name!r} has no option {', '.join(options)} to compare with")
+    nn = torch.nn
+    kind, features, sizes, rate, bidirectional, outputs = _STACKS[name]
+    directions = 2 if bidirectional else 1
+    if name == "char_lstm":
+        tokens = torch.from_numpy(batch["tokens"].astype(np.int64))
+        inputs, targets = tokens[:, :-1], tokens[:, 1:].flatten()
+    else:
+        inputs, targets = torch.from_numpy(batch["inputs"]), torch.from_numpy(batch["target"])
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            widths = (features, *(directions * size for size in sizes))
+            self.layers = nn.ModuleList(
+                getattr(nn, kind)(width, size, batch_first=True, bidirectional=bidirectional)
+                for width, size in zip(widths, sizes, strict=False)
+            )
+            self.dropout = nn.Dropout(rate)
+            self.head = nn.Linear(widths[-1], outputs)
+
+        def forward(self, x: Any) -> Any:
+            if name == "char_lstm":
+                x = nn.functional.one_hot(x, features).float()
+            last: Any = None
+            for layer in self.layers:
+                x, last = layer(x)
+                x = self.dropout(x)
+            if name != "char_lstm":
+                last = last[0] if kind == "LSTM" else last
+                x = self.dropout(last.transpose(0, 1).flatten(1))
+            return self.head(x).reshape(-1, outputs)
+
+    network = Network()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
+    loss = nn.functional.cross_entropy if name == "char_lstm" else nn.functional.mse_loss
+
+    def infer() -> None:
+        network.eval()
+        with torch.inference_mode():
+            network(inputs)
+
+    def train() -> None:
+        network.train()
+        optimizer.zero_grad(set_to_none=True)
+        loss(network(inputs), targets).backward()
+        optimizer.step()
 
     return Peer(infer, train)

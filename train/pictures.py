@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +36,36 @@ def curves(history: History, path: str | Path, *, title: str = "") -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
     figure.suptitle(title)
+    figure.savefig(path, dpi=120)
+
+
+def compare(histories: Mapping[str, History], path: str | Path, *, metric: str = "loss") -> None:
+    """Draws one metric of several runs over the epochs as a PNG, training dashed and validation solid.
+
+    Args:
+      histories: by what each is to be called.
+      path: the file.
+      metric: a column of each history.
+
+    Raises:
+      ValueError: a history has no such column.
+    """
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for index, (name, history) in enumerate(histories.items()):
+        if metric not in history[0]:
+            raise ValueError(f"{name} has no metric {metric!r}; it has {', '.join(history[0])}")
+        epochs = [row["epoch"] for row in history]
+        marker = "o" if len(history) == 1 else None
+        for column, style in ((metric, "--"), (f"validation_{metric}", "-")):
+            if column in history[0]:
+                label = f"{name}: {'validation' if column != metric else 'training'}"
+                values = [row[column] for row in history]
+                axes.plot(epochs, values, style, color=f"C{index}", marker=marker, label=label)
+    axes.set(xlabel="epoch", ylabel=metric.replace("_", " "))
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
     figure.savefig(path, dpi=120)
 
 

@@ -33,6 +33,15 @@ class Recipe:
       task_options: for the task, such as `label_smoothing` or `ema_decay`.
       optimizer_options: for the optimizer, such as `weight_decay`, `clip_norm`, `accumulate_steps`.
       schedule_options: for the schedule, such as `warmup_steps`.
+      plateau_options: of `train.plateau.Plateau`, which lowers the learning rate when evaluations get no better, such
+        as `patience`; none for no such lowering.
+      augmentation: a name of `data.augment.POLICIES`: how training images are changed at random.
+      augmentation_options: of `data.augment.Policy`, over those of the named one.
+      weights: what training starts from: a run, a folder of `zoo convert`, or a file or name that
+        `zoo.pretrained.load` takes; None for random weights.
+      new_head: whether the last layer starts anew, and does not come from the weights.
+      trained_layers: how many of the last layers are trained; None for all, 1 for the head alone.
+      layer_rates: learning rates by wildcard, such as `{"head": 1e-3, "stage4_*": 1e-5, "*": 0}`; 0 freezes.
       validation: share (or number) of the training examples that are held out to watch the training.
       monitor: the column of the history by which the best checkpoint is chosen and training is stopped.
       patience: evaluations without improvement after which training stops; None for never.
@@ -58,6 +67,13 @@ class Recipe:
     task_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     optimizer_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     schedule_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    plateau_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    augmentation: str = "none"
+    augmentation_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    weights: str | None = None
+    new_head: bool = True
+    trained_layers: int | None = None
+    layer_rates: dict[str, Any] = dataclasses.field(default_factory=dict)
     validation: float | int = 0.1
     monitor: str = "validation_accuracy"
     patience: int | None = None

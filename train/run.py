@@ -1,12 +1,14 @@
 """Runs: a recipe made real in a folder.
 
 A run folder holds `recipe.json`, `checkpoints/`, `history.csv`, `curves.png`, `report.json`, `tensorboard/` and, for
-classifiers, `confusion_matrix.png`; a run that learns to generate images has some of each evaluation in `samples/`.
+classifiers, `confusion_matrix.png`; a run that learns to generate images has some of each evaluation in `samples/`, and
+one on texts has what its tokens stand for in `vocabulary.json`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 from functools import partial
 from pathlib import Path
@@ -18,11 +20,13 @@ import zoo
 from train import callbacks, pictures
 from train.build import Parts, build
 from train.checkpoint import Checkpoints, History
+from train.generate import VOCABULARY
 from train.inference import Run, read_recipe, report
 from train.loop import fit
 from train.recipe import Recipe, differences
 from train.sample import GENERATORS, draw
 from train.state import State
+from train.transfer import resolve
 from zoo.checkpoint import plain
 from zoo.summary import count_parameters
 
@@ -32,6 +36,8 @@ NUM_SAMPLES = 64
 
 def train(recipe: Recipe, folder: str | Path, *, resume: bool = False, progress: bool = True) -> dict[str, Any]:
     """Trains a recipe in a folder, evaluates the best checkpoint on the test split and writes the reports.
+
+    Where the data have no test split, the validation split takes its place.
 
     Args:
       recipe: what to train.
@@ -48,6 +54,7 @@ def train(recipe: Recipe, folder: str | Path, *, resume: bool = False, progress:
       DivergedError: the loss is no longer a number.
     """
     folder = Path(folder)
+    recipe = resolve(recipe)
     first_process = jax.process_index() == 0
     if first_process:
         _claim(folder, recipe, resume)
@@ -56,10 +63,12 @@ def train(recipe: Recipe, folder: str | Path, *, resume: bool = False, progress:
     folder.mkdir(parents=True, exist_ok=True)
     if first_process:
         (folder / "recipe.json").write_text(recipe.to_json() + "\n")
+        if vocabulary := parts.dataset.spec.vocabulary:
+            (folder / VOCABULARY).write_text(json.dumps(vocabulary) + "\n")
     kind = partial(CheckpointsWithSamples, recipe, parts) if recipe.task in GENERATORS else Checkpoints
     checkpoints = kind(
         folder,
-        {"model": recipe.model, "model_options": plain(parts.model_options)},
+        _meta(recipe, parts),
         monitor=recipe.monitor,
         best_is_highest=best_is_highest,
         keep=recipe.keep,
@@ -70,7 +79,9 @@ def train(recipe: Recipe, folder: str | Path, *, resume: bool = False, progress:
         told: list[Any] = []
         if first_process:
             told.append(callbacks.csv_history(folder / "history.csv"))
-            told.append(stack.enter_context(callbacks.tensorboard(folder / "tensorboard", parts.schedule)))
+            told.append(
+                stack.enter_context(callbacks.tensorboard(folder / "tensorboard", parts.schedule, parts.plateau))
+            )
             if progress:
                 told.append(stack.enter_context(callbacks.progress_bar(parts.steps, checkpoints.newest_step)))
         if recipe.patience is not None:
@@ -84,6 +95,8 @@ def train(recipe: Recipe, folder: str | Path, *, resume: bool = False, progress:
             plan=parts.plan,
             evaluate_every=recipe.evaluate_every,
             steps_per_dispatch=recipe.steps_per_dispatch,
+            augment=parts.augment,
+            adapt=None if parts.plateau is None else parts.plateau.rescale,
             callbacks=told,
             checkpoints=checkpoints,
         )
@@ -93,15 +106,26 @@ def train(recipe: Recipe, folder: str | Path, *, resume: bool = False, progress:
     pictures.curves(fitted.history, folder / "curves.png", title=folder.name)
     _, variables = zoo.load_model(folder)
     last = fitted.history[-1]
+    split = "test" if "test" in parts.dataset.splits else "validation"
+    run = Run(recipe, parts.dataset, parts.model, variables)
     summary = {
         "parameters": count_parameters(variables["params"]),
         "steps": int(last["step"]),
         "seconds": round(last["seconds"], 1),
         **{name: value for name, value in last.items() if name not in ("step", "seconds")},
-        **report(Run(recipe, parts.dataset, parts.model, variables), "test", folder / "confusion_matrix.png"),
+        **(report(run, split, folder / "confusion_matrix.png") if split in parts.dataset.splits else {}),
     }
     (folder / "report.json").write_text(json.dumps(summary, indent=2) + "\n")
     return summary
+
+
+def _meta(recipe: Recipe, parts: Parts) -> dict[str, Any]:
+    """What each checkpoint says of its model: enough to use it where the pictures that it was trained on are not."""
+    meta = {"model": recipe.model, "model_options": plain(parts.model_options)}
+    reader = parts.dataset.reader
+    if reader is None:
+        return meta
+    return {**meta, "preprocessing": plain(dataclasses.asdict(reader)), "classes": list(parts.dataset.spec.classes)}
 
 
 class CheckpointsWithSamples(Checkpoints):

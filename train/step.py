@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -11,8 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import lax
 
+from train.freezing import Frozen, in_inference, merge, partition
 from train.metrics import Metrics, weigh
 from train.precision import LossScale, all_finite, select
 from train.state import Batch, State, Task
@@ -37,6 +39,8 @@ def gradient_task(
     prepare: Prepare | None = None,
     ema_decay: float | None = None,
     loss_scaling: bool = False,
+    frozen: Frozen = lambda path: False,
+    start: Mapping[str, Any] | None = None,
 ) -> Task:
     """A task that minimises the mean of a per-example loss by its gradient.
 
@@ -51,6 +55,10 @@ def gradient_task(
       prepare: draws what is random in an example, in training and in evaluation, before the model sees it.
       ema_decay: keeps an exponential moving average of the parameters, which evaluation then uses.
       loss_scaling: scales the loss dynamically and skips updates that overflow, for models that compute in float16.
+      frozen: parameters whose gradients are not computed, and which stay as they are to the bit. A module that has none
+        but these runs as in inference: its batch norms take their running statistics, which stay as they are too.
+        `train.freezing.freeze` makes an optimizer that keeps no memory for them.
+      start: variables to start from; those of the model's that are not among them are drawn.
 
     A field `mask` of the batch, 0 or 1 for each example, takes examples out of the loss and the metrics.
     """
@@ -66,6 +74,8 @@ def gradient_task(
             return tuple(example[name] for name in names)
 
         state = create_state(key, lambda key: model.init(key, *arguments(key)), tx.init)
+        if start is not None:
+            state = start_from(state, start)
         return dataclasses.replace(
             start_average(state, ema_decay), loss_scale=LossScale.create() if loss_scaling else None
         )
@@ -75,35 +85,43 @@ def gradient_task(
         batch = prepared(batch, key)
         scale = jnp.float32(1) if state.loss_scale is None else state.loss_scale.scale
 
-        def objective(params: Any) -> tuple[jax.Array, tuple[Metrics, Any]]:
-            outputs, model_state = model.apply(
-                {"params": params, **state.model_state},
-                *(batch[name] for name in names),
-                train=True,
-                rngs={"dropout": key, "latent": jax.random.fold_in(key, _LATENT)},
-                mutable=list(state.model_state),
-            )
+        trained, kept = partition(state.params, frozen)
+
+        def objective(trained: Any) -> tuple[jax.Array, tuple[Metrics, Any]]:
+            with nn.intercept_methods(in_inference(state.params, frozen)):
+                outputs, model_state = model.apply(
+                    {"params": merge(trained, kept), **state.model_state},
+                    *(batch[name] for name in names),
+                    train=True,
+                    rngs={"dropout": key, "latent": jax.random.fold_in(key, _LATENT)},
+                    mutable=list(state.model_state),
+                )
             metrics = weigh(per_example(outputs, batch), batch.get("mask"))
             loss = metrics["loss"].total / sum_over_devices(metrics["loss"].weight)
             return loss * scale, (metrics, model_state)
 
-        gradients, (metrics, model_state) = jax.grad(objective, has_aux=True)(state.params)
+        gradients, (metrics, model_state) = jax.grad(objective, has_aux=True)(trained)
         gradients = jax.tree.map(lambda g: g / scale, sum_over_devices(gradients))
+        gradients = merge(gradients, jax.tree.map(jnp.zeros_like, kept))
         updates, opt_state = tx.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        moved, _ = partition(optax.apply_updates(state.params, updates), frozen)
+        params = merge(moved, kept)  # -0 + 0 would not be -0
         loss_scale = state.loss_scale
         if loss_scale is not None:
             finite = all_finite(gradients)
-            kept = (state.params, state.opt_state, state.model_state)
-            params, opt_state, model_state = select(finite, (params, opt_state, model_state), kept)
+            before = (state.params, state.opt_state, state.model_state)
+            params, opt_state, model_state = select(finite, (params, opt_state, model_state), before)
             loss_scale = loss_scale.adjust(finite)
+        averaged = average(state.ema, params, ema_decay)
+        if averaged is not None:
+            averaged = merge(partition(averaged, frozen)[0], kept)
         state = dataclasses.replace(
             state,
             step=state.step + 1,
             params=params,
             model_state=model_state,
             opt_state=opt_state,
-            ema=average(state.ema, params, ema_decay),
+            ema=averaged,
             loss_scale=loss_scale,
         )
         return state, sum_over_devices(metrics)
@@ -129,6 +147,28 @@ def create_state(key: jax.Array, init_model: Callable[[jax.Array], Any], init_op
 
     params, model_state, opt_state = jax.jit(create)(params_key)  # the forward pass itself is never computed
     return State(jnp.int32(0), params, model_state, opt_state, state_key)
+
+
+def start_from(state: State, variables: Mapping[str, Any]) -> State:
+    """The state with these variables in the place of those that were drawn.
+
+    Raises:
+      ValueError: the model has no such variables, or of other shapes; all of them are named.
+    """
+    drawn: dict[str, Any] = flatten_dict({"params": state.params, **state.model_state}, sep="/")
+    given: dict[str, Any] = flatten_dict(dict(variables), sep="/")
+    shapes = {path: f"{list(leaf.shape)}" for path, leaf in drawn.items()}
+    wrong = [
+        f"{path} {list(np.shape(leaf))}, where the model has {shapes.get(path, 'none')}"
+        for path, leaf in sorted(given.items())
+        if shapes.get(path) != f"{list(np.shape(leaf))}"
+    ]
+    if wrong:
+        raise ValueError("cannot start from variables of another model:" + "".join(f"\n  {line}" for line in wrong))
+    # Copies: a step that donates its state must not take the variables with it.
+    copies = {path: jnp.array(leaf, drawn[path].dtype) for path, leaf in given.items()}
+    tree = unflatten_dict({**drawn, **copies}, sep="/")
+    return dataclasses.replace(state, params=tree.pop("params"), model_state=tree)
 
 
 def start_average(state: State, decay: float | None) -> State:

@@ -20,6 +20,7 @@ from zoo.registry import register
     task="classification",
     input_shape=(224, 224, 3),
     num_parameters=61_100_840,
+    weights_licence="BSD-3-Clause (torchvision)",
     paper="A. Krizhevsky, One weird trick for parallelizing convolutional neural networks, arXiv:1404.5997",
 )
 class AlexNet(nn.Module):

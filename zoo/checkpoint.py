@@ -8,7 +8,7 @@ only these: the optimizer is never loaded, and arrays come back as NumPy, whatev
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,25 @@ CHECKPOINTS = "checkpoints"
 """The folder inside a run that holds its checkpoints, one folder for each step."""
 
 
-def save_model(path: str | Path, name: str, variables: Mapping[str, Any], **options: Any) -> None:
+def save_model(
+    path: str | Path,
+    name: str,
+    variables: Mapping[str, Any],
+    *,
+    preprocessing: Mapping[str, Any] | None = None,
+    classes: Sequence[str] = (),
+    **options: Any,
+) -> None:
     """Saves the variables of `create_model(name, **options)` as the folder `path`, atomically.
+
+    Args:
+      path: of the folder.
+      name: of a registered model.
+      variables: what its `init` returns.
+      preprocessing: how images are prepared for it, such as `zoo.pretrained.Preprocessing(…)._asdict()`; `zoo predict`
+        does so.
+      classes: what its outputs mean.
+      options: of the model.
 
     Raises:
       ValueError: the name or an option is unknown, the options are not plain data (numbers, strings, lists), or the
@@ -42,8 +59,29 @@ def save_model(path: str | Path, name: str, variables: Mapping[str, Any], **opti
         raise FileExistsError(f"{path} exists; choose another folder or remove it")
     state = {collection: tree for collection, tree in variables.items() if collection != "params"}
     items = {"params": variables["params"], "model_state": state}
+    meta: dict[str, Any] = {"model": name, "model_options": settings}
+    if preprocessing is not None:
+        meta |= {"preprocessing": plain(preprocessing), "classes": list(classes)}
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-        checkpointer.save(path, composite(items, {"model": name, "model_options": settings}))
+        checkpointer.save(path, composite(items, meta))
+
+
+def saved_meta(path: str | Path) -> dict[str, Any]:
+    """What is known of a saved model: its name under "model", "model_options" and, where they are known,
+    "preprocessing" and "classes".
+
+    Args:
+      path: as for `load_model`.
+
+    Raises:
+      ValueError: the folder holds no model.
+    """
+    return read_meta(_checkpoint(path))
+
+
+def _checkpoint(path: str | Path) -> Path:
+    folder = Path(path).absolute()
+    return best_checkpoint(folder) if (folder / CHECKPOINTS).is_dir() else folder
 
 
 def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
@@ -58,9 +96,7 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     Raises:
       ValueError: the folder holds no model, or a damaged one.
     """
-    folder = Path(path).absolute()
-    if (folder / CHECKPOINTS).is_dir():
-        folder = best_checkpoint(folder)
+    folder = _checkpoint(path)
     meta = read_meta(folder)
     if not isinstance(meta.get("model"), str):
         raise ValueError(f"{folder} is a checkpoint of something else than a registered model")

@@ -43,6 +43,7 @@ class Block(nn.Module):
     task="classification",
     input_shape=(224, 224, 3),
     num_parameters=28_589_128,
+    weights_licence="Apache-2.0 (timm)",
     paper="Z. Liu et al., A ConvNet for the 2020s, CVPR 2022, section 3 and table 9",
 )
 class ConvNeXt(nn.Module):

@@ -53,6 +53,7 @@ class Transition(nn.Module):
     task="classification",
     input_shape=(224, 224, 3),
     num_parameters=7_978_856,
+    weights_licence="Apache-2.0 (timm)",
     paper="G. Huang et al., Densely connected convolutional networks, CVPR 2017, table 1",
 )
 class DenseNet(nn.Module):

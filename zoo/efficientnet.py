@@ -27,12 +27,12 @@ _STAGES = (  # table 1: window, stride, expansion, channels, blocks
 
 
 class EfficientNet(nn.Module):
-    """Seven stages of MBConv blocks with squeeze-and-excitation and SiLU, padded as in PyTorch.
+    """Seven stages of MBConv blocks with squeeze-and-excitation and SiLU, padded as in PyTorch or TensorFlow.
 
     `width` multiplies the channels; fewer stages than seven are the first ones. Blocks are dropped in training with a
     probability that grows linearly to `drop_path_rate` (stochastic depth). `epsilon` is batch norm's: timm's weights
-    are for 1e-5, Keras's and torchvision's from b5 on for 1e-3. `stem` and `stage1` … `stage7` are named intermediates;
-    `num_classes=0` gives pooled features.
+    are for 1e-5, torchvision's from b5 on and Keras's for 1e-3, these also for `same_padding`. `stem` and `stage1` …
+    `stage7` are named intermediates; `num_classes=0` gives pooled features.
     """
 
     stage_sizes: Sequence[int]
@@ -41,6 +41,7 @@ class EfficientNet(nn.Module):
     dropout_rate: float = 0.2
     drop_path_rate: float = 0.2
     epsilon: float = 1e-5
+    same_padding: bool = False
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -51,7 +52,8 @@ class EfficientNet(nn.Module):
         options = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         conv = partial(Conv, use_bias=False, kernel_init=he_normal, **options)
         norm = partial(BatchNorm, epsilon=self.epsilon, **options)
-        x = conv(round_channels(32 * self.width), 3, 2, padding=1, name="conv_stem")(x)
+        padding = "SAME" if self.same_padding else 1
+        x = conv(round_channels(32 * self.width), 3, 2, padding=padding, name="conv_stem")(x)
         x = nn.silu(norm(name="norm_stem")(x, train=train))
         record(self, "stem", x)
         num_blocks = 0
@@ -70,6 +72,7 @@ class EfficientNet(nn.Module):
                     norm=norm,
                     squeeze_excite=partial(SqueezeExcite, channels // 4, nn.silu, nn.sigmoid, **options),
                     drop_path_rate=self.drop_path_rate * num_blocks / sum(self.stage_sizes),
+                    same_padding=self.same_padding,
                     name=f"stage{stage}_block{block + 1}",
                 )(x, train=train)
                 num_blocks += 1
@@ -95,6 +98,9 @@ for _name, _width, _depth, _resolution, _dropout_rate, _num_parameters in (
         task="classification",
         input_shape=(_resolution, _resolution, 3),
         num_parameters=_num_parameters,
+        weights_licence="BSD-3-Clause (torchvision)"
+        if _name in ("efficientnet_b6", "efficientnet_b7")
+        else "Apache-2.0 (timm)",
         paper="M. Tan, Q. V. Le, EfficientNet: rethinking model scaling for CNNs, ICML 2019, table 1 and section 3.3",
         stage_sizes=tuple(math.ceil(_depth * row[-1]) for row in _STAGES),
         width=_width,

@@ -47,7 +47,8 @@ class SqueezeExcite(nn.Module):
 class InvertedResidual(nn.Module):
     """MBConv (Sandler et al. 2018): 1×1 to `expanded` channels, depthwise, squeeze-and-excitation, 1×1 to `features`.
 
-    The first 1×1 is left out where it would not widen; the input is added where the shape allows.
+    The first 1×1 is left out where it would not widen; the input is added where the shape allows. `same_padding` is
+    TensorFlow's, which at stride 2 may pad one side more than the other.
     """
 
     features: int
@@ -59,6 +60,7 @@ class InvertedResidual(nn.Module):
     norm: Layer
     squeeze_excite: Layer | None
     drop_path_rate: float = 0.0
+    same_padding: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
@@ -68,7 +70,7 @@ class InvertedResidual(nn.Module):
             y = self.conv(self.expanded, 1, padding=0, name="conv_expand")(y)
             y = self.activation(self.norm(name="norm_expand")(y, train=train))
         depthwise = partial(self.conv, groups=self.expanded, kernel_init=_depthwise_init, name="conv_depthwise")
-        y = depthwise(self.expanded, k, self.stride, padding=k // 2)(y)
+        y = depthwise(self.expanded, k, self.stride, padding="SAME" if self.same_padding else k // 2)(y)
         y = self.activation(self.norm(name="norm_depthwise")(y, train=train))
         if self.squeeze_excite:
             y = self.squeeze_excite(name="squeeze_excite")(y)
@@ -92,6 +94,7 @@ _STAGES = (  # table 1: window, stride, expanded channels of each block, channel
     task="classification",
     input_shape=(224, 224, 3),
     num_parameters=5_483_032,
+    weights_licence="Apache-2.0 (timm)",
     paper="A. Howard et al., Searching for MobileNetV3, ICCV 2019, table 1",
 )
 class MobileNetV3(nn.Module):

@@ -39,20 +39,22 @@ class BasicBlock(nn.Module):
 class Bottleneck(nn.Module):
     """1×1, 3×3 and 1×1 convolutions in F, the last four times as wide.
 
-    The stride is in the 3×3 convolution, as in PyTorch and timm ("v1.5"), not in the first 1×1 as in the paper.
+    The stride is in the 3×3 convolution, as in PyTorch and timm ("v1.5"), or in the first 1×1, as in the paper.
     """
 
     features: int
     stride: int
     conv: Layer
     norm: Layer
+    stride_in: Literal["3x3", "1x1"] = "3x3"
     expansion: ClassVar[int] = 4
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[batch, height, width, channels]` → the same, or halved by the stride and `features · expansion` wide."""
-        y = nn.relu(self.norm(name="norm1")(self.conv(self.features, 1, padding=0, name="conv1")(x)))
-        y = self.conv(self.features, 3, self.stride, padding=1, name="conv2")(y)
+        first, second = (self.stride, 1) if self.stride_in == "1x1" else (1, self.stride)
+        y = nn.relu(self.norm(name="norm1")(self.conv(self.features, 1, first, padding=0, name="conv1")(x)))
+        y = self.conv(self.features, 3, second, padding=1, name="conv2")(y)
         y = nn.relu(self.norm(name="norm2")(y))
         y = self.conv(self.features * self.expansion, 1, padding=0, name="conv3")(y)
         y = self.norm(name="norm3", scale_init=nn.initializers.zeros)(y)
@@ -71,7 +73,9 @@ class ResNet(nn.Module):
 
     `stem="imagenet"` is a 7×7 convolution of stride 2 and a max-pool of stride 2; `stem="cifar"` is a 3×3 convolution
     alone, for images of about 32×32. The last scale of each block starts at zero, so that blocks start as identities
-    (Goyal et al. 2017). `num_classes=0` gives pooled features; `stem` and `stage1` … `stage4` are named intermediates.
+    (Goyal et al. 2017). `stride_in` is where bottlenecks have their stride, `epsilon` is batch norm's; Keras's weights
+    are for "1x1" and 1.001e-5. `num_classes=0` gives pooled features; `stem` and `stage1` … `stage4` are named
+    intermediates.
     """
 
     block: type[BasicBlock] | type[Bottleneck]
@@ -79,6 +83,8 @@ class ResNet(nn.Module):
     num_classes: int = 1000
     features: int = 64
     stem: Literal["imagenet", "cifar"] = "imagenet"
+    stride_in: Literal["3x3", "1x1"] = "3x3"
+    epsilon: float = 1e-5
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -86,7 +92,10 @@ class ResNet(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """`[batch, height, width, channels]` of any size → logits `[batch, num_classes]`."""
         require_image(x, least=1, model="ResNet")
-        conv, norm = _conv_and_norm(self.dtype, self.param_dtype, train)
+        if self.stride_in not in ("3x3", "1x1"):
+            raise ValueError(f'stride_in must be "3x3" or "1x1", not {self.stride_in!r}')
+        conv, norm = _conv_and_norm(self.dtype, self.param_dtype, train, self.epsilon)
+        block = partial(Bottleneck, stride_in=self.stride_in) if self.block is Bottleneck else self.block
         if self.stem == "imagenet":
             x = nn.relu(norm(name="norm_stem")(conv(self.features, 7, 2, padding=3, name="conv_stem")(x)))
             x = max_pool(x, (3, 3), (2, 2), padding=1)
@@ -98,9 +107,8 @@ class ResNet(nn.Module):
         for stage, num_blocks in enumerate(self.stage_sizes):
             for index in range(num_blocks):
                 stride = 2 if stage > 0 and index == 0 else 1
-                x = self.block(self.features * 2**stage, stride, conv, norm, name=f"stage{stage + 1}_block{index + 1}")(
-                    x
-                )
+                name = f"stage{stage + 1}_block{index + 1}"
+                x = block(self.features * 2**stage, stride, conv, norm, name=name)(x)
             record(self, f"stage{stage + 1}", x)
         x = global_avg_pool(x)
         return (
@@ -136,12 +144,12 @@ class MiniResNet(nn.Module):
         return dense(self.num_classes, name="head")(x) if self.num_classes else x
 
 
-def _conv_and_norm(dtype: Any, param_dtype: Any, train: bool) -> tuple[Layer, Layer]:
+def _conv_and_norm(dtype: Any, param_dtype: Any, train: bool, epsilon: float = 1e-5) -> tuple[Layer, Layer]:
     """The two layers that blocks are made of, with what is the same for all of them bound."""
     conv = partial(Conv, use_bias=False, kernel_init=he_normal, dtype=dtype, param_dtype=param_dtype)
 
     def norm(**options: Any) -> Layer:
-        return partial(BatchNorm(dtype=dtype, param_dtype=param_dtype, **options), train=train)
+        return partial(BatchNorm(epsilon=epsilon, dtype=dtype, param_dtype=param_dtype, **options), train=train)
 
     return conv, norm
 
@@ -160,6 +168,7 @@ for _name, _block, _stage_sizes, _num_parameters in (
         task="classification",
         input_shape=(224, 224, 3),
         num_parameters=_num_parameters,
+        weights_licence="Apache-2.0 (timm)",
         paper=_PAPER,
         block=_block,
         stage_sizes=_stage_sizes,

@@ -64,6 +64,7 @@ for _name, _stage_sizes, _plain, _normalised in (
             task="classification",
             input_shape=(224, 224, 3),
             num_parameters=_num_parameters,
+            weights_licence="BSD-3-Clause (torchvision)",
             paper="K. Simonyan, A. Zisserman, Very deep convolutional networks, ICLR 2015, table 1 (A, B, D, E)",
             stage_sizes=_stage_sizes,
             batch_norm=_batch_norm,

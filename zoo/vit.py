@@ -2,39 +2,15 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from zoo.attention import MultiHeadAttention
 from zoo.layers import Conv, Dropout, record, require_image
 from zoo.registry import register
-
-
-class EncoderBlock(nn.Module):
-    """Self-attention, and a dense network of one hidden layer, each after a norm and beside a shortcut."""
-
-    num_heads: int
-    mlp_dim: int
-    dropout_rate: float
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        """`[batch, tokens, hidden_size]` → the same."""
-        options = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        norm = partial(nn.LayerNorm, epsilon=1e-6, **options)
-        dense = partial(nn.Dense, kernel_init=nn.initializers.xavier_uniform(), **options)
-        drop = partial(Dropout(self.dropout_rate), train=train)
-        y = MultiHeadAttention(self.num_heads, name="attention", **options)(norm(name="norm1")(x))
-        x = x + drop(y)
-        y = dense(self.mlp_dim, name="fc1")(norm(name="norm2")(x))
-        y = dense(x.shape[-1], name="fc2")(drop(nn.gelu(y, approximate=False)))
-        return x + drop(y)
+from zoo.transformer import Block
 
 
 class ViT(nn.Module):
@@ -70,7 +46,7 @@ class ViT(nn.Module):
                 f"ViT takes images whose sides are multiples of {self.patch_size}, not {x.shape[1]} × {x.shape[2]} "
                 f"(image_size {self.image_size}); resize, crop or pad them"
             )
-        options = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        options: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         x = Conv(self.hidden_size, self.patch_size, self.patch_size, padding=0, name="embed", **options)(x)
         batch, *grid, features = x.shape
         token = self.param("class_token", nn.initializers.zeros, (1, 1, features), self.param_dtype)
@@ -84,10 +60,17 @@ class ViT(nn.Module):
         x = Dropout(self.dropout_rate)(x, train=train)
         record(self, "stem", x)
         for index in range(1, self.num_layers + 1):
-            block = EncoderBlock(
-                self.num_heads, self.mlp_dim, self.dropout_rate, name=f"encoder_block{index}", **options
+            block = Block(
+                self.num_heads,
+                self.mlp_dim,
+                norm_first=True,
+                activation="gelu",
+                dropout_rate=self.dropout_rate,
+                hidden_dropout_rate=self.dropout_rate,
+                name=f"encoder_block{index}",
+                **options,
             )
-            x = block(x, train=train)
+            x, _ = block(x, train=train)
             record(self, f"block{index}", x)
         x = nn.LayerNorm(epsilon=1e-6, name="norm_head", **options)(x[:, 0])
         zeros = nn.initializers.zeros
@@ -114,6 +97,7 @@ for _name, _hidden_size, _num_heads, _mlp_dim, _num_parameters in (
         task="classification",
         input_shape=(224, 224, 3),
         num_parameters=_num_parameters,
+        weights_licence="Apache-2.0 (timm)",
         paper="A. Dosovitskiy et al., An image is worth 16×16 words, ICLR 2021, table 1; "
         "the smaller ones: H. Touvron et al., Training data-efficient image transformers, ICML 2021, table 1",
         hidden_size=_hidden_size,

@@ -14,6 +14,7 @@ from tests.descriptors import MODELS, random_variables
 from tests.parity.torch_weights import tensors
 from tests.parity.torchvision_ops import timm
 from zoo import pretrained
+from zoo.pretrained import keras as keras_files
 from zoo.pretrained import timm as timms
 from zoo.pretrained import torchvision as torchvisions
 
@@ -132,3 +133,77 @@ def test_names_of_older_files():
     old = {key.replace("mlp.0", "mlp.linear_1").replace("mlp.3", "mlp.linear_2"): x for key, x in known.items()}
     vit.load_state_dict(old)
     assert set(old) != set(known) == {torchvisions.modern(key) for key in old}
+
+
+# ---- Keras ----
+
+
+def randomise(network):
+    """Random weights and statistics, as `random_variables` draws them."""
+    rng = np.random.default_rng(0)
+
+    def draw(variable):
+        kind, shape = variable.path.rpartition("/")[2], variable.shape
+        if kind == "kernel":
+            fan_in = np.prod(shape[:-1]) if shape[-1] > 1 else np.prod(shape[:2])  # of a depthwise kernel its window
+            return rng.normal(0, np.sqrt(2 / fan_in), shape)
+        if kind in ("gamma", "moving_variance", "variance"):
+            return rng.uniform(0.5, 1, shape)
+        return np.zeros(shape) if kind == "count" else rng.normal(0, 0.2, shape)
+
+    network.set_weights([draw(variable).astype(variable.dtype) for variable in network.weights])
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("name", "builder", "size", "kinds"),
+    [
+        ("resnet50", "ResNet50", (64, 33), ("keras", "weights.h5", "h5")),
+        ("efficientnet_b0", "EfficientNetB0", (33, 64), ("weights.h5",)),
+        ("vgg16", "VGG16", (224, 224), ("weights.h5",)),  # its dense layers take this size alone
+    ],
+)
+def test_keras_applications(name, builder, size, kinds, tmp_path):
+    """Files of Keras's own networks, with their own preprocessing of images in [0, 255]."""
+    keras = pytest.importorskip("keras")
+    pytest.importorskip("h5py")
+    images = np.random.default_rng(1).integers(0, 256, (1, *size, 3)).astype(np.float32)
+    module = {"resnet50": "resnet", "efficientnet_b0": "efficientnet", "vgg16": "vgg16"}[name]
+    theirs = getattr(keras.applications, module).preprocess_input(images.copy())
+    with jax.numpy_rank_promotion("allow"):
+        inputs = keras.Input(batch_shape=theirs.shape)  # of an open batch size, Keras works out all shapes twice
+        network = getattr(keras.applications, builder)(
+            weights=None, input_tensor=inputs, classes=5, classifier_activation=None
+        )
+        randomise(network)
+        wanted = np.asarray(network(theirs, training=False))
+    options = {"num_classes": 5, **keras_files.OPTIONS[name]}
+    for kind in kinds:
+        file = tmp_path / f"model.{kind}"
+        network.save_weights(file) if kind == "weights.h5" else network.save(file)
+        variables = pretrained.from_keras(name, file, **options)
+        prepared = pretrained.describe(name, file).preprocessing
+        x = ((images / 255 - np.array(prepared.mean)) / np.array(prepared.std)).astype(np.float32)
+        logits = np.asarray(jax.jit(zoo.create_model(name, **options).apply)(variables, x))
+        np.testing.assert_allclose(logits, wanted, rtol=0, atol=1e-4 * np.abs(wanted).max())
+        file.unlink()
+
+
+def test_deviations_of_the_published_efficientnet(monkeypatch):
+    """They stand in the place of variances in the published file, and Keras divides by their root twice."""
+    arrays = {"normalization/mean": np.array([0.485, 0.456, 0.406]), "normalization/variance": np.zeros(3)}
+    monkeypatch.setattr(keras_files, "read_keras", lambda *_: arrays)
+    arrays["normalization/variance"] = np.array([0.229, 0.224, 0.225], np.float32)
+    assert keras_files.normalization("a.h5")[1] == pytest.approx((0.229, 0.224, 0.225))
+    arrays["normalization/variance"] = np.array([0.25, 0.16, 0.09])
+    assert keras_files.normalization("a.h5")[1] == pytest.approx((0.5, 0.4, 0.3))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_licence_of_weights(name):
+    """As timm states it of its default weights; torchvision's weights are under the licence of its code."""
+    config = timm.models.get_pretrained_cfg(IN_TIMM.get(name, name)) if name != "alexnet" else None
+    found = zoo.model_card(name).weights_licence
+    assert found is not None
+    if config is not None and config.tag != "untrained" and config.license:
+        assert found.split(" ")[0].lower() == config.license

@@ -65,6 +65,14 @@ def test_the_task_is_that_of_the_model():
     assert results["train"]["step_ms"] > results["inference"]["step_ms"] > 0
 
 
+def test_a_language_model_is_measured_on_tokens():
+    results = bench("char_lstm", batch_size=8, seconds=0.01, hidden_size=4, vocab_size=5)
+    # What is inside the scan is counted once, and not for each of 100 steps.
+    assert results["inference"]["gflops_per_step"] > 2 * 8 * 100 * (5 * 16 + 4 * 16 + 4 * 5) / 1e9
+    with pytest.raises(ValueError, match="'char_lstm' takes no images, and so no image_size"):
+        bench("char_lstm", batch_size=8, image_size=32)
+
+
 @pytest.mark.parametrize(
     ("name", "options", "parameters"),
     [
@@ -76,6 +84,28 @@ def test_the_task_is_that_of_the_model():
     ],
 )
 def test_the_peer_has_as_many_parameters_and_learns(name, options, parameters):
+    shape = {"mlp": (64,), "resnet18": (32, 32, 3)}.get(name, (28, 28, 1))
+    rng = np.random.default_rng(0)
+    batch = {"image": rng.uniform(size=(4, *shape)).astype(np.float32), "label": np.arange(4)}
+    made = parameters_that_learn(name, batch, options)
+    assert sum(p.numel() for p in made) == parameters == zoo_parameters(name, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "second_biases"),
+    [("char_lstm", 1024), ("lstm_regressor", 384), ("gru_regressor", 192), ("bilstm_regressor", 768)],
+)
+def test_a_recurrent_peer_has_second_biases_besides_and_learns(name, second_biases):
+    rng = np.random.default_rng(0)
+    batch = {"inputs": rng.normal(size=(4, 6, 1)).astype(np.float32), "target": np.ones((4, 1), np.float32)}
+    if name == "char_lstm":
+        batch = {"tokens": rng.integers(0, 65, (4, 7), np.int32)}
+    made = parameters_that_learn(name, batch, {})
+    assert sum(p.numel() for p in made) == zoo_parameters(name) + second_biases
+
+
+def parameters_that_learn(name, batch, options):
+    """The parameters of a peer: inference leaves them alone, and a train step moves them."""
     torch = pytest.importorskip("torch")
     made = []
     with pytest.MonkeyPatch.context() as patch:
@@ -86,17 +116,14 @@ def test_the_peer_has_as_many_parameters_and_learns(name, options, parameters):
             return adamw(params, **settings)
 
         patch.setattr(torch.optim, "AdamW", watched)
-        shape = {"mlp": (64,), "resnet18": (32, 32, 3)}.get(name, (28, 28, 1))
-        rng = np.random.default_rng(0)
-        batch = {"image": rng.uniform(size=(4, *shape)).astype(np.float32), "label": np.arange(4)}
         peer = torch_peer(name, batch, 10, options)
-    assert sum(p.numel() for p in made) == parameters == zoo_parameters(name, **options)
     before = [p.detach().clone() for p in made]
     peer.infer()
     assert all(torch.equal(p, old) for p, old in zip(made, before, strict=True))
     peer.train()
     moved = sum(not torch.equal(p, old) for p, old in zip(made, before, strict=True))
     assert moved > len(made) / 2, "all move but what stands before a scale that starts at zero"
+    return made
 
 
 def zoo_parameters(name, **options):
@@ -116,5 +143,6 @@ def test_the_comparison_reports_both_and_their_ratio():
 
 def test_what_pytorch_has_not_is_said():
     pytest.importorskip("torch")
-    with pytest.raises(ValueError, match="no 'perceptron' in PyTorch"):
-        bench("perceptron", batch_size=8, compare="torch")
+    for name in ("perceptron", "attention_regressor"):
+        with pytest.raises(ValueError, match=f"no '{name}' in PyTorch"):
+            bench(name, batch_size=8, compare="torch")

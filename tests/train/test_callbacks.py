@@ -111,6 +111,17 @@ def test_csv_history(tmp_path):
     assert len(read(path)) == 1
 
 
+def test_a_history_is_read_as_it_was_written(tmp_path):
+    history = rows([0.1, math.inf, 1e-9])
+    callbacks.write_history(tmp_path / "history.csv", history)
+    assert callbacks.read_history(tmp_path / "history.csv") == history
+    with pytest.raises(ValueError, match=r"nothing\.csv is not there; it is written by"):
+        callbacks.read_history(tmp_path / "nothing.csv")
+    (tmp_path / "history.csv").write_text("step,loss\n")
+    with pytest.raises(ValueError, match=r"history\.csv is empty"):
+        callbacks.read_history(tmp_path / "history.csv")
+
+
 def test_csv_history_stays_whole_when_writing_fails(tmp_path):
     path = tmp_path / "history.csv"
     callbacks.write_history(path, rows([1.0]))

@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 import sklearn.metrics
 from PIL import Image
 
@@ -418,6 +419,21 @@ def test_help_of_each_command(command, capsys):
     assert " ".join(COMMANDS[command].__doc__.split()[:4]) in " ".join(text.split())
 
 
+def test_the_program_starts_again_with_large_pages_once(monkeypatch):
+    started = []
+    monkeypatch.setattr(os, "execv", lambda *arguments: started.append(arguments))
+    monkeypatch.setattr(sys, "argv", ["zoo", "list", "lenet5"])
+    monkeypatch.setenv("GLIBC_TUNABLES", "")  # so that it is put back at the end
+    monkeypatch.delenv("GLIBC_TUNABLES")
+    monkeypatch.setenv("ZOO_CPU_LOWERING", "plain")
+    main()
+    monkeypatch.delenv("ZOO_CPU_LOWERING")
+    assert not started, "not where everything is left as it is"
+    main()
+    main()
+    assert started == ([(sys.executable, [sys.executable, *sys.orig_argv[1:]])] if sys.platform == "linux" else [])
+
+
 def test_debugging_shows_where(monkeypatch):
     monkeypatch.setenv("ZOO_DEBUG", "1")
     with pytest.raises(ValueError, match="unknown model"):
@@ -477,3 +493,47 @@ def test_a_recipe_that_was_damaged(mlp, tmp_path):
     assert "recipe.json: not JSON" in error("evaluate", tmp_path)
     (tmp_path / "recipe.json").write_text((mlp / "recipe.json").read_text())
     assert str(tmp_path) in error("evaluate", tmp_path)  # there is no checkpoint
+
+
+# ---- convert and augment ----
+
+
+def test_converted_weights_are_used_as_a_run_is(tmp_path, pictures):
+    """Resized and cropped as the weights want it, by the command as by hand."""
+    from tests.descriptors import MODELS, random_variables
+    from zoo import pretrained
+
+    options = {**MODELS["resnet18"].small, "stem": "cifar"}
+    model = zoo.create_model("resnet18", **options)
+    variables = random_variables(model, np.zeros((1, 9, 9, 3), np.float32))
+    hub = tmp_path / "hub"
+    hub.mkdir()
+    safetensors.numpy.save_file(pretrained.to_torch("resnet18", variables, **options), hub / "model.safetensors")
+    config = {"input_size": [3, 6, 6], "crop_pct": 0.75, "interpolation": "bilinear"}
+    (hub / "config.json").write_text(
+        json.dumps({"num_classes": 3, "pretrained_cfg": config, "label_names": list("abc")})
+    )
+    settings = [f"{name}={list(value) if isinstance(value, tuple) else value}" for name, value in options.items()]
+    facts = parsed("convert", "resnet18", hub, *settings, "--out", tmp_path / "out")
+    assert (facts["layout"], facts["image_size"], facts["crop"]) == ("timm", 6, 0.75)
+    predictions = parsed("predict", tmp_path / "out", *pictures[0][:3])
+    for file, prediction in zip(pictures[0][:3], predictions, strict=True):
+        image = Image.open(file).convert("RGB").resize((8, 8), Image.Resampling.BILINEAR).crop((1, 1, 7, 7))
+        x = (np.asarray(image, np.float32) / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+        wanted = jax.nn.softmax(model.apply(variables, x[None].astype(np.float32)))[0]
+        np.testing.assert_allclose(list(prediction["probabilities"].values()), wanted, atol=1e-4)
+        assert prediction["label"] == "abc"[int(wanted.argmax())]
+    assert parsed("export", tmp_path / "out", "--out", tmp_path / "a.stablehlo")["classes"] == list("abc")
+    assert "out exists; choose another folder" in error(
+        "convert", "resnet18", hub, *settings, "--out", tmp_path / "out"
+    )
+    zoo.save_model(tmp_path / "bare", "resnet18", variables, **options)
+    assert "was saved without preprocessing" in error("predict", tmp_path / "bare", pictures[0][0])
+
+
+def test_a_grid_of_augmented_images(tmp_path):
+    facts = parsed("augment", "lenet5_digits", "augmentation=guide", "--out", tmp_path / "a" / "grid.png")
+    assert (facts["images"], facts["draws"]) == (8, 8)
+    with Image.open(facts["file"]) as image:
+        assert min(image.size) > 200
+    assert "this recipe has no augmentation" in error("augment", "lenet5_digits", "--out", tmp_path / "b.png")

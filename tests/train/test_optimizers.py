@@ -367,3 +367,13 @@ def test_the_options_are_those_of_the_signature():
     own = set(inspect.signature(optimizer).parameters)
     for name, build in _OPTIMIZERS.items():
         assert not (own - {"learning_rate"}) & set(inspect.signature(build).parameters), name
+
+
+def test_weight_decay_of_kernels_alone():
+    params = {"kernel": jnp.full((2, 3), 2.0), "bias": jnp.full(3, 2.0)}
+    tx = optimizer("adamw", 0.1, weight_decay=0.5, mask="kernels")
+    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    np.testing.assert_allclose(updates["kernel"], -0.1 * 0.5 * 2, rtol=1e-6)
+    assert not np.any(updates["bias"])
+    with pytest.raises(ValueError, match="unknown mask of weight decay: 'kernel'; nearest: kernels"):
+        optimizer("adamw", 0.1, mask="kernel")

@@ -118,3 +118,16 @@ def test_grid_of_a_number_that_is_no_square(tmp_path):
     assert pixels.shape == (2 * 61, 3 * 61, 3)
     assert np.all(pixels[61:121, 61:121] == (0, 0, 255))
     assert not np.any(pixels[61:121, 122:182]), "the sixth place is empty"
+
+
+def test_runs_over_each_other(tmp_path):
+    """One has no validation split, and one a single evaluation."""
+    histories = {"lstm": history(5), "gru": history(1), "rnn": history(4, validation=False)}
+    pictures.compare(histories, tmp_path / "all.png", metric="accuracy")
+    pixels = opened(tmp_path / "all.png")
+    for color in ("#1f77b4", "#ff7f0e", "#2ca02c"):
+        assert has_color(pixels, color)
+    pictures.compare({"lstm": histories["lstm"]}, tmp_path / "one.png")
+    assert not has_color(opened(tmp_path / "one.png"), "#ff7f0e")
+    with pytest.raises(ValueError, match="gru has no metric 'mae'; it has step, epoch, loss"):
+        pictures.compare({"gru": histories["gru"]}, tmp_path / "none.png", metric="mae")

@@ -77,6 +77,16 @@ def test_the_gan_draws_strokes_and_not_one_image():
     assert spread(drawn) > 0.25
 
 
+@pytest.mark.parametrize(
+    ("name", "share"), [("lstm_sum", 0.5), ("gru_sum", 0.5), ("bilstm_sum", 0.2), ("attention_sum", 0.7)]
+)
+def test_recurrent_networks_add_up(name, share):
+    """50 is the variance of a sum of 50 numbers, and so the error of a model that knows nothing."""
+    fitted, _ = trained(name, "epochs=4", evaluate_every=50)
+    assert fitted.history[-1]["validation_loss"] < share * 50
+    assert fitted.history[-1]["loss"] < fitted.history[0]["loss"]
+
+
 def test_diffusion_draws_digits():
     fitted, run = trained("diffusion_digits", "epochs=15", evaluate_every=300)
     assert fitted.history[-1]["validation_loss"] < 0.3, "1 is the error of a model that knows nothing"
@@ -86,9 +96,35 @@ def test_diffusion_draws_digits():
     assert spread(drawn) > 0.5
 
 
+def test_the_transformer_reads_dates():
+    """Better than by the most frequent character of each place, which needs no source."""
+    settings = ["epochs=1", "data_options.size=10000", "batch_size=64", "schedule_options.warmup_steps=30"]
+    settings += ["model_options.dropout_rate=0", "task_options.label_smoothing=0"]
+    fitted, run = trained("transformer_dates", *settings, evaluate_every=140)
+    targets = run.dataset.splits["train"][np.arange(9000)]["targets"]
+    blind = np.mean([np.bincount(place).max() / len(place) for place in targets.T])
+    assert fitted.history[-1]["validation_accuracy"] > blind + 0.15
+
+
 def spread(drawn):
     """The variance of drawn images about their mean, as a share of that of the digits."""
     return drawn.var(axis=0).mean() / pixel_variance()
+
+
+@pytest.mark.skipif("ZOO_DATA_DIR" not in os.environ, reason="needs Tiny Shakespeare in ZOO_DATA_DIR")
+def test_char_lstm_begins_to_learn():
+    """The frequencies of single characters alone would give 3.3 nats."""
+    recipe = get_recipe("char_lstm")
+    parts = build(recipe)
+    fitted = fit(
+        parts.task,
+        parts.dataset,
+        batch_size=16,
+        steps=60,
+        plan=one_device,
+        evaluate_every=60,
+    )
+    assert fitted.history[-1]["validation_loss"] < 3.2
 
 
 @pytest.mark.skipif("ZOO_DATA_DIR" not in os.environ, reason="needs MNIST in ZOO_DATA_DIR")
@@ -98,6 +134,8 @@ def spread(drawn):
         ("lenet5_mnist", 120, 0.5),
         ("cnn_mnist", 40, 0.7),
         ("resnet18_mnist", 12, 2.2),
+        ("autoencoder_mnist", 400, 0.05),
+        ("vae_mnist", 80, 520.0),
     ],
 )
 def test_recipes_on_mnist_begin_to_learn(name, steps, most_loss):

@@ -41,14 +41,22 @@ every_classifier = pytest.mark.parametrize(
 
 @functools.cache
 def batch_of(name, batch_size=BATCH):
-    row, rng = MODELS[name], np.random.default_rng(1)
-    if zoo.model_card(name).task in OF_UNIT_IMAGES:
+    row, card, rng = MODELS[name], zoo.model_card(name), np.random.default_rng(1)
+    if card.task in OF_UNIT_IMAGES:
         shape = row.small.get("image_shape", row.shape)
         return {"image": rng.uniform(size=(batch_size, *shape)).astype(np.float32)}
-    return {
-        "image": rng.normal(size=(batch_size, *row.shape)).astype(np.float32),
-        "label": (np.arange(batch_size) % row.num_outputs).astype(np.int32),
-    }
+    if card.input_dtype == "int32":
+        x = rng.integers(0, row.small["vocab_size"], (batch_size, *row.shape), np.int32)
+    else:
+        x = rng.normal(size=(batch_size, *row.shape)).astype(np.float32)
+    match card.task:
+        case "language_modeling":
+            return {"tokens": x}
+        case "seq2seq":
+            return {"inputs": x, "targets": x}
+        case "regression":
+            return {"inputs": x, "target": rng.normal(size=(batch_size, row.num_outputs)).astype(np.float32)}
+    return {"image": x, "label": (np.arange(batch_size) % row.num_outputs).astype(np.int32)}
 
 
 def task_of(name, tx, *, model_options=None, **options):

@@ -21,7 +21,8 @@ from tests.descriptors import MODELS, random_variables
 def small(name, **options):
     options = {**MODELS[name].small, **options}
     model = zoo.create_model(name, **options)
-    return model, random_variables(model, np.zeros((1, *MODELS[name].shape), np.float32)), options
+    x = np.zeros((1, *MODELS[name].shape), zoo.model_card(name).input_dtype)
+    return model, random_variables(model, x), options
 
 
 @pytest.fixture(scope="module")

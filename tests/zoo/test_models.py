@@ -21,6 +21,8 @@ BATCH = 16
 WITHOUT_BATCH_NORM = (
     *("perceptron", "mlp", "lenet5", "autoencoder", "conv_autoencoder", "vae", "ddpm_unet"),
     *("alexnet", "vgg11", "convnext_tiny", "vit_tiny_patch16_224"),
+    *("lstm_regressor", "gru_regressor", "bilstm_regressor", "attention_regressor", "char_lstm"),
+    *("transformer_classifier", "transformer_base", "gpt2", "llama_15m", "bert_tiny"),
 )
 # Of variants that are the same module when they are small, the first stands for all.
 SMALL = {zoo.create_model(name, **row.small): name for name, row in reversed(MODELS.items())}.values()
@@ -287,6 +289,8 @@ def test_a_vit_takes_whole_patches():
     [
         *((name, "dropout_rate") for name in ("mlp", "cnn", "alexnet", "vgg11", "densenet121", "mobilenet_v3_large")),
         *((name, "dropout_rate") for name in ("efficientnet_b0", "vit_tiny_patch16_224")),
+        *((name, "dropout_rate") for name in ("transformer_classifier", "transformer_base", "gpt2", "bert_tiny")),
+        *((name, "dropout_rate") for name in ("lstm_regressor", "gru_regressor", "bilstm_regressor", "char_lstm")),
         *((name, "drop_path_rate") for name in ("efficientnet_b0", "convnext_tiny")),
     ],
 )

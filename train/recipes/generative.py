@@ -99,6 +99,8 @@ def autoencoder_mnist() -> Recipe:
     """A dense autoencoder on MNIST (guide, section 9.1): 784–128–64–32 and back.
 
     Command: zoo train autoencoder_mnist
+    Time: 40 s of training on 2 CPU cores.
+    Reached: a mean squared error of 0.0073 on the 10,000 test images.
     """
     return Recipe(
         model="autoencoder",
@@ -122,6 +124,8 @@ def vae_mnist() -> Recipe:
     high, the decoder learns to ignore the latents.
 
     Command: zoo train vae_mnist
+    Time: 22 minutes of training on 2 busy CPU cores.
+    Reached: −ELBO of 98.1 nats on the 10,000 test images; −94.1 is the importance-weighted bound with 64 samples.
     """
     return Recipe(
         model="vae",
@@ -141,38 +145,22 @@ def vae_mnist() -> Recipe:
 def gan_mnist() -> Recipe:
     """The guide's GAN (section 10) on MNIST: Adam with a learning rate of 2e-4 and β₁ = 0.5, labels with noise of 0.05.
 
+    Batches of 64, and images drawn with an average of the weights.
+
     Command: zoo train gan_mnist
+    Time: 1 hour of training on 2 busy CPU cores.
+    Reached: samples of all ten classes, in which the network of `cnn_mnist` has a confidence of 0.91 on average (0.996
+    in real ones); its Fréchet distance is 215, that between training and test images 26.
     """
     return Recipe(
         model="gan",
         data="mnist",
         task="gan",
         task_options={"ema_decay": 0.999},
-        batch_size=128,
-        epochs=20.0,
+        batch_size=64,
+        epochs=21.0,
         learning_rate=2e-4,
         optimizer_options={"b1": 0.5},
         validation=5000,
         monitor="step",
-    )
-
-
-@recipe
-def diffusion_mnist() -> Recipe:
-    """A DDPM with a small U-Net on MNIST, drawn from by 50 steps of DDIM.
-
-    Command: zoo train diffusion_mnist
-    """
-    return Recipe(
-        model="ddpm_unet",
-        data="mnist",
-        task="diffusion",
-        task_options={"ema_decay": 0.999},
-        batch_size=128,
-        epochs=8.0,
-        optimizer_options={"clip_norm": 1.0},
-        schedule="cosine",
-        schedule_options={"warmup_steps": 200},
-        validation=5000,
-        monitor="validation_loss",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -20,12 +21,13 @@ def classification(
     *,
     loss: Literal["cross_entropy", "perceptron"] = "cross_entropy",
     label_smoothing: float = 0.0,
-    inputs: str = "image",
+    inputs: str | Sequence[str] = "image",
     **options: Any,
 ) -> Task:
     """Trains `model` to give logits `[batch, classes]`, or `[batch, 1]` where there are two classes.
 
-    Batches hold the model's input under `inputs` and `label`, integer `[batch]`. Metrics are `loss` and `accuracy`.
+    Batches hold the model's input under `inputs` and `label`, integer `[batch]` or, as mixing images makes them,
+    probabilities `[batch, classes]`. Metrics are `loss` and `accuracy`, of the most probable class.
 
     Args:
       model: the network.
@@ -33,8 +35,9 @@ def classification(
       loss: cross-entropy (binary for a single logit), or the perceptron criterion, which with plain gradient descent
         and a batch size of 1 is Rosenblatt's rule. The latter takes a single logit.
       label_smoothing: see `losses.cross_entropy`; only for more than one logit.
-      inputs: the field of the batch that the model takes.
-      **options: `ema_decay`, `loss_scaling`, see `gradient_task`.
+      inputs: the field of the batch that the model takes: images, or "tokens" of texts; or several, such as "tokens"
+        and what says which of them are no padding.
+      **options: `ema_decay`, `loss_scaling`, `frozen`, `start`, see `gradient_task`.
     """
     if loss not in ("cross_entropy", "perceptron"):
         raise ValueError(f'loss must be "cross_entropy" or "perceptron", not {loss!r}')
@@ -53,7 +56,8 @@ def classification(
             raise ValueError(f"the perceptron criterion takes one logit, not {logits.shape[-1]}")
         else:
             value = losses.cross_entropy(logits, labels, label_smoothing=label_smoothing)
-        return {"loss": value, "accuracy": predicted_class(logits) == labels}
+        wanted = labels if labels.ndim == 1 else labels.argmax(axis=-1)
+        return {"loss": value, "accuracy": predicted_class(logits) == wanted}
 
     return gradient_task(model, tx, per_example, inputs=inputs, **options)
 

@@ -2,9 +2,26 @@
 
 variables = pretrained.load("resnet50", "resnet50.safetensors")
 logits = zoo.create_model("resnet50").apply(variables, images)
+model, variables = pretrained.from_hub("openai-community/gpt2")
 """
 
+from zoo.pretrained.files import convert, describe, load
+from zoo.pretrained.hub import from_hub, load_tokenizer, to_hub
 from zoo.pretrained.inputs import Preprocessing, preprocessing
-from zoo.pretrained.state_dict import from_torch, load, to_torch
+from zoo.pretrained.keras import from_keras
+from zoo.pretrained.state_dict import from_torch, require_same_entries, to_torch
 
-__all__ = ["Preprocessing", "from_torch", "load", "preprocessing", "to_torch"]
+__all__ = [
+    "Preprocessing",
+    "convert",
+    "describe",
+    "from_hub",
+    "from_keras",
+    "from_torch",
+    "load",
+    "load_tokenizer",
+    "preprocessing",
+    "require_same_entries",
+    "to_hub",
+    "to_torch",
+]

@@ -35,11 +35,13 @@ class Preprocessing(NamedTuple):
         return math.floor(self.image_size / self.crop + 1e-6)  # a quotient such as 224 / (224 / 232) may fall short
 
 
-def preprocessing(name: str, source: Literal["timm", "torchvision"] | None = None) -> Preprocessing:
-    """What the default weights for the model `name` want; without a `source`, timm's or else torchvision's.
+def preprocessing(name: str, source: str | None = None) -> Preprocessing:
+    """What the default weights for the model `name` want, those of "timm", "torchvision" or "keras".
+
+    Without a `source`, of the first of these that has any.
 
     Raises:
-      ValueError: neither of them, or not this source, has weights for `name`; or there is no such source.
+      ValueError: none of them, or not this source, has weights for `name`; or there is no such source.
     """
     if source is not None and source not in _TABLES:
         raise ValueError(unknown("source of weights", source, _TABLES))
@@ -114,4 +116,16 @@ _TORCHVISION = {
     "vit_base_patch16_224": _RESIZED_256,
 }
 
-_TABLES = {"timm": _TIMM, "torchvision": _TORCHVISION}
+# Keras leaves resizing and cropping to its users; this is the usual way. Mean and scale of what its
+# `preprocess_input` calls "caffe" are in [0, 255].
+_CAFFE = Preprocessing(
+    224, 0.875, "bilinear", (123.68 / 255, 116.779 / 255, 103.939 / 255), (1 / 255, 1 / 255, 1 / 255)
+)
+
+_KERAS = {
+    "efficientnet_b0": Preprocessing(224, 0.875, "bilinear"),
+    "resnet50": _CAFFE,
+    "vgg16": _CAFFE,
+}
+
+_TABLES = {"timm": _TIMM, "torchvision": _TORCHVISION, "keras": _KERAS}

@@ -57,12 +57,22 @@ def from_torch(
     wanted: dict[str, Any] = flatten_dict(abstract_variables(model, image), sep="/")
     found = {torchvision.modern(key): x for key, x in state_dict.items() if not key.endswith(_COUNTER)}
     layout = _layout(name, model, wanted, found)
+    epsilon = torchvision.EPSILON.get(name) if layout == "torchvision" else None
+    if epsilon and getattr(model, "epsilon", epsilon) != epsilon:
+        raise ValueError(
+            f"torchvision's {name} normalises with ε = {epsilon}: pass epsilon={epsilon} here and to create_model"
+        )
     places = {path: _place(layout, model, path) for path in wanted}
     if head == "new":
         file_head = {_place(layout, model, f"params/{_HEAD}{leaf}").key for leaf in ("kernel", "bias")}
         found = {key: x for key, x in found.items() if key not in file_head}
         places = {path: place for path, place in places.items() if not path.startswith(f"params/{_HEAD}")}
-    _require_same_entries(name, {places[path].key: _shape(wanted[path], places[path]) for path in places}, found)
+    require_same_entries(
+        f"the state dict does not fit {name!r} with these options (is it for other num_classes or channels? "
+        'head="new" leaves its last layer out)',
+        {places[path].key: _shape(wanted[path], places[path]) for path in places},
+        found,
+    )
     variables = {path: np.zeros(leaf.shape, leaf.dtype) for path, leaf in wanted.items() if path not in places}
     for path, place in places.items():
         array = _numpy(found[place.key])
@@ -97,19 +107,28 @@ def to_torch(name: str, variables: Mapping[str, Any], **overrides: Any) -> dict[
     return state | {key: np.zeros((), np.int64) for key in counters}
 
 
-def load(name: str, file: str | Path, **options: Any) -> dict[str, Any]:
-    """`from_torch` of a `.safetensors` file, or of a file that `torch.save` wrote (never unpickling more than tensors).
+def layout_of(name: str, state_dict: Mapping[str, Any], **overrides: Any) -> str:
+    """Whose layout a state dict for the model `name` is in: "timm" or "torchvision", the first where it is both's.
+
+    Raises:
+      ValueError: no layout is known for the model, or the keys resemble none.
+    """
+    model = create_model(name, **overrides)
+    wanted = flatten_dict(abstract_variables(model, model_card(name).example()), sep="/")
+    return _layout(name, model, wanted, {torchvision.modern(key): x for key, x in state_dict.items()})
+
+
+def read_state_dict(file: Path) -> dict[str, Any]:
+    """The tensors of a `.safetensors` file, or of one that `torch.save` wrote (never unpickling more than tensors).
 
     Raises:
       FileNotFoundError: there is no such file.
       ImportError: a file of PyTorch's needs PyTorch.
-      ValueError: the file holds no state dict, or as `from_torch`.
+      ValueError: the file holds no state dict.
     """
-    file = Path(file)
     if not file.is_file():
         raise FileNotFoundError(f"{file} is no file; expected .safetensors or a file written by torch.save")
-    read = _read_safetensors if file.suffix == ".safetensors" else _read_torch
-    return from_torch(name, read(file), **options)
+    return read_safetensors(file) if file.suffix == ".safetensors" else _read_torch(file)
 
 
 _RULES = {"timm": timm.RULES, "torchvision": torchvision.RULES}
@@ -131,11 +150,6 @@ def _layout(name: str, model: nn.Module, wanted: Mapping[str, Any], found: Mappi
             f"this is no state dict of {name!r}: its keys are such as {', '.join(sorted(found)[:3]) or '(none)'}, "
             f"where timm has {samples['timm']} and torchvision {samples['torchvision']}"
         )
-    epsilon = torchvision.EPSILON.get(name) if best == "torchvision" else None
-    if epsilon and getattr(model, "epsilon", epsilon) != epsilon:
-        raise ValueError(
-            f"torchvision's {name} normalises with ε = {epsilon}: pass epsilon={epsilon} here and to create_model"
-        )
     return best
 
 
@@ -150,7 +164,12 @@ def _shape(leaf: jax.ShapeDtypeStruct, place: Place) -> tuple[int, ...]:
     return (rows * place.part[1], *rest)
 
 
-def _require_same_entries(name: str, wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, Any]) -> None:
+def require_same_entries(problem: str, wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, Any]) -> None:
+    """Refuses arrays by name that are not those wanted.
+
+    Raises:
+      ValueError: says the `problem`, and names all that are missing, unexpected or of another shape.
+    """
     shapes = {key: tuple(np.shape(x)) for key, x in found.items()}
     missing = [f"{key} {list(shape)}" for key, shape in wanted.items() if key not in shapes]
     unexpected = [f"{key} {list(shape)}" for key, shape in shapes.items() if key not in wanted]
@@ -162,10 +181,7 @@ def _require_same_entries(name: str, wanted: Mapping[str, tuple[int, ...]], foun
     problems = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
     if any(problems.values()):
         lines = [f"\n  {kind}: {entry}" for kind, entries in problems.items() for entry in sorted(entries)]
-        raise ValueError(
-            f"the state dict does not fit {name!r} with these options (is it for other num_classes or channels? "
-            f'head="new" leaves its last layer out):{"".join(lines)}'
-        )
+        raise ValueError(f"{problem}:{''.join(lines)}")
 
 
 def _numpy(tensor: Any) -> np.ndarray:
@@ -176,8 +192,13 @@ def _numpy(tensor: Any) -> np.ndarray:
 _SAFETENSORS = {"BF16": jnp.bfloat16, "F16": np.float16, "F32": np.float32, "F64": np.float64, "I64": np.int64}
 
 
-def _read_safetensors(file: Path) -> dict[str, np.ndarray]:
-    """The reader of safetensors for NumPy knows no bfloat16, its parser does."""
+def read_safetensors(file: Path) -> dict[str, np.ndarray]:
+    """The tensors of a file by name.
+
+    Raises:
+      ValueError: it is no such file, or holds other types than weights have.
+    """
+    # The reader of safetensors for NumPy knows no bfloat16, its parser does.
     try:
         entries = safetensors.deserialize(file.read_bytes())
     except safetensors.SafetensorError as error:

@@ -1,0 +1,92 @@
+"""Reading pictures of every kind that there is."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data import ImageReader
+
+
+@pytest.fixture
+def pixels():
+    return np.random.default_rng(0).integers(0, 256, (6, 4, 4), dtype=np.uint8)
+
+
+def save(tmp_path, image, name, **options):
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    image.save(tmp_path / name, **options)
+    return tmp_path / name
+
+
+def test_a_picture_of_its_size_stays_as_it_is(tmp_path, pixels):
+    path = save(tmp_path, pixels[..., :3], "a.png")
+    read = ImageReader((6, 4)).read(path)
+    assert read.dtype == np.uint8
+    np.testing.assert_array_equal(read, pixels[..., :3])
+
+
+def test_the_shorter_side_is_resized_and_the_centre_kept(tmp_path):
+    stripes = np.zeros((10, 30, 3), np.uint8)
+    stripes[:, 10:20, 0], stripes[:, :10, 1], stripes[:, 20:, 2] = 250, 250, 250
+    path = save(tmp_path, stripes, "stripes.png")
+    assert (ImageReader(10).read(path) == [250, 0, 0]).all()
+    half = ImageReader(10, crop=0.5).read(path)
+    assert half.shape == (10, 10, 3)
+    assert (half == [250, 0, 0]).all()
+    squashed = ImageReader(10, squash=True).read(path)
+    assert (squashed[0, [0, 5, 9]].argmax(axis=-1) == [1, 0, 2]).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 3), (3, 200)])
+@pytest.mark.parametrize("wanted", [5, (4, 9), (9, 4)])
+@pytest.mark.parametrize("crop", [1.0, 0.875, 0.3])
+def test_any_size_becomes_the_one_wanted(tmp_path, size, wanted, crop):
+    path = save(tmp_path, np.full((*size, 3), 77, np.uint8), "a.png")
+    read = ImageReader(wanted, crop=crop).read(path)
+    assert read.shape == ((5, 5, 3) if wanted == 5 else (*wanted, 3))
+    assert (read == 77).all(), "nothing lies beyond the picture"
+
+
+def test_cmyk(tmp_path):
+    cmyk = Image.new("CMYK", (4, 6), (255, 0, 0, 0))
+    read = ImageReader((6, 4)).read(save(tmp_path, cmyk, "cmyk.jpg"))
+    assert read[0, 0, 0] < 30 < 200 < read[0, 0, 1:].min(), "cyan"
+
+
+def test_palette_with_alpha_is_over_black(tmp_path):
+    picture = Image.fromarray(np.array([[0, 1]], np.uint8)).convert("P")
+    picture.putpalette([255, 255, 255, 0, 255, 0])
+    path = save(tmp_path, picture, "palette.png", transparency=0)
+    assert ImageReader((1, 2)).read(path).tolist() == [[[0, 0, 0], [0, 255, 0]]]
+
+
+def test_sixteen_bits(tmp_path):
+    path = save(tmp_path, np.array([[0, 0x80FF, 0xFFFF]], np.uint16), "deep.png")
+    assert ImageReader((1, 3), channels=1).read(path).ravel().tolist() == [0, 0x80, 255]
+    assert ImageReader((1, 3)).read(path)[0, 1].tolist() == [0x80] * 3
+
+
+@pytest.mark.parametrize("kind", ["1", "LA", "RGBA", "I", "F", "YCbCr", "LAB"])
+def test_other_kinds_of_pixels(tmp_path, pixels, kind):
+    picture = Image.fromarray(pixels[..., :3]).convert("RGB" if kind == "LAB" else kind)
+    path = save(tmp_path, picture, "a.tiff")
+    for channels in (1, 3):
+        assert ImageReader((6, 4), channels=channels).read(path).shape == (6, 4, channels)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(tmp_path, pixels, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = save(tmp_path, pixels[..., :3], "turned.png", exif=exif)
+    x = pixels[..., :3]
+    turned = {
+        1: x, 2: x[:, ::-1], 3: x[::-1, ::-1], 4: x[::-1], 5: x.swapaxes(0, 1),
+        6: np.rot90(x, -1), 7: np.rot90(x, 2).swapaxes(0, 1), 8: np.rot90(x),
+    }  # fmt: skip
+    wanted = turned[orientation]
+    np.testing.assert_array_equal(ImageReader(wanted.shape[:2]).read(path), wanted)
+
+
+def test_lists_stand_for_tuples():
+    assert ImageReader.of(image_size=[3, 4], mean=[0.5] * 3) == ImageReader((3, 4), mean=(0.5,) * 3)

@@ -1,0 +1,62 @@
+"""Recipes on text."""
+
+from train.recipe import Recipe, recipe
+
+
+@recipe
+def char_lstm() -> Recipe:
+    """The guide's text generator (section 14.2), two LSTM layers of 128 units, on Tiny Shakespeare.
+
+    Dropout .2 and windows of 100 characters as in the guide, whose network learns from the last character of a window
+    alone.
+
+    Command: zoo train char_lstm
+    Time: 9 minutes of training on 2 busy CPU cores.
+    Reached: 1.54 nats a character on the validation split and 1.67 on the test split (2.22 and 2.41 bits).
+    """
+    return Recipe(
+        model="char_lstm",
+        data="tiny_shakespeare",
+        data_options={"length": 100},
+        task="language_modeling",
+        batch_size=64,
+        epochs=0.1276,
+        learning_rate=2e-2,
+        optimizer_options={"clip_norm": 1.0},
+        schedule="cosine",
+        schedule_options={"warmup_steps": 100},
+        validation=0,
+        monitor="validation_loss",
+        evaluate_every=250,
+    )
+
+
+@recipe
+def char_gpt() -> Recipe:
+    """nanoGPT's Transformer for a CPU on Tiny Shakespeare: 4 blocks, 4 heads, 128 features, 64 characters of context.
+
+    As there: 2000 steps of 12 windows, AdamW with β₂ = .99, a weight decay of .1 for matrices, gradients clipped to a
+    norm of 1, a learning rate that rises over 100 steps and falls to a tenth as a cosine, no dropout. It rises to 2e-3,
+    twice as high as there.
+
+    Command: zoo train char_gpt
+    Time: 3.5 minutes of training on 2 busy CPU cores.
+    Reached: 1.79 nats a character on the validation split and 1.85 on the test split (2.58 and 2.66 bits). nanoGPT
+    validates on both together and tells 1.88; it is 1.82 here, and with the lower learning rate 1.91.
+    """
+    return Recipe(
+        model="char_gpt",
+        data="tiny_shakespeare",
+        data_options={"length": 64},
+        task="language_modeling",
+        batch_size=12,
+        epochs=0.02391,
+        optimizer="adamw",
+        learning_rate=2e-3,
+        optimizer_options={"b2": 0.99, "weight_decay": 0.1, "mask": "kernels", "clip_norm": 1.0},
+        schedule="cosine",
+        schedule_options={"warmup_steps": 100, "final_fraction": 0.1},
+        validation=0,
+        monitor="validation_loss",
+        evaluate_every=500,
+    )

@@ -1,0 +1,164 @@
+"""Files and folders of weights of any origin: what is in them, and what their model and its images have to be like."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from zoo.checkpoint import save_model
+from zoo.pretrained import keras, torchvision
+from zoo.pretrained.hub import fetched_folder
+from zoo.pretrained.inputs import Preprocessing, preprocessing
+from zoo.pretrained.state_dict import from_torch, layout_of, read_state_dict
+
+_KERAS = (".keras", ".h5")
+_FILES = (*_KERAS, ".safetensors", ".pt", ".pth", ".bin")
+
+
+class Weights(NamedTuple):
+    """What is known of a file of weights.
+
+    Attributes:
+      file: where the arrays are.
+      layout: whose names they have: "timm", "torchvision" or "keras".
+      model_options: what the model has to be created with.
+      preprocessing: what the weights want to see; None where that is not known.
+      num_classes: outputs, where a configuration beside the file says so.
+      classes: names of these, likewise.
+    """
+
+    file: Path
+    layout: str
+    model_options: dict[str, Any]
+    preprocessing: Preprocessing | None
+    num_classes: int | None = None
+    classes: tuple[str, ...] = ()
+
+
+def describe(name: str, source: str | Path, origin: str | None = None, **overrides: Any) -> Weights:
+    """What is in a file, a folder in timm's layout on the hub of Hugging Face, or a repository there.
+
+    Args:
+      name: of the model that the weights are for.
+      source: see `load`.
+      origin: whose preprocessing the weights want, where the keys do not tell: timm and torchvision name the layers of
+        ResNets alike.
+      overrides: options of the model.
+
+    Raises:
+      FileNotFoundError, ImportError, OSError, ValueError: as `load`.
+    """
+    file, config = _locate(source)
+    if file.suffix in _KERAS:
+        prepared = preprocessing(name, "keras") if name in keras.OPTIONS else None
+        if name == "efficientnet_b0" and prepared is not None:
+            mean, std = keras.normalization(file)
+            prepared = prepared._replace(mean=mean, std=std)
+        return Weights(file, "keras", keras.OPTIONS.get(name, {}), prepared)
+    layout = origin or layout_of(name, read_state_dict(file), **overrides)
+    epsilon = torchvision.EPSILON.get(name) if layout == "torchvision" else None
+    options = {"epsilon": epsilon} if epsilon else {}
+    if "pretrained_cfg" in config:
+        names = config.get("label_names") or config["pretrained_cfg"].get("label_names") or ()
+        return Weights(
+            file, layout, options, _of_timm(config["pretrained_cfg"]), config.get("num_classes"), tuple(names)
+        )
+    try:
+        prepared = preprocessing(name, layout)
+    except ValueError:
+        prepared = None
+    return Weights(file, layout, options, prepared)
+
+
+def load(name: str, source: str | Path, **options: Any) -> dict[str, Any]:
+    """The variables of a model from weights of others.
+
+    Args:
+      name: of a registered model.
+      source: a file: `.safetensors`, `.keras`, `.weights.h5` or `.h5` of Keras, or what `torch.save` wrote (never
+        unpickling more than tensors); a folder with `model.safetensors` and `config.json`, as timm saves them; or the
+        name of a repository on the hub of Hugging Face, such as "timm/resnet18.a1_in1k".
+      options: `head` and `channels`, see `from_torch`, and options of the model, such as `num_classes`.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ImportError: a file of PyTorch's needs PyTorch, one of Keras's h5py, a repository huggingface_hub.
+      OSError: the repository cannot be fetched.
+      ValueError: the file holds no weights, or as `from_torch` and `from_keras`.
+    """
+    file, _ = _locate(source)
+    if file.suffix in _KERAS:
+        return keras.from_keras(name, file, **options)
+    return from_torch(name, read_state_dict(file), **options)
+
+
+def convert(
+    name: str,
+    source: str | Path,
+    out: str | Path,
+    *,
+    origin: str | None = None,
+    head: Literal["given", "new"] = "given",
+    channels: int = 3,
+    **overrides: Any,
+) -> Weights:
+    """Saves weights of others as a folder that `zoo.load_model` and `zoo predict` read, with their preprocessing.
+
+    Args:
+      name: of a registered model.
+      source: see `load`.
+      out: the folder to write.
+      origin: see `describe`.
+      head: see `from_torch`.
+      channels: of the images.
+      overrides: options of the model, beside those that the weights demand.
+
+    Raises:
+      FileExistsError: `out` exists.
+      ValueError: as `load`; or it is not known what images these weights want to see.
+    """
+    if Path(out).exists():
+        raise FileExistsError(f"{out} exists; choose another folder or remove it")
+    weights = describe(name, source, origin, **overrides)
+    if weights.preprocessing is None:
+        raise ValueError(f"it is not known what images the weights {source} want to see: no origin lists {name!r}")
+    if weights.num_classes is not None:
+        overrides.setdefault("num_classes", weights.num_classes)
+    options = {**overrides, **weights.model_options}
+    variables = load(name, weights.file, head=head, channels=channels, **options)
+    prepared = weights.preprocessing._asdict()
+    classes = weights.classes if head == "given" else ()
+    save_model(out, name, variables, preprocessing={**prepared, "channels": channels}, classes=classes, **options)
+    return weights
+
+
+def _locate(source: str | Path) -> tuple[Path, dict[str, Any]]:
+    """The file of weights, and the configuration beside it, where there is one."""
+    path = Path(source)
+    if not path.exists() and path.suffix not in _FILES:
+        path = fetched_folder(source)
+    if not path.is_dir():
+        return path, {}
+    config = path / "config.json"
+    try:
+        settings = json.loads(config.read_text()) if config.is_file() else {}
+    except ValueError as error:
+        raise ValueError(f"{config} is no JSON: {error}") from None
+    return path / "model.safetensors", settings
+
+
+def _of_timm(config: dict[str, Any]) -> Preprocessing:
+    """What timm writes of its weights; what is missing there has timm's default."""
+    size = config["input_size"][-1]
+    interpolation = config.get("interpolation", "bicubic")
+    if interpolation not in ("bilinear", "bicubic"):
+        raise ValueError(f"the weights want images resized by {interpolation!r}; known are bilinear and bicubic")
+    return Preprocessing(
+        size,
+        config.get("crop_pct", 0.875),
+        interpolation,
+        tuple(config.get("mean", (0.485, 0.456, 0.406))),
+        tuple(config.get("std", (0.229, 0.224, 0.225))),
+        config.get("crop_mode", "center") == "squash",
+    )
