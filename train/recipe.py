@@ -22,7 +22,7 @@ class Recipe:
     Attributes:
       model: a name of `zoo.list_models()`.
       data: a name that `data.load` takes.
-      task: "classification" or "regression".
+      task: a name of `train.tasks.TASKS`.
       batch_size: examples in a step, over all devices and processes.
       epochs: passes over the training data.
       optimizer: a name of `train.optimizers.optimizer`.

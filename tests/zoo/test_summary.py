@@ -18,7 +18,8 @@ from zoo.layers import Conv
 
 
 def small(name):
-    return zoo.create_model(name, **MODELS[name].small), np.zeros((2, *MODELS[name].shape), np.float32)
+    x = np.zeros((2, *MODELS[name].shape), zoo.model_card(name).input_dtype)
+    return zoo.create_model(name, **MODELS[name].small), x
 
 
 def test_count_parameters_of_arrays_and_of_shapes():
