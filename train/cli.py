@@ -431,9 +431,11 @@ def _take_large_pages() -> None:
     """Starts the program again with memory in pages of 2 MB, where it has been started on Linux without.
 
     XLA on a CPU takes the memory of each step anew, and meeting it for the first time, 4 KB by 4 KB, was a third of a
-    small convolutional network's step. The C library reads this setting when a program starts, and then alone.
+    small convolutional network's step. The C library reads this setting when a program starts, and then alone. Beside
+    PyTorch it is left as it is: two programs that take turns at many such pages wait for the kernel to find them.
     """
-    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ and not os.environ.get("ZOO_CPU_LOWERING"):
+    left = "GLIBC_TUNABLES" in os.environ or os.environ.get("ZOO_CPU_LOWERING") or "--compare" in sys.argv
+    if sys.platform == "linux" and not left:
         os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
