@@ -31,15 +31,16 @@ class WindowSource(ArraySource):
     """
 
     def __init__(self, text: np.ndarray, length: int, stride: int):
-        self.arrays = {"text": text, "start": np.arange(0, len(text) - length, stride, dtype=np.int32)}
+        self.arrays = {"text": text}
         self._length = length
+        self._stride = stride
 
     def __len__(self) -> int:
-        return len(self.arrays["start"])
+        return len(range(0, len(self.arrays["text"]) - self._length, self._stride))
 
     def gather(self, arrays: Any, indices: Any) -> Any:
         """The windows at `indices`, `tokens` [window, length + 1]."""
-        return {"tokens": arrays["text"][arrays["start"][indices][:, None] + np.arange(self._length + 1)[None]]}
+        return {"tokens": arrays["text"][(indices * self._stride)[:, None] + np.arange(self._length + 1)[None]]}
 
 
 @dataset("text")

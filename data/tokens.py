@@ -22,7 +22,7 @@ def encode(text: str, vocabulary: Sequence[str]) -> list[int]:
     unknown = sorted(set(text) - set(numbers))
     if unknown:
         raise ValueError(
-            f"{text!r} has characters that the vocabulary does not: {' '.join(map(repr, unknown))}; it has "
+            f"the model knows no {', '.join(map(repr, unknown))}; the characters that it was trained on are "
             f"{''.join(word for word in vocabulary if len(word) == 1)!r}"
         )
     return [numbers[character] for character in text]

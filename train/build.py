@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,7 +22,7 @@ from train.plateau import Plateau, scale_by_plateau
 from train.recipe import Recipe
 from train.schedules import schedule
 from train.state import Task
-from train.tasks import OF_UNIT_IMAGES, TASKS
+from train.tasks import OF_UNIT_IMAGES, TASKS, task_option
 from train.transfer import frozen_layers, start_variables
 from zoo.registry import unknown
 
@@ -103,8 +102,7 @@ def load_data(recipe: Recipe) -> data.Dataset:
 
 def _require_inputs(recipe: Recipe, dataset: data.Dataset) -> str:
     """The field of the batch that the model takes."""
-    inputs = inspect.signature(TASKS[recipe.task]).parameters["inputs"].default
-    inputs = recipe.task_options.get("inputs", inputs)
+    inputs = task_option(recipe, "inputs")
     if inputs not in dataset.spec.fields:
         raise ValueError(
             f"data set {recipe.data!r} has no field {inputs!r} for the model; it has "

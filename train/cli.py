@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -14,6 +13,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional, arg
+
+from train import console, launch
 
 Json = Annotated[bool, arg(help="print JSON instead of text")]
 ModelOptions = Annotated[Positional[tuple[str, ...]], arg(metavar="OPTION=VALUE", help="options of the model")]
@@ -33,10 +34,10 @@ def list_(
         for c in cards
     ]
     if json:
-        return _print_json(rows)
+        return console.print_json(rows)
     if not rows:
         raise ValueError(f"no model matches {pattern!r}; `zoo list` shows all")
-    _print_table(rows, ("name", "parameters", "input", "paper"))
+    console.print_table(rows, ("name", "parameters", "input", "paper"))
 
 
 def card(
@@ -68,11 +69,11 @@ def card(
         "weights_licence": entry.weights_licence,
     }
     if json:
-        return _print_json({**facts, "layers": [layer._asdict() for layer in layers]})
+        return console.print_json({**facts, "layers": [layer._asdict() for layer in layers]})
     for fact, value in facts.items():
         print(f"{fact:16}{value:,}" if isinstance(value, int) else f"{fact:16}{value}")
     print()
-    _print_table([layer._asdict() for layer in layers], ("path", "kind", "output_shape", "num_parameters"))
+    console.print_table([layer._asdict() for layer in layers], ("path", "kind", "output_shape", "num_parameters"))
 
 
 def recipes(
@@ -85,7 +86,7 @@ def recipes(
     names = [name] if name else list_recipes()
     rows = [{"name": n, "about": describe_recipe(n), "settings": asdict(get_recipe(n))} for n in names]
     if json:
-        return _print_json(rows)
+        return console.print_json(rows)
     for row in rows:
         print(f"{row['name']}\n    " + row["about"].replace("\n", "\n    ").rstrip() + "\n")
     if name:
@@ -110,7 +111,7 @@ def train(
     JAX_COORDINATOR_ADDRESS (host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID for each process.
     """
     if distributed:
-        _join_processes()
+        launch.join_processes()
     import train.recipes  # noqa: F401
     from train import run as runs
     from train.recipe import get_recipe, override
@@ -118,8 +119,8 @@ def train(
     folder = run or Path("runs") / recipe
     report = runs.train(override(get_recipe(recipe), settings), folder, resume=resume, progress=not json)
     if json:
-        return _print_json(report)
-    _print_report(report)
+        return console.print_json(report)
+    console.print_report(report)
     if report:
         print(f"\nkept in {folder}, for `zoo evaluate`, `zoo predict` and `zoo export`")
 
@@ -146,8 +147,8 @@ def evaluate(
 
         report |= fidelity(run, classifier, split)
     if json:
-        return _print_json(report)
-    _print_report(report)
+        return console.print_json(report)
+    console.print_report(report)
 
 
 def sample(
@@ -177,7 +178,7 @@ def sample(
     out.parent.mkdir(parents=True, exist_ok=True)
     pictures.grid(images, out)
     if json:
-        return _print_json({"file": str(out), "images": n, "kind": kind, "seed": seed})
+        return console.print_json({"file": str(out), "images": n, "kind": kind, "seed": seed})
     print(f"{n} images in {out}")
 
 
@@ -213,7 +214,7 @@ def generate(
     )
     if json or n > 1:
         texts = [prompt + "".join(parts) for parts in zip(*pieces, strict=True)]
-        return _print_json({"texts": texts, "seed": seed}) if json else print(f"\n{'—' * 40}\n".join(texts))
+        return console.print_json({"texts": texts, "seed": seed}) if json else print(f"\n{'—' * 40}\n".join(texts))
     print(prompt, end="")
     for (piece,) in pieces:
         print(piece, end="", flush=True)
@@ -238,9 +239,9 @@ def compare(
     columns = (metric, f"validation_{metric}")
     last = [{"run": run, **{c: row[c] for c in columns if c in row}} for run, (*_, row) in histories.items()]
     if json:
-        return _print_json({"file": str(out), "runs": last})
+        return console.print_json({"file": str(out), "runs": last})
     for row in last:
-        _print_report(row)
+        console.print_report(row)
     print(f"curves in {out}")
 
 
@@ -257,7 +258,7 @@ def translate(
         raise ValueError('no text given: zoo translate RUN "TEXT"…')
     translations = translate_texts(run, texts, beams=beams)
     if json:
-        return _print_json([translation._asdict() for translation in translations])
+        return console.print_json([translation._asdict() for translation in translations])
     for translation in translations:
         print(f"{translation.text} ({translation.probability:.1%})")
 
@@ -282,7 +283,9 @@ def augment(
     out.parent.mkdir(parents=True, exist_ok=True)
     pictures.grid(images, out)
     if json:
-        return _print_json({"file": str(out), "images": images.shape[0], "draws": images.shape[1] - 1, "seed": seed})
+        return console.print_json(
+            {"file": str(out), "images": images.shape[0], "draws": images.shape[1] - 1, "seed": seed}
+        )
     print(f"{images.shape[0]} images and {images.shape[1] - 1} draws of each in {out}")
 
 
@@ -310,8 +313,8 @@ def convert(
     prepared = weights.preprocessing._asdict() if weights.preprocessing else {}
     facts = {"folder": str(out), "layout": weights.layout, "model_options": weights.model_options, **prepared}
     if json:
-        return _print_json(facts)
-    _print_report(facts)
+        return console.print_json(facts)
+    console.print_report(facts)
 
 
 def predict(
@@ -327,7 +330,7 @@ def predict(
         raise ValueError("no image given: zoo predict RUN FILE…")
     predictions = predict_files(run, files, invert=invert)
     if json:
-        return _print_json([prediction._asdict() for prediction in predictions])
+        return console.print_json([prediction._asdict() for prediction in predictions])
     for prediction in predictions:
         print(f"{prediction.file}: {prediction.label} ({prediction.probability:.1%})")
 
@@ -341,8 +344,8 @@ def export(run: RunFolder, out: Annotated[Path, arg(help="the file to write")], 
 
     facts = export_run(run, out)
     if json:
-        return _print_json(facts)
-    _print_report(facts)
+        return console.print_json(facts)
+    console.print_report(facts)
 
 
 def bench(
@@ -370,8 +373,8 @@ def bench(
         **_model_options(settings),
     )
     if json:
-        return _print_json(results)
-    _print_report(results)
+        return console.print_json(results)
+    console.print_report(results)
 
 
 def _model_options(settings: tuple[str, ...]) -> dict[str, Any]:
@@ -403,7 +406,7 @@ COMMANDS = {
 def main(arguments: list[str] | None = None) -> None:
     """Runs one command. Mistakes of the user end in one line on stderr and exit status 1; ZOO_DEBUG=1 shows where."""
     if arguments is None:
-        _take_large_pages()
+        launch.take_large_pages()
     debug = bool(os.environ.get("ZOO_DEBUG"))
     if not debug:
         # What fails in a thread of Orbax or TensorBoard is raised again where it is waited for: tell it once.
@@ -425,72 +428,6 @@ def main(arguments: list[str] | None = None) -> None:
         if debug:
             raise
         sys.exit(f"zoo: error: {error}")
-
-
-def _take_large_pages() -> None:
-    """Starts the program again with memory in pages of 2 MB, where it has been started on Linux without.
-
-    XLA on a CPU takes the memory of each step anew, and meeting it for the first time, 4 KB by 4 KB, was a third of a
-    small convolutional network's step. The C library reads this setting when a program starts, and then alone. Beside
-    PyTorch it is left as it is: two programs that take turns at many such pages wait for the kernel to find them.
-    """
-    left = "GLIBC_TUNABLES" in os.environ or os.environ.get("ZOO_CPU_LOWERING") or "--compare" in sys.argv
-    if sys.platform == "linux" and not left:
-        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-
-
-def _join_processes() -> None:
-    import jax
-
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    environment = os.environ
-    if "JAX_NUM_PROCESSES" in environment:
-        jax.distributed.initialize(
-            environment.get("JAX_COORDINATOR_ADDRESS"),
-            int(environment["JAX_NUM_PROCESSES"]),
-            int(environment["JAX_PROCESS_ID"]),
-        )
-    else:
-        jax.distributed.initialize()
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, default=str))
-
-
-def _print_table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
-    def cell(value: Any) -> str:
-        if isinstance(value, int):
-            return f"{value:,}"
-        return "×".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-    table = [[column.replace("_", " ") for column in columns]] + [[cell(row[c]) for c in columns] for row in rows]
-    widths = [max(len(line[i]) for line in table) for i in range(len(columns))]
-    for line in table:
-        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
-
-
-def _print_report(report: dict[str, Any]) -> None:
-    for name, value in report.items():
-        if name == "classes" and isinstance(value, dict):
-            _print_classes(value)
-        elif isinstance(value, float):
-            print(f"{name:23} {value:.6g}")
-        elif isinstance(value, dict):
-            print(name)
-            _print_report({f"  {key}": inner for key, inner in value.items()})
-        else:
-            print(f"{name:23} {value:,}" if isinstance(value, int) else f"{name:23} {value}")
-
-
-def _print_classes(report: dict[str, Any]) -> None:
-    print(f"\n{'class':24}{'precision':>10}{'recall':>10}{'f1':>10}{'examples':>10}")
-    for name, row in report.items():
-        if isinstance(row, dict):
-            print(
-                f"{name:24}{row['precision']:10.3f}{row['recall']:10.3f}{row['f1-score']:10.3f}{int(row['support']):10d}"
-            )
 
 
 if __name__ == "__main__":

@@ -76,7 +76,8 @@ def decode(
 
     def step(loop: _Loop) -> _Loop:
         last = loop.last.reshape(batch * beams, 1)
-        logits, state = model.apply(variables, last, memory, loop.state, method="decode")  # type: ignore[misc]
+        output: Any = model.apply(variables, last, memory, loop.state, method="decode")
+        logits, state = output
         scores = logits[:, 0].astype(jnp.float32).at[:, never].set(-jnp.inf)
         scores = jax.nn.log_softmax(scores).reshape(batch, beams, -1)
         stay = jnp.full(scores.shape[-1], -jnp.inf).at[PAD].set(0)

@@ -20,6 +20,7 @@ import numpy as np
 from jax import lax
 
 import zoo
+from data.tokens import encode
 from train.inference import read_recipe
 
 VOCABULARY = "vocabulary.json"
@@ -117,7 +118,7 @@ def _require(
 
 
 def _pieces(
-    model: nn.Module,
+    model: Any,
     variables: Any,
     prompt: np.ndarray,
     length: int,
@@ -126,7 +127,7 @@ def _pieces(
     top_k: int | None,
     stop: np.ndarray,
 ) -> Iterator[np.ndarray]:
-    batch, vocab_size = len(prompt), model.vocab_size  # type: ignore[attr-defined]
+    batch, vocab_size = len(prompt), model.vocab_size
     most_steps = max(1, min(_MOST_STEPS, _MOST_NOISE // (batch * vocab_size)))
     top_k = None if top_k is None else min(top_k, vocab_size)
     text, made, room = prompt, 0, 0
@@ -153,7 +154,7 @@ def _pieces(
 
 @partial(jax.jit, static_argnames=("model", "top_k"))
 def _read(
-    model: nn.Module,
+    model: Any,
     variables: Any,
     tokens: jax.Array,
     ended: jax.Array,
@@ -165,7 +166,7 @@ def _read(
 ) -> tuple[jax.Array, jax.Array, Any]:
     """The token after `tokens`, `[batch]`, which rows have ended, and the state after `tokens`."""
     batch = tokens.shape[0]
-    logits, state = model.apply(variables, tokens, model.init_state(batch))  # type: ignore[attr-defined]
+    logits, state = model.apply(variables, tokens, model.init_state(batch))
     noise = _noise(choice, made, 1, batch, logits.shape[-1])
     token, ended = _next(logits[:, -1], noise[0], ended, choice, stop, top_k)
     return token, ended, state
@@ -173,7 +174,7 @@ def _read(
 
 @partial(jax.jit, static_argnames=("model", "top_k", "most_steps"), donate_argnames="state")
 def _write(
-    model: nn.Module,
+    model: Any,
     variables: Any,
     state: Any,
     token: jax.Array,
@@ -192,7 +193,7 @@ def _write(
     loop: in it the same numbers would take longer than an LSTM.
     """
     batch = token.shape[0]
-    noise = _noise(choice, made, most_steps, batch, model.vocab_size)  # type: ignore[attr-defined]
+    noise = _noise(choice, made, most_steps, batch, model.vocab_size)
 
     def unfinished(carry: Any) -> jax.Array:
         step, _, ended, _, _ = carry
@@ -301,26 +302,10 @@ def write(run: TextRun, prompt: str, length: int, *, n: int = 1, stop: str = "",
     """
     if n < 1:
         raise ValueError(f"n must be at least 1, not {n}")
-    tokens = encode(prompt or "\n", run.vocabulary)
+    prompts = np.tile(encode(prompt or "\n", run.vocabulary), (n, 1))
     ends = encode(stop, run.vocabulary)
-    prompts = np.tile(tokens[None], (n, 1))
-    pieces = stream(run.model, run.variables, prompts, length, stop=ends.tolist(), **options)
+    pieces = stream(run.model, run.variables, prompts, length, stop=ends, **options)
     return ([decode(row, run.vocabulary) for row in piece] for piece in pieces)
-
-
-def encode(text: str, vocabulary: Sequence[str]) -> np.ndarray:
-    """The tokens of characters, int32 `[time]`.
-
-    Raises:
-      ValueError: names the characters that the vocabulary lacks.
-    """
-    places = {character: place for place, character in enumerate(vocabulary)}
-    if unknown := sorted(set(text) - set(places)):
-        raise ValueError(
-            f"the model knows no {', '.join(map(repr, unknown))}; the characters that it was trained on are "
-            f"{''.join(vocabulary)!r}"
-        )
-    return np.array([places[character] for character in text], np.int32)
 
 
 def decode(tokens: np.ndarray, vocabulary: Sequence[str]) -> str:

@@ -22,7 +22,7 @@ from train.feed import padded_rows
 from train.loop import evaluate as evaluate_task
 from train.recipe import Recipe, from_json
 from train.state import State
-from train.tasks import TASKS
+from train.tasks import TASKS, task_option
 from train.tasks.classification import class_probabilities
 from train.tasks.vae import binarize, importance_weighted_bound
 from zoo.checkpoint import saved_meta
@@ -36,7 +36,7 @@ class Run(NamedTuple):
 
     recipe: Recipe
     dataset: data.Dataset
-    model: nn.Module
+    model: Any  # a Flax module, with the methods and attributes that its task knows
     variables: dict[str, Any]
 
 
@@ -103,12 +103,12 @@ def likelihood_bound(folder: str | Path, split: str = "test", *, samples: int = 
     if run.recipe.task != "vae":
         raise ValueError(f"this run is no VAE, but does {run.recipe.task}")
     source = require_split(load_data(run.recipe), split)
-    options = {"inputs": "image", "pixels": "probabilistic", **run.recipe.task_options}
+    inputs, pixels = task_option(run.recipe, "inputs"), task_option(run.recipe, "pixels")
     bounds = []
     for index, rows in enumerate(padded_rows(len(source), min(len(source), 4 * run.recipe.batch_size))):
         pixel_key, latent_key = jax.random.split(jax.random.fold_in(jax.random.key(0), index))
-        images = jnp.asarray(run.dataset.preprocess(source[np.maximum(rows, 0)])[options["inputs"]])
-        if options["pixels"] == "binarized":
+        images = jnp.asarray(run.dataset.preprocess(source[np.maximum(rows, 0)])[inputs])
+        if pixels == "binarized":
             images = binarize(images, pixel_key)
         bound = importance_weighted_bound(run.model, run.variables, images, latent_key, samples)
         bounds.append(np.asarray(bound)[rows >= 0])
@@ -215,8 +215,8 @@ def report(run: Run, split: str, picture: Path | None = None) -> dict[str, Any]:
     metrics = evaluate_task(task, run.dataset, state, split=split, plan=plan, batch_size=run.recipe.batch_size)
     result: dict[str, Any] = {f"{split}_{name}": value for name, value in metrics.items()}
     if run.recipe.task == "seq2seq":
-        inputs = run.recipe.task_options.get("inputs", "inputs")
-        result[f"{split}_exact_match"] = exact_match(run.model, run.variables, run.dataset, split, inputs=inputs)  # type: ignore[arg-type]
+        inputs = task_option(run.recipe, "inputs")
+        result[f"{split}_exact_match"] = exact_match(run.model, run.variables, run.dataset, split, inputs=inputs)
     if run.recipe.task != "classification":
         return result
     from sklearn.metrics import classification_report, confusion_matrix
@@ -240,7 +240,7 @@ def report(run: Run, split: str, picture: Path | None = None) -> dict[str, Any]:
 
 def _predictions(run: Run, split: str) -> tuple[np.ndarray, np.ndarray]:
     source = run.dataset.splits[split]
-    inputs = run.recipe.task_options.get("inputs", "image")
+    inputs = task_option(run.recipe, "inputs")
 
     @jax.jit
     def predict_batch(variables: Any, x: jax.Array) -> jax.Array:

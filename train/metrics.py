@@ -64,6 +64,14 @@ def merge(first: Metrics, second: Metrics) -> Metrics:
     return jax.tree.map(lambda a, b: a + b, first, second)
 
 
+def higher_is_better(name: str) -> bool:
+    """Whether more of a metric is better: of an accuracy or a bound on the likelihood, yes; of a loss or an error, no.
+
+    Of "step" too: a GAN has no metric that tells, and its newest checkpoint is taken for the best.
+    """
+    return name == "step" or name.endswith(("accuracy", "elbo"))
+
+
 def summarize(metrics: Metrics) -> dict[str, float]:
     """Each metric as a number, see `Mean.summary`."""
     return {name: mean.summary() for name, mean in metrics.items()}

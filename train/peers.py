@@ -52,17 +52,21 @@ def torch_peer(name: str, batch: Mapping[str, np.ndarray], outputs: int, options
         return _vae(torch, images)
     network = _classifier(torch, name, options, outputs).to(memory_format=channels_last)
     labels = torch.from_numpy(batch["label"].astype(np.int64))
+    return _supervised(torch, network, images, labels, torch.nn.functional.cross_entropy)
+
+
+def _supervised(torch: Any, network: Any, inputs: Any, targets: Any, loss: Callable[[Any, Any], Any]) -> Peer:
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
 
     def infer() -> None:
         network.eval()
         with torch.inference_mode():
-            network(images)
+            network(inputs)
 
     def train() -> None:
         network.train()
         optimizer.zero_grad(set_to_none=True)
-        torch.nn.functional.cross_entropy(network(images), labels).backward()
+        loss(network(inputs), targets).backward()
         optimizer.step()
 
     return Peer(infer, train)
@@ -84,7 +88,7 @@ def _classifier(torch: Any, name: str, options: dict[str, Any], outputs: int) ->
 
         dense = [nn.Flatten(), nn.Linear(1152, 128), nn.ReLU(), nn.Dropout(0.5), nn.Linear(128, outputs)]
         return nn.Sequential(*block(1, 32), *block(32, 64), *block(64, 128), *dense)
-    timm = _import_timm(torch)
+    timm = import_timm(torch)
     if name == "alexnet":
         import torchvision
 
@@ -100,10 +104,18 @@ def _classifier(torch: Any, name: str, options: dict[str, Any], outputs: int) ->
     return network
 
 
-def _import_timm(torch: Any) -> Any:
+def import_timm(torch: Any) -> Any:
+    """timm, beside a PyTorch without CUDA too.
+
+    The torchvision of PyPI is built for CUDA; without its library, the import stops where it describes operators that
+    were never declared. Nothing here calls them: their schemas are all that is needed.
+
+    Raises:
+      ValueError: timm is not installed.
+    """
     try:
         import timm
-    except RuntimeError:  # torchvision of PyPI beside a PyTorch without CUDA: two of its operators are not declared
+    except RuntimeError:  # "operator torchvision::nms does not exist"
         for operator in ("nms(Tensor dets, Tensor scores, float iou)", "qnms(Tensor dets, Tensor scores, float iou)"):
             torch.library.define(f"torchvision::{operator.split('(')[0]}", f"({operator.split('(')[1]} -> Tensor")
         import timm
@@ -222,19 +234,5 @@ def _recurrent(torch: Any, name: str, batch: Mapping[str, np.ndarray], options: 
                 x = self.dropout(last.transpose(0, 1).flatten(1))
             return self.head(x).reshape(-1, outputs)
 
-    network = Network()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
     loss = nn.functional.cross_entropy if name == "char_lstm" else nn.functional.mse_loss
-
-    def infer() -> None:
-        network.eval()
-        with torch.inference_mode():
-            network(inputs)
-
-    def train() -> None:
-        network.train()
-        optimizer.zero_grad(set_to_none=True)
-        loss(network(inputs), targets).backward()
-        optimizer.step()
-
-    return Peer(infer, train)
+    return _supervised(torch, Network(), inputs, targets, loss)

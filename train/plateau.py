@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from train.metrics import higher_is_better
 from train.state import State
 
 
@@ -58,7 +59,7 @@ class Plateau:
 
     def scale(self, history: Sequence[dict[str, float]]) -> float:
         """The scale after these evaluations. Each fall is followed by as much patience again."""
-        sign = 1.0 if self.monitor.endswith("accuracy") else -1.0
+        sign = 1.0 if higher_is_better(self.monitor) else -1.0
         scale, best, waited = 1.0, -float("inf"), 0
         for row in history:
             if sign * row[self.monitor] > best + self.least_change:

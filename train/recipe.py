@@ -85,11 +85,6 @@ class Recipe:
     keep: int = 2
     steps_per_dispatch: int | None = None
 
-    @property
-    def best_is_highest(self) -> bool:
-        """Whether more of the monitored metric is better: of an accuracy, yes; of a loss or an error, no."""
-        return self.monitor.endswith("accuracy")
-
     def to_json(self) -> str:
         """All fields, as a run folder keeps them."""
         fields = dataclasses.asdict(self)

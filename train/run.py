@@ -23,6 +23,7 @@ from train.checkpoint import Checkpoints, History
 from train.generate import VOCABULARY
 from train.inference import Run, read_recipe, report
 from train.loop import fit
+from train.metrics import higher_is_better
 from train.recipe import Recipe, differences
 from train.sample import GENERATORS, draw
 from train.state import State
@@ -59,7 +60,7 @@ def train(recipe: Recipe, folder: str | Path, *, resume: bool = False, progress:
     if first_process:
         _claim(folder, recipe, resume)
     parts = build(recipe)
-    best_is_highest = recipe.best_is_highest or recipe.monitor == "step"  # of a GAN the newest is taken for the best
+    best_is_highest = higher_is_better(recipe.monitor)
     folder.mkdir(parents=True, exist_ok=True)
     if first_process:
         (folder / "recipe.json").write_text(recipe.to_json() + "\n")

@@ -15,6 +15,7 @@ import numpy as np
 
 from train.feed import padded_rows
 from train.inference import Run, load
+from train.tasks import task_option
 from zoo import diffusion
 
 _BATCH = 256
@@ -48,18 +49,17 @@ def generator(run: Run) -> Generator:
 
 
 def _vae(run: Run) -> Generator:
-    size = (run.model.latent_size,)  # type: ignore[attr-defined]
+    size = (run.model.latent_size,)
     return Generator(size, lambda z: jax.nn.sigmoid(_apply(run.model, "decode", run.variables, z)))
 
 
 def _gan(run: Run) -> Generator:
-    size = (run.model.latent_size,)  # type: ignore[attr-defined]
+    size = (run.model.latent_size,)
     return Generator(size, lambda z: (_apply(run.model, "generate", run.variables, z) + 1) / 2)
 
 
 def _diffusion(run: Run) -> Generator:
-    options = {"schedule": "linear", "num_steps": 1000, **run.recipe.task_options}
-    schedule = diffusion.noise_schedule(options["schedule"], options["num_steps"])
+    schedule = diffusion.noise_schedule(*(task_option(run.recipe, name) for name in ("schedule", "num_steps")))
     steps = min(50, len(schedule))
 
     def decode(noise: jax.Array) -> jax.Array:

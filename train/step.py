@@ -136,6 +136,19 @@ def gradient_task(
     return Task(init, train_step, eval_step)
 
 
+def with_metrics(task: Task, change: Callable[[Metrics], Metrics]) -> Task:
+    """The same task, whose metrics are told in other words."""
+
+    def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
+        state, metrics = task.train_step(state, batch)
+        return state, change(metrics)
+
+    def eval_step(state: State, batch: Batch) -> Metrics:
+        return change(task.eval_step(state, batch))
+
+    return task._replace(train_step=train_step, eval_step=eval_step)
+
+
 def create_state(key: jax.Array, init_model: Callable[[jax.Array], Any], init_optimizer: Callable[[Any], Any]) -> State:
     """The state before the first step, from `init_model(key)` and `init_optimizer(params)`."""
     params_key, state_key = jax.random.split(key)

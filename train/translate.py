@@ -12,6 +12,7 @@ import numpy as np
 from data import tokens
 from train.decode import decode
 from train.inference import load
+from train.tasks import task_option
 
 
 class Translation(NamedTuple):
@@ -37,13 +38,13 @@ def translate(folder: str | Path, texts: Sequence[str], *, beams: int = 1) -> li
     if run.recipe.task != "seq2seq":
         raise ValueError(f"this run does {run.recipe.task}, and translates no texts; runs of the task seq2seq do")
     spec = run.dataset.spec
-    inputs = run.recipe.task_options.get("inputs", "inputs")
+    inputs = task_option(run.recipe, "inputs")
     (longest,), (max_length,) = spec.fields[inputs].shape, spec.fields["targets"].shape
     for text in texts:
         if not 1 <= len(text) <= longest:
             raise ValueError(f"a text has from 1 to {longest} characters, not {len(text)}: {text!r}")
     source = tokens.pad([tokens.encode(text, spec.vocabulary) for text in texts], length=longest)
-    found = decode(run.model, run.variables, jnp.asarray(source), max_length=max_length, beams=beams)  # type: ignore[arg-type]
+    found = decode(run.model, run.variables, jnp.asarray(source), max_length=max_length, beams=beams)
     best, log_probability = np.asarray(found.tokens[:, 0]), np.asarray(found.log_probability[:, 0])
     return [
         Translation(text, tokens.decode(row, spec.vocabulary), float(np.exp(value)))

@@ -13,6 +13,8 @@ import numpy as np
 from jax import lax
 from jax.nn.initializers import Initializer
 
+from zoo.layers import require_tokens
+
 _HIDDEN = -0.7 * float(np.finfo(np.float32).max)
 """The score of a key that a query may not see: its exponential is 0, and where no key is seen, nothing is NaN."""
 
@@ -278,18 +280,6 @@ class Context(NamedTuple):
         """The cache after this call."""
         assert self.seen is not None
         return Cache(tuple(layers), self.seen, jnp.int32(self.start + self.positions.shape[1]))
-
-
-def require_tokens(tokens: jax.Array, max_len: int | None = None) -> None:
-    """Refuses what is no batch of tokens, and texts that are longer than a model takes.
-
-    Raises:
-      ValueError: names what came and what is needed.
-    """
-    longest = "" if max_len is None else f" with a time of at most {max_len} (max_len)"
-    fits = tokens.ndim == 2 and tokens.shape[1] >= 1 and (max_len is None or tokens.shape[1] <= max_len)
-    if not fits or not jnp.issubdtype(tokens.dtype, jnp.integer):
-        raise ValueError(f"tokens must be integers [batch, time]{longest}, not {tokens.dtype} {list(tokens.shape)}")
 
 
 def causal_context(tokens: jax.Array, max_len: int, cache: Cache | None, mask: jax.Array | None) -> Context:

@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from zoo.activations import activation
-from zoo.attention import require_tokens
-from zoo.layers import Dropout, record
+from zoo.layers import Dropout, record, require_tokens
 from zoo.registry import register
 from zoo.transformer import Block
 

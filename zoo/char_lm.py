@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from zoo.layers import Dropout
+from zoo.layers import Dropout, require_tokens
 from zoo.recurrent import LSTM, Stack, State
 from zoo.registry import register
 
@@ -41,8 +41,7 @@ class CharLSTM(nn.Module):
         Raises:
           ValueError: the tokens have no such shape.
         """
-        if tokens.ndim != 2:
-            raise ValueError(f"CharLSTM takes tokens of shape [batch, time], not {list(tokens.shape)}")
+        require_tokens(tokens)
         options = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         x = jax.nn.one_hot(tokens, self.vocab_size, dtype=self.dtype or self.param_dtype)
         lstm = Stack(LSTM, (self.hidden_size,) * self.num_layers, self.dropout_rate, name="lstm", **options)

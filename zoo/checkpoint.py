@@ -53,7 +53,7 @@ def save_model(
       FileExistsError: `path` exists.
     """
     settings = plain(options)
-    _require_variables(name, settings, variables)
+    require_variables(name, settings, variables)
     path = Path(path).absolute()
     if path.exists():
         raise FileExistsError(f"{path} exists; choose another folder or remove it")
@@ -110,7 +110,12 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     return model, {"params": params, **read_item(folder, "model_state")}
 
 
-def _require_variables(name: str, options: Mapping[str, Any], variables: Mapping[str, Any]) -> None:
+def require_variables(name: str, options: Mapping[str, Any], variables: Mapping[str, Any]) -> None:
+    """Refuses variables that are not those of `create_model(name, **options)`.
+
+    Raises:
+      ValueError: names what is missing and what is unexpected.
+    """
     model = create_model(name, **options)
     try:
         wanted = abstract_variables(model, model_card(name).example())

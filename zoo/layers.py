@@ -230,6 +230,18 @@ def require_image(x: jax.Array, *, least: int, model: str) -> None:
         raise ValueError(f"{model} takes images of shape {wanted}, not {list(x.shape)}")
 
 
+def require_tokens(tokens: jax.Array, max_len: int | None = None) -> None:
+    """Refuses what is no batch of tokens, and texts that are longer than a model takes.
+
+    Raises:
+      ValueError: names what came and what is needed.
+    """
+    longest = "" if max_len is None else f" with a time of at most {max_len} (max_len)"
+    fits = tokens.ndim == 2 and tokens.shape[1] >= 1 and (max_len is None or tokens.shape[1] <= max_len)
+    if not fits or not jnp.issubdtype(tokens.dtype, jnp.integer):
+        raise ValueError(f"tokens must be integers [batch, time]{longest}, not {tokens.dtype} {list(tokens.shape)}")
+
+
 def record(module: nn.Module, name: str, value: jax.Array) -> None:
     """Names an intermediate: `apply(…, mutable=["intermediates"])` returns it, any other call costs nothing."""
     module.sow("intermediates", name, value, reduce_fn=lambda _, new: new, init_fn=lambda: value)

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 
 from zoo.activations import activation
-from zoo.attention import Cache, MultiHeadAttention, causal_context, empty_cache, require_tokens, sinusoids
-from zoo.layers import Dropout, record
+from zoo.attention import Cache, MultiHeadAttention, causal_context, empty_cache, sinusoids
+from zoo.layers import Dropout, record, require_tokens
 from zoo.registry import register
 
 

@@ -1,19 +1,13 @@
-"""timm, importable beside a PyTorch without CUDA.
-
-The torchvision of PyPI is built for CUDA; without its library, the import stops where it describes operators that were
-never declared. Nothing here calls them: their schemas are all that is needed.
-"""
+"""timm, importable beside a PyTorch without CUDA."""
 
 from __future__ import annotations
 
 import pytest
 
+from train.peers import import_timm
+
 torch = pytest.importorskip("torch")
-
 try:
-    pytest.importorskip("torchvision")
-except RuntimeError:  # "operator torchvision::nms does not exist"
-    torch.library.define("torchvision::nms", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    torch.library.define("torchvision::qnms", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-
-timm = pytest.importorskip("timm")
+    timm = import_timm(torch)
+except ValueError as error:
+    pytest.skip(str(error), allow_module_level=True)

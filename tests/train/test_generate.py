@@ -11,8 +11,9 @@ import pytest
 import scipy.special
 
 import zoo
+from data.tokens import encode
 from tests.descriptors import random_variables
-from train.generate import TextRun, choose, decode, encode, generate, load, stream, write
+from train.generate import TextRun, choose, decode, generate, load, stream, write
 
 VOCAB, MAX_LEN = 11, 8
 

@@ -12,9 +12,10 @@ import scipy.special
 
 import data
 import zoo
+from data.tokens import encode
 from train import parallel
 from train.feed import feed
-from train.generate import decode, encode, generate
+from train.generate import decode, generate
 from train.loop import evaluate, fit
 from train.metrics import merge, summarize
 from train.tasks import language_modeling
@@ -140,6 +141,6 @@ def test_char_lstm_learns_a_text_by_heart(verses):
     reached = evaluate(task, verses, fitted.state, plan=plan)
     assert reached["accuracy"] > 0.85
     assert reached["bits_per_character"] < 1, "the first characters of a window must be guessed"
-    prompt = encode("one for sorrow, two for", verses.spec.vocabulary)[None]
+    prompt = np.array([encode("one for sorrow, two for", verses.spec.vocabulary)])
     text = decode(generate(model, fitted.state.variables, prompt, 40, greedy=True)[0], verses.spec.vocabulary)
     assert text == " joy,\nthree for a girl, four for a boy;\n"

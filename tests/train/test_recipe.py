@@ -15,6 +15,7 @@ import zoo
 from tests.descriptors import random_variables
 from train import parallel, recipe
 from train.build import build
+from train.metrics import higher_is_better
 from train.recipe import Recipe, describe_recipe, differences, from_json, get_recipe, list_recipes, literal, override
 
 BASE = Recipe(model="mlp", data="digits", model_options={"dropout_rate": 0.1}, data_options={"flat": True})
@@ -160,10 +161,13 @@ def test_differences():
 
 @pytest.mark.parametrize(
     ("monitor", "highest"),
-    [("validation_accuracy", True), ("accuracy", True), ("validation_loss", False), ("mae", False)],
+    [
+        *(("validation_accuracy", True), ("accuracy", True), ("validation_elbo", True), ("step", True)),
+        *(("validation_loss", False), ("mae", False)),
+    ],
 )
-def test_best_is_highest_of_an_accuracy(monitor, highest):
-    assert dataclasses.replace(BASE, monitor=monitor).best_is_highest is highest
+def test_which_way_a_metric_is_better(monitor, highest):
+    assert higher_is_better(monitor) is highest
 
 
 # ---- the list ----

@@ -1,7 +1,10 @@
 """Tasks: what a model is trained to do, one file a kind."""
 
+import inspect
 from collections.abc import Callable
+from typing import Any
 
+from train.recipe import Recipe
 from train.state import Task
 from train.tasks.classification import classification
 from train.tasks.diffusion import diffusion
@@ -27,6 +30,12 @@ TASKS: dict[str, Callable[..., Task]] = {
 OF_UNIT_IMAGES = ("diffusion", "gan", "reconstruction", "vae")
 """The tasks that make images, and take them with values in [0, 1]."""
 
+
+def task_option(recipe: Recipe, name: str) -> Any:
+    """An option of the recipe's task, as it is given there or by default."""
+    return recipe.task_options.get(name, inspect.signature(TASKS[recipe.task]).parameters[name].default)
+
+
 __all__ = [
     "OF_UNIT_IMAGES",
     "TASKS",
@@ -37,5 +46,6 @@ __all__ = [
     "reconstruction",
     "regression",
     "seq2seq",
+    "task_option",
     "vae",
 ]

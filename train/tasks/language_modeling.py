@@ -11,8 +11,8 @@ import optax
 
 from train import losses
 from train.metrics import Bits, Metrics, Perplexity
-from train.state import Batch, State, Task
-from train.step import gradient_task
+from train.state import Batch, Task
+from train.step import gradient_task, with_metrics
 
 
 def language_modeling(
@@ -59,15 +59,7 @@ def language_modeling(
         }
 
     task = gradient_task(model, tx, per_example, inputs=inputs, prepare=prepare, **options)
-
-    def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
-        state, metrics = task.train_step(state, batch)
-        return state, _in_other_words(metrics)
-
-    def eval_step(state: State, batch: Batch) -> Metrics:
-        return _in_other_words(task.eval_step(state, batch))
-
-    return task._replace(train_step=train_step, eval_step=eval_step)
+    return with_metrics(task, _in_other_words)
 
 
 def _in_other_words(metrics: Metrics) -> Metrics:

@@ -12,8 +12,8 @@ import optax
 from data.tokens import PAD, START
 from train import losses
 from train.metrics import Mean, Metrics
-from train.state import Batch, State, Task
-from train.step import gradient_task
+from train.state import Batch, Task
+from train.step import gradient_task, with_metrics
 
 
 def seq2seq(
@@ -61,15 +61,7 @@ def seq2seq(
         }
 
     task = gradient_task(model, tx, per_example, inputs=(inputs, "before"), prepare=prepare, **options)
-
-    def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
-        state, metrics = task.train_step(state, batch)
-        return state, _by_sequence(metrics)
-
-    def eval_step(state: State, batch: Batch) -> Metrics:
-        return _by_sequence(task.eval_step(state, batch))
-
-    return task._replace(train_step=train_step, eval_step=eval_step)
+    return with_metrics(task, _by_sequence)
 
 
 def _by_sequence(metrics: Metrics) -> Metrics:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from zoo.checkpoint import save_model
 from zoo.pretrained import keras, torchvision
-from zoo.pretrained.hub import fetched_folder
+from zoo.pretrained.hub import fetched_folder, read_json
 from zoo.pretrained.inputs import Preprocessing, preprocessing
 from zoo.pretrained.state_dict import from_torch, layout_of, read_state_dict
 
@@ -141,11 +140,7 @@ def _locate(source: str | Path) -> tuple[Path, dict[str, Any]]:
     if not path.is_dir():
         return path, {}
     config = path / "config.json"
-    try:
-        settings = json.loads(config.read_text()) if config.is_file() else {}
-    except ValueError as error:
-        raise ValueError(f"{config} is no JSON: {error}") from None
-    return path / "model.safetensors", settings
+    return path / "model.safetensors", read_json(config) if config.is_file() else {}
 
 
 def _of_timm(config: dict[str, Any]) -> Preprocessing:

@@ -57,7 +57,7 @@ def from_hub(
         another shape; all of them are named.
     """
     folder = fetched_folder(source)
-    config = _read_json(folder / _CONFIG)
+    config = read_json(folder / _CONFIG)
     family, name = _family(config, architecture, folder)
     model = family.module(**{**_options(family, config, name, folder), **options})
     state = _without_prefix(family, _read_weights(folder))
@@ -151,7 +151,13 @@ def fetched_folder(source: str | Path) -> Path:
         raise OSError(f"there is no folder {source}, and the hub did not give it: {reason}") from error
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
+    """A configuration.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is no JSON.
+    """
     if not file.is_file():
         raise FileNotFoundError(f"{file.parent} has no {file.name}; is it a folder that transformers has saved?")
     try:
@@ -163,7 +169,7 @@ def _read_json(file: Path) -> dict[str, Any]:
 def _read_weights(folder: Path) -> dict[str, np.ndarray]:
     files = [_WEIGHTS]
     if not (folder / _WEIGHTS).is_file() and (folder / _INDEX).is_file():
-        files = sorted(set(_read_json(folder / _INDEX).get("weight_map", {}).values())) or files
+        files = sorted(set(read_json(folder / _INDEX).get("weight_map", {}).values())) or files
     missing = [file for file in files if not (folder / file).is_file()]
     if missing:
         others = ", ".join(sorted(file.name for file in folder.glob("*.bin"))[:2])

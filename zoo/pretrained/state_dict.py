@@ -18,7 +18,7 @@ import numpy as np
 import safetensors
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from zoo.checkpoint import _require_variables
+from zoo.checkpoint import require_variables
 from zoo.pretrained import timm, torchvision
 from zoo.pretrained.place import Place, from_foreign, to_foreign
 from zoo.registry import create_model, model_card
@@ -95,7 +95,7 @@ def to_torch(name: str, variables: Mapping[str, Any], **overrides: Any) -> dict[
     """
     model = create_model(name, **overrides)
     _require_family(name, model)
-    _require_variables(name, overrides, variables)
+    require_variables(name, overrides, variables)
     parts: dict[str, list[np.ndarray]] = {}
     for path, leaf in flatten_dict(dict(variables), sep="/").items():
         place = _place("timm", model, path)

@@ -1,0 +1,48 @@
+"""How the command line prints: JSON, tables, reports."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+def print_json(value: Any) -> None:
+    """As JSON; what it has no word for, as text."""
+    print(json.dumps(value, indent=2, default=str))
+
+
+def print_table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
+    """Some columns of the rows, under their names."""
+
+    def cell(value: Any) -> str:
+        if isinstance(value, int):
+            return f"{value:,}"
+        return "×".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+    table = [[column.replace("_", " ") for column in columns]] + [[cell(row[c]) for c in columns] for row in rows]
+    widths = [max(len(line[i]) for line in table) for i in range(len(columns))]
+    for line in table:
+        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+
+
+def print_report(report: dict[str, Any]) -> None:
+    """A fact a line; `classes` as a table."""
+    for name, value in report.items():
+        if name == "classes" and isinstance(value, dict):
+            _print_classes(value)
+        elif isinstance(value, float):
+            print(f"{name:23} {value:.6g}")
+        elif isinstance(value, dict):
+            print(name)
+            print_report({f"  {key}": inner for key, inner in value.items()})
+        else:
+            print(f"{name:23} {value:,}" if isinstance(value, int) else f"{name:23} {value}")
+
+
+def _print_classes(report: dict[str, Any]) -> None:
+    print(f"\n{'class':24}{'precision':>10}{'recall':>10}{'f1':>10}{'examples':>10}")
+    for name, row in report.items():
+        if isinstance(row, dict):
+            print(
+                f"{name:24}{row['precision']:10.3f}{row['recall']:10.3f}{row['f1-score']:10.3f}{int(row['support']):10d}"
+            )
