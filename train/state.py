@@ -25,7 +25,7 @@ class State:
       model_state: the model's other collections, such as `batch_stats`.
       opt_state: the state of the Optax transformation.
       key: the root of all randomness; a step uses `fold_in(key, step)` and leaves it as it is.
-      ema: the exponential moving average of `params`, or None.
+      ema: the exponential moving average of the variables, `params` and `model_state`, or None.
       loss_scale: the dynamic loss scale of float16 training, or None.
     """
 
@@ -39,8 +39,8 @@ class State:
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What `model.apply` takes for inference: averaged parameters where there are any."""
-        return {"params": self.params if self.ema is None else self.ema, **self.model_state}
+        """What `model.apply` takes for inference: averages where there are any."""
+        return {"params": self.params, **self.model_state} if self.ema is None else self.ema
 
 
 class Task(NamedTuple):

@@ -53,7 +53,7 @@ def gradient_task(
       per_example: gives the loss and what else is reported.
       inputs: the field of the batch that the model takes, or several, which it takes in this order.
       prepare: draws what is random in an example, in training and in evaluation, before the model sees it.
-      ema_decay: keeps an exponential moving average of the parameters, which evaluation then uses.
+      ema_decay: keeps an exponential moving average of the variables, which evaluation then uses.
       loss_scaling: scales the loss dynamically and skips updates that overflow, for models that compute in float16.
       frozen: parameters whose gradients are not computed, and which stay as they are to the bit. A module that has none
         but these runs as in inference: its batch norms take their running statistics, which stay as they are too.
@@ -112,16 +112,13 @@ def gradient_task(
             before = (state.params, state.opt_state, state.model_state)
             params, opt_state, model_state = select(finite, (params, opt_state, model_state), before)
             loss_scale = loss_scale.adjust(finite)
-        averaged = average(state.ema, params, ema_decay)
-        if averaged is not None:
-            averaged = merge(partition(averaged, frozen)[0], kept)
         state = dataclasses.replace(
             state,
             step=state.step + 1,
             params=params,
             model_state=model_state,
             opt_state=opt_state,
-            ema=averaged,
+            ema=average(state.ema, {"params": params, **model_state}, ema_decay),
             loss_scale=loss_scale,
         )
         return state, sum_over_devices(metrics)
@@ -185,14 +182,20 @@ def start_from(state: State, variables: Mapping[str, Any]) -> State:
 
 
 def start_average(state: State, decay: float | None) -> State:
-    """The state with an average of its parameters, where there is a decay to average them by."""
-    copied = None if decay is None else jax.tree.map(jnp.copy, state.params)  # donated buffers must be distinct
+    """The state with an average of its variables, where there is a decay to average them by."""
+    copied = None if decay is None else jax.tree.map(jnp.copy, state.variables)  # donated buffers must be distinct
     return dataclasses.replace(state, ema=copied)
 
 
-def average(ema: Any, params: Any, decay: float | None) -> Any:
-    """The exponential moving average after these parameters; None without a decay."""
-    return None if decay is None else optax.incremental_update(params, ema, 1 - decay)
+def average(ema: Any, variables: Any, decay: float | None) -> Any:
+    """The exponential moving average after these variables; None without a decay.
+
+    Statistics of batch norm are averaged with the parameters: those of the last few steps do not suit an average over
+    many. What does not change stays as it is to the bit.
+    """
+    if decay is None:
+        return None
+    return jax.tree.map(lambda old, new: jnp.where(new == old, old, old + (1 - decay) * (new - old)), ema, variables)
 
 
 def step_key(state: State) -> jax.Array:

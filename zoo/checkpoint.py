@@ -91,7 +91,7 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
       path: a folder that `save_model` wrote, a run folder (its best checkpoint is taken), or one step of a run.
 
     Returns:
-      The module and what its `apply` takes. Weights averaged during training (`ema`) are preferred where there are any.
+      The module and what its `apply` takes, averaged during training (`ema`) where that was asked for.
 
     Raises:
       ValueError: the folder holds no model, or a damaged one.
@@ -104,10 +104,10 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
         if item in meta.get("items", ()) and not (folder / item).is_dir():
             raise ValueError(f"the checkpoint {folder} is damaged: its item {item!r} is missing")
     model = create_model(meta["model"], **meta["model_options"])
-    params = read_item(folder, "ema") or read_item(folder, "params")
-    if not params:
+    variables = read_item(folder, "ema") or {"params": read_item(folder, "params"), **read_item(folder, "model_state")}
+    if not variables["params"]:
         raise ValueError(f"{folder} has no parameters")
-    return model, {"params": params, **read_item(folder, "model_state")}
+    return model, variables
 
 
 def require_variables(name: str, options: Mapping[str, Any], variables: Mapping[str, Any]) -> None:

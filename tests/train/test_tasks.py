@@ -269,15 +269,15 @@ def test_ema():
     task = classification(linear(), optimizer("sgd", 1.0), ema_decay=decay)
     plain = classification(linear(), optimizer("sgd", 1.0))
     state = task.init(jax.random.key(0), batch)
-    chex.assert_trees_all_equal(state.ema, state.params)
+    chex.assert_trees_all_equal(state.ema, {"params": state.params})
     step = jax.jit(task.train_step)
     wanted = np.asarray(state.params["Dense_0"]["kernel"], np.float64)
     for _ in range(5):
         state, _ = step(state, batch)
         wanted = decay * wanted + (1 - decay) * np.asarray(state.params["Dense_0"]["kernel"], np.float64)
-        np.testing.assert_allclose(state.ema["Dense_0"]["kernel"], wanted, rtol=1e-5, atol=1e-7)
-    chex.assert_trees_all_equal(state.variables, {"params": state.ema})
-    averaged = plain.eval_step(state.replace(params=state.ema, ema=None), batch)
+        np.testing.assert_allclose(state.ema["params"]["Dense_0"]["kernel"], wanted, rtol=1e-5, atol=1e-7)
+    chex.assert_trees_all_equal(state.variables, state.ema)
+    averaged = plain.eval_step(state.replace(params=state.ema["params"], ema=None), batch)
     chex.assert_trees_all_equal(task.eval_step(state, batch), averaged)
     assert float(plain.eval_step(state.replace(ema=None), batch)["loss"].total) != float(averaged["loss"].total)
 
@@ -286,8 +286,23 @@ def test_variables_are_those_of_the_model():
     state = trainer("cnn")[-1]
     assert set(state.variables) == {"params", "batch_stats"}
     assert state.variables["params"] is state.params
-    averaged = State(state.step, {"w": 1}, {"batch_stats": 2}, (), state.key, ema={"w": 3})
-    assert averaged.variables == {"params": {"w": 3}, "batch_stats": 2}
+    averaged = State(state.step, {"w": 1}, {"batch_stats": 2}, (), state.key, ema={"params": {"w": 3}, "batch_stats": 4})
+    assert averaged.variables == {"params": {"w": 3}, "batch_stats": 4}
+
+
+def test_batch_statistics_are_averaged_with_the_parameters():
+    task = classification(zoo.create_model("cnn", **MODELS["cnn"].small), optimizer("sgd", 0.1), ema_decay=0.75)
+    batch = batch_of("cnn")
+    state = task.init(KEY, batch)
+    step = jax.jit(task.train_step)
+    wanted = state.variables
+    for _ in range(3):
+        state, _ = step(state, batch)
+        live = {"params": state.params, **state.model_state}
+        wanted = jax.tree.map(lambda old, new: 0.75 * old + 0.25 * new, wanted, live)
+    chex.assert_trees_all_close(state.ema, wanted, rtol=1e-5, atol=1e-7)
+    with pytest.raises(AssertionError):
+        chex.assert_trees_all_close(state.ema["batch_stats"], state.model_state["batch_stats"], rtol=1e-2)
 
 
 @pytest.mark.parametrize("ema_decay", [None, 0.9])

@@ -137,10 +137,11 @@ def test_what_is_frozen_stays_to_the_bit(model, batch, options):
         state, _ = step(state, batch)
     before = start(model, batch["image"])
     jax.tree.map(np.testing.assert_array_equal, variables, before)
-    for name, tree in (("params", state.params), ("ema", state.ema or {})):
+    for name, tree in (("params", state.params), ("ema", (state.ema or {}).get("params", {}))):
         for path, leaf in flat(tree).items():
             assert same_bits(leaf, flat(before["params"])[path]) == frozen(path), (name, path)
-    for path, leaf in flat(state.model_state["batch_stats"]).items():
+    averaged = flat(state.ema["batch_stats"]) if state.ema else {}
+    for path, leaf in (*flat(state.model_state["batch_stats"]).items(), *averaged.items()):
         moved = not same_bits(leaf, flat(before["batch_stats"])[path])
         assert moved == (not frozen(f"{path.rpartition('/')[0]}/scale")), path
 

@@ -77,7 +77,7 @@ def gan(
       label_noise: the labels 1 and 0 that the discriminator learns are lowered by up to so much, uniformly at random;
         for the non-saturating loss alone.
       gradient_penalty: weight of (‖∇D‖ − 1)² between real and generated images, for "wgan_gp".
-      ema_decay: keeps an exponential moving average of the parameters, which evaluation and sampling then use: the
+      ema_decay: keeps an exponential moving average of the variables, which evaluation and sampling then use: the
         players circle around what neither leaves, and their average lies nearer to it (Yazıcı et al. 2019).
       inputs: the field of the batch that holds the real images, in [0, 1].
     """
@@ -164,7 +164,7 @@ def gan(
             params=params,
             model_state=model_state,
             opt_state={"generator": generator_state, "discriminator": discriminator_state},
-            ema=average(state.ema, params, ema_decay),
+            ema=average(state.ema, {"params": params, **model_state}, ema_decay),
         )
         return state, sum_over_devices(weigh(_metrics(lost, lost_by_generator, logits), mask))
 
