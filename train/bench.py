@@ -6,6 +6,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import jax
@@ -17,6 +18,9 @@ from train import parallel, peers
 from train.optimizers import optimizer
 from train.tasks import TASKS
 from zoo.summary import count_flops, count_parameters
+
+_WARM_UP = 5
+"""Turns before those that count: the first steps still ask the kernel for memory."""
 
 _PEAK_MATMUL = 2048
 """Side of the square matrix product whose rate is taken for the most that the device can do."""
@@ -41,7 +45,7 @@ def bench(
       dtype: what the model computes in.
       plan: jit, pmap or fsdp.
       seconds: how long to measure each of training and inference, after compiling and a warm-up.
-      compare: "torch" measures the same in eager PyTorch on a CPU beside it, turn by turn.
+      compare: "torch" measures the same in eager PyTorch on a CPU beside it, turn by turn, in a process of its own.
       image_size: height and width of the images, where they are not those of the model's card.
       **options: of the model.
 
@@ -89,34 +93,34 @@ def bench(
         "devices": f"{layout.num_devices} × {jax.devices()[0].device_kind}",
         "matmul_gflops_per_second": matmul / 1e9,
     }
-    peer = peers.torch_peer(name, batch, getattr(model, "num_classes", 2), options) if compare else None
-    for what, program, donate in (("inference", infer, False), ("train", train, True)):
-        items = {"inputs": inputs} if what == "inference" else batch
-        flops = count_flops(program, state, items, {})
-        step, compile_seconds = _compile(layout, program, layout.place(state), layout.split(items, 0), donate)
-        other = None if peer is None else peer.infer if what == "inference" else peer.train
-        times = _alternate([step] if other is None else [step, other], seconds)
-        median = float(np.median(times[0]))
-        results[what] = {
-            "step_ms": median * 1e3,
-            "step_ms_10": float(np.quantile(times[0], 0.1)) * 1e3,
-            "step_ms_90": float(np.quantile(times[0], 0.9)) * 1e3,
-            "steps_measured": len(times[0]),
-            "examples_per_second": batch_size / median,
-            "compile_seconds": compile_seconds,
-            "gflops_per_step": flops / 1e9,
-            "gflops_per_second": flops / median / 1e9,
-            "utilisation": flops / median / matmul,
-            "peak_memory_mb": _peak_memory() / 2**20,
-        }
-        if other is not None:
-            ratios = times[0] / times[1]
-            results[what] |= {
-                "torch_step_ms": float(np.median(times[1])) * 1e3,
-                "ratio": float(np.median(ratios)),
-                "ratio_10": float(np.quantile(ratios, 0.1)),
-                "ratio_90": float(np.quantile(ratios, 0.9)),
+    with peers.beside(name, batch, getattr(model, "num_classes", 2), options) if compare else nullcontext() as peer:
+        for what, program, donate in (("inference", infer, False), ("train", train, True)):
+            items = {"inputs": inputs} if what == "inference" else batch
+            flops = count_flops(program, state, items, {})
+            step, compile_seconds = _compile(layout, program, layout.place(state), layout.split(items, 0), donate)
+            other = None if peer is None else peer.infer if what == "inference" else peer.train
+            times = _alternate([step] if other is None else [step, other], seconds)
+            median = float(np.median(times[0]))
+            results[what] = {
+                "step_ms": median * 1e3,
+                "step_ms_10": float(np.quantile(times[0], 0.1)) * 1e3,
+                "step_ms_90": float(np.quantile(times[0], 0.9)) * 1e3,
+                "steps_measured": len(times[0]),
+                "examples_per_second": batch_size / median,
+                "compile_seconds": compile_seconds,
+                "gflops_per_step": flops / 1e9,
+                "gflops_per_second": flops / median / 1e9,
+                "utilisation": flops / median / matmul,
+                "peak_memory_mb": _peak_memory() / 2**20,
             }
+            if other is not None:
+                ratios = times[0] / times[1]
+                results[what] |= {
+                    "torch_step_ms": float(np.median(times[1])) * 1e3,
+                    "ratio": float(np.median(ratios)),
+                    "ratio_10": float(np.quantile(ratios, 0.1)),
+                    "ratio_90": float(np.quantile(ratios, 0.9)),
+                }
     return results
 
 
@@ -152,33 +156,30 @@ def _random_batch(
 
 def _compile(
     plan: parallel.Plan, program: parallel.Program, state: Any, items: Any, donate: bool
-) -> tuple[Callable[[], None], float]:
-    """A function that takes a step and waits for it, and the seconds that compiling took."""
+) -> tuple[Callable[[], float], float]:
+    """A function that takes a step and tells its seconds, and the seconds that compiling took."""
     compiled = plan.compile(program, donate=donate)
     began = time.perf_counter()
     executable = compiled.lower(state, items, {}).compile()  # type: ignore[attr-defined]
     seconds = time.perf_counter() - began
 
-    def step() -> None:
+    def step() -> float:
         nonlocal state
+        began = time.perf_counter()
         new, value = executable(state, items, {})
         jax.block_until_ready(value)
         state = new if donate else state
+        return time.perf_counter() - began
 
     return step, seconds
 
 
-def _alternate(steps: Sequence[Callable[[], Any]], seconds: float) -> np.ndarray:
-    """Seconds of each turn of each step, `[steps, turns]`, after two turns of warm-up."""
+def _alternate(steps: Sequence[Callable[[], float]], seconds: float) -> np.ndarray:
+    """Seconds of each turn of each step, `[steps, turns]`, after some turns of warm-up."""
     turns: list[list[float]] = []
-    while len(turns) < 7 or sum(turn[0] for turn in turns[2:]) < seconds:
-        turn = []
-        for step in steps:
-            began = time.perf_counter()
-            step()
-            turn.append(time.perf_counter() - began)
-        turns.append(turn)
-    return np.array(turns[2:]).T
+    while len(turns) < _WARM_UP + 5 or sum(turn[0] for turn in turns[_WARM_UP:]) < seconds:
+        turns.append([step() for step in steps])
+    return np.array(turns[_WARM_UP:]).T
 
 
 def _matmul_rate(dtype: str) -> float:

@@ -406,7 +406,7 @@ COMMANDS = {
 def main(arguments: list[str] | None = None) -> None:
     """Runs one command. Mistakes of the user end in one line on stderr and exit status 1; ZOO_DEBUG=1 shows where."""
     if arguments is None:
-        launch.take_large_pages()
+        launch.keep_memory()
     debug = bool(os.environ.get("ZOO_DEBUG"))
     if not debug:
         # What fails in a thread of Orbax or TensorBoard is raised again where it is waited for: tell it once.

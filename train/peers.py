@@ -5,7 +5,12 @@ Eager, float32, channels last, AdamW. PyTorch and timm are an extra: `pip instal
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing import get_context
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +21,35 @@ class Peer(NamedTuple):
 
     infer: Callable[[], Any]
     train: Callable[[], Any]
+
+
+@contextmanager
+def beside(*arguments: Any) -> Iterator[Peer]:
+    """`torch_peer(*arguments)` in a process of its own, with memory and threads as PyTorch's users have them.
+
+    Its two functions return the seconds that they took there.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        process.submit(_start, *arguments).result()
+        yield Peer(*(partial(_result, process, part) for part in Peer._fields))
+
+
+_served: list[Peer] = []
+"""In such a process, its peer."""
+
+
+def _start(*arguments: Any) -> None:
+    _served.append(torch_peer(*arguments))
+
+
+def _turn(part: str) -> float:
+    began = time.perf_counter()
+    getattr(_served[0], part)()
+    return time.perf_counter() - began
+
+
+def _result(process: ProcessPoolExecutor, part: str) -> float:
+    return process.submit(_turn, part).result()
 
 
 def torch_peer(name: str, batch: Mapping[str, np.ndarray], outputs: int, options: Mapping[str, Any]) -> Peer:
