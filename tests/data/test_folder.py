@@ -131,7 +131,8 @@ def damage(folder):
     """Three files that are no whole pictures; gives their names."""
     (folder / "red" / "notes.txt").write_text("no picture")
     whole = write(folder / "green" / "cut.jpg", COLOURS["green"], size=(90, 90))
-    whole.write_bytes(whole.read_bytes()[:-300])
+    jpeg = whole.read_bytes()
+    whole.write_bytes(jpeg[: (jpeg.index(b"\xff\xda") + len(jpeg)) // 2])  # in the middle of what follows the headers
     (folder / "blue" / "empty.png").touch()
     return ["notes.txt", "cut.jpg", "empty.png"]
 
