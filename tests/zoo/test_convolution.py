@@ -86,6 +86,8 @@ def test_output_and_gradients_are_those_of_the_plain_operation(onednn, case):
         ways = [cpu_convolution._exchanged_kernel_gradient(x, g, at)]
         if at.groups == 1:
             ways.append(cpu_convolution._thin_kernel_gradient(x, g, at))
+            if min(min(p) for p in at.pads) >= 0:
+                assert_close(cpu_convolution._thin_output(x, kernel, at), wanted)
     wanted_gradients = transpose(g)
     assert_close(found, (wanted, *wanted_gradients))
     assert_close(ways, [wanted_gradients[1]] * len(ways))
@@ -94,6 +96,7 @@ def test_output_and_gradients_are_those_of_the_plain_operation(onednn, case):
 CASES = {
     "3×3": (5, 4, Geometry((7, 6), (3, 3), (1, 1), ((1, 1), (1, 1)))),
     "3×3 stride 2": (5, 4, Geometry((7, 6), (3, 3), (2, 2), ((1, 1), (1, 1)))),
+    "thin output": (32, 3, Geometry((7, 6), (3, 3), (1, 1), ((1, 1), (1, 1)))),
     "1×1 stride 2": (5, 4, Geometry((7, 6), (1, 1), (2, 2), ((0, 0), (0, 0)))),
     "depthwise": (4, 4, Geometry((7, 6), (3, 3), (2, 1), ((1, 1), (1, 1)), (1, 1), 4)),
     "grouped, dilated": (4, 6, Geometry((9, 8), (2, 3), (2, 1), ((1, 1), (2, 2)), (2, 2), 2)),
