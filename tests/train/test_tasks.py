@@ -286,8 +286,8 @@ def test_variables_are_those_of_the_model():
     state = trainer("cnn")[-1]
     assert set(state.variables) == {"params", "batch_stats"}
     assert state.variables["params"] is state.params
-    averaged = State(state.step, {"w": 1}, {"batch_stats": 2}, (), state.key, ema={"params": {"w": 3}, "batch_stats": 4})
-    assert averaged.variables == {"params": {"w": 3}, "batch_stats": 4}
+    ema = {"params": {"w": 3}, "batch_stats": 4}
+    assert State(state.step, {"w": 1}, {"batch_stats": 2}, (), state.key, ema=ema).variables == ema
 
 
 def test_batch_statistics_are_averaged_with_the_parameters():
