@@ -143,24 +143,52 @@ def vae_mnist() -> Recipe:
 
 @recipe
 def gan_mnist() -> Recipe:
-    """The guide's GAN (section 10) on MNIST: Adam with a learning rate of 2e-4 and β₁ = 0.5, labels with noise of 0.05.
+    """The guide's GAN (section 10) on MNIST: Adam with β₁ = 0.5, labels with noise of 0.05.
 
-    Batches of 64, and images drawn with an average of the weights.
+    The discriminator has no dropout: with the guide's 0.3 and its learning rate of 2e-4 its loss stays near chance.
+    Images are drawn with an average of the weights and of the statistics of batch norm.
 
     Command: zoo train gan_mnist
-    Time: 1 hour of training on 2 busy CPU cores.
-    Reached: samples of all ten classes, in which the network of `cnn_mnist` has a confidence of 0.91 on average (0.996
-    in real ones); its Fréchet distance is 215, that between training and test images 26.
+    Time: 56 minutes of training on one busy CPU core.
+    Reached: samples of all ten classes, in which the network of `cnn_mnist` has a confidence of 0.92 on average (0.996
+    in real ones); the Fréchet distance of 2000 is 269, that between training and test images 23.
     """
     return Recipe(
         model="gan",
         data="mnist",
         task="gan",
+        model_options={"dropout_rate": 0.0},
         task_options={"ema_decay": 0.999},
         batch_size=64,
-        epochs=21.0,
-        learning_rate=2e-4,
+        epochs=12.0,
+        learning_rate=5e-4,
+        schedule="cosine",
         optimizer_options={"b1": 0.5},
         validation=5000,
         monitor="step",
+    )
+
+
+@recipe
+def diffusion_mnist() -> Recipe:
+    """A DDPM with the small U-Net on MNIST, drawn from by 50 steps of DDIM.
+
+    Command: zoo train diffusion_mnist
+    Time: 99 minutes of training on one busy CPU core.
+    Reached: samples of all ten classes, in which the network of `cnn_mnist` has a confidence of 0.947 on average (0.996
+    in real ones); the Fréchet distance of 2000 is 139, that between training and test images 23. Of 512 images drawn by
+    `zoo.diffusion.generate` with η = 1 the confidence is 0.961 in 50 steps and 0.968 in 100, by DDIM 0.956.
+    """
+    return Recipe(
+        model="ddpm_unet",
+        data="mnist",
+        task="diffusion",
+        task_options={"schedule": "cosine", "ema_decay": 0.999},
+        batch_size=64,
+        epochs=8.0,
+        learning_rate=1e-3,
+        schedule="cosine",
+        schedule_options={"warmup_steps": 200},
+        validation=5000,
+        monitor="validation_loss",
     )

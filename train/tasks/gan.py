@@ -53,7 +53,6 @@ def gan(
     tx: optax.GradientTransformation,
     *,
     discriminator_tx: optax.GradientTransformation | None = None,
-    discriminator_rate: float = 1.0,
     loss: Literal["non_saturating", "hinge", "wgan_gp"] = "non_saturating",
     label_noise: float = 0.05,
     gradient_penalty: float = 10.0,
@@ -74,8 +73,6 @@ def gan(
       model: both players.
       tx: the optimizer of the generator, and of the discriminator where that has none of its own.
       discriminator_tx: the optimizer of the discriminator.
-      discriminator_rate: how many times as far as its optimizer says the discriminator moves. More than 1 lets it keep
-        up with the generator (Heusel et al. 2017).
       loss: a name in `LOSSES`.
       label_noise: the labels 1 and 0 that the discriminator learns are lowered by up to so much, uniformly at random;
         for the non-saturating loss alone.
@@ -89,13 +86,10 @@ def gan(
     for name, value in (("label_noise", label_noise), ("gradient_penalty", gradient_penalty)):
         if value < 0:
             raise ValueError(f"{name} must be at least 0, not {value}")
-    if discriminator_rate <= 0:
-        raise ValueError(f"discriminator_rate must be positive, not {discriminator_rate}")
     if not isinstance(model, GAN):
         raise ValueError(f"the task gan trains a zoo.gan.GAN, not {type(model).__name__}")
     of_discriminator, of_generator = LOSSES[loss]
     optimizers = {"generator": tx, "discriminator": discriminator_tx or tx}
-    rates = {"generator": 1.0, "discriminator": discriminator_rate}
 
     def init(key: jax.Array, batch: Batch) -> State:
         state = create_state(
@@ -153,7 +147,6 @@ def gan(
         def moved(player: str, gradient: Any) -> tuple[Any, Any]:
             gradient, params = sum_over_devices(gradient), state.params[player]
             updates, opt_state = optimizers[player].update(gradient, state.opt_state[player], params)
-            updates = jax.tree.map(lambda update: rates[player] * update, updates)
             return optax.apply_updates(params, updates), opt_state
 
         z = draw_latents(latent_key, batch)
