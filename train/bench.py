@@ -45,7 +45,8 @@ def bench(
       dtype: what the model computes in.
       plan: jit, pmap or fsdp.
       seconds: how long to measure each of training and inference, after compiling and a warm-up.
-      compare: "torch" measures the same in eager PyTorch on a CPU beside it, turn by turn, in a process of its own.
+      compare: "torch" measures the same in eager PyTorch on a CPU beside it, turn by turn, in a process of its own;
+        a script that asks for it keeps its own work under `if __name__ == "__main__"`.
       image_size: height and width of the images, where they are not those of the model's card.
       **options: of the model.
 

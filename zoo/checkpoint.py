@@ -105,8 +105,8 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
             raise ValueError(f"the checkpoint {folder} is damaged: its item {item!r} is missing")
     model = create_model(meta["model"], **meta["model_options"])
     variables = read_item(folder, "ema") or {"params": read_item(folder, "params"), **read_item(folder, "model_state")}
-    if not variables["params"]:
-        raise ValueError(f"{folder} has no parameters")
+    if not variables.get("params"):
+        raise ValueError(f"{folder} has no parameters, or an average of them that an older version made; train it anew")
     return model, variables
 
 

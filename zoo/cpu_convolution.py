@@ -2,7 +2,8 @@
 
 jaxlib for Linux on x86-64 contains oneDNN with its convolution as a custom call, which the compiler does not use of
 itself. It gives the output here, for any stride, dilation and number of groups, in the time that PyTorch takes, which
-has the same library. It offers no gradients, but these are convolutions and products again:
+has the same library; few outputs are faster as one product and shifted sums. It offers no gradients, but these are
+convolutions and products again:
 
 - for the image: an ordinary convolution for each output phase, which is a remainder of the position modulo the stride;
 - for the kernel: a matrix product where it is 1×1 or has few channels on one side, sums of products where it is
@@ -32,8 +33,6 @@ ENABLED = os.environ.get("ZOO_CPU_LOWERING", "fast") != "plain"
 
 _ONEDNN_VERSIONS = (0, 10), (0, 12)
 """The jaxlib releases, first and last, whose custom call was tried: its arguments have changed between versions."""
-
-_LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 class Geometry(NamedTuple):
@@ -281,7 +280,9 @@ def has_onednn() -> bool:
             x = jnp.arange(2.0 * 5 * 4 * 3).reshape(2, 5, 4, 3)
             kernel = jnp.arange(2.0 * 3 * 3 * 2).reshape(2, 3, 3, 2)
             found = jax.jit(functools.partial(_onednn, at=at, shape=shape))(x, kernel)
-            wanted = lax.conv_general_dilated(x, kernel, at.strides, at.pads, dimension_numbers=_LAYOUT)
+            wanted = lax.conv_general_dilated(
+                x, kernel, at.strides, at.pads, dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
             return bool(jnp.array_equal(found, wanted))
     except (RuntimeError, ValueError, NotImplementedError):
         return False

@@ -125,6 +125,16 @@ def test_the_whole_state_comes_back(tmp_path, options):
     assert restored.history == history(0.1)
 
 
+def test_an_average_without_statistics_is_refused_by_name(tmp_path):
+    """As versions made it that averaged parameters alone."""
+    checkpoints = Checkpoints(tmp_path, META)
+    state = make_state(7, ema_decay=0.9)
+    checkpoints.save(1, state.replace(ema=state.ema["params"]), history(0.1), finished=True)
+    checkpoints.close()
+    with pytest.raises(ValueError, match="no parameters, or an average of them that an older version made"):
+        zoo.load_model(tmp_path)
+
+
 def test_a_checkpoint_of_one_plan_continues_under_another(tmp_path):
     state = make_state(7)
     for index, (save, load) in enumerate([("fsdp", "pmap"), ("pmap", "jit"), ("jit", "fsdp")]):
