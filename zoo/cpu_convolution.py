@@ -6,7 +6,7 @@ has the same library; few outputs are faster as one product and shifted sums. It
 convolutions and products again:
 
 - for the image: an ordinary convolution for each output phase, which is a remainder of the position modulo the stride;
-- for the kernel: a matrix product where it is 1×1 or has few channels on one side, sums of products where it is
+- for the kernel: a matrix product where it is 1×1 or has few channels on one side, a depthwise convolution where it is
   depthwise, and else XLA's convolution with batch and channels exchanged.
 
 Where oneDNN is missing, XLA's convolution takes its place in the same scheme.
@@ -126,8 +126,7 @@ def kernel_gradient(x: jax.Array, g: jax.Array, at: Geometry) -> jax.Array:
         (tap,) = _taps(x, at)
         return _product(tap.reshape(-1, tap.shape[-1]), g.reshape(-1, g.shape[-1]))[None, None]
     if at.groups == x.shape[-1] == g.shape[-1]:
-        rows = [(tap * g).sum((0, 1, 2)) for tap in _taps(x, at)]
-        return jnp.stack(rows).reshape(*at.window, 1, -1)
+        return _depthwise_kernel_gradient(x, g, at)
     # Cases measured: one channel 28×28 to 64, 1.2 ms → .4; 64 to one, 23 → 2.1; 3 to 64 at 32×32, 12 → 2.7; but with
     # stride 2, 3 to 32 at 224×224, 3.8 → 13.5.
     thin = min(x.shape[-1], g.shape[-1])
@@ -174,23 +173,47 @@ def _product(a: jax.Array, b: jax.Array) -> jax.Array:
     return _custom_call("matmul", a, b, shape, {"onednn_matmul_config": {"transpose_a": True}})
 
 
+def _depthwise_kernel_gradient(x: jax.Array, g: jax.Array, at: Geometry) -> jax.Array:
+    """A depthwise convolution with g as its kernel, in which the channels of each example are channels of their own.
+
+    Cases measured, against sums of products, a pass over memory for each tap: batch 8, 3×3, 144 channels 56×56, 14.5 ms
+    → 5.8; 5×5, 240 channels 28×28, 13.5 → 2.8; stride 2, 3×3, 96 channels 112×112, 12.7 → 7.9.
+    """
+    if x.dtype != jnp.float32 or 0 in (*x.shape, *g.shape) or not has_onednn():
+        rows = [(tap * g).sum((0, 1, 2)) for tap in _taps(x, at)]
+        return jnp.stack(rows).reshape(*at.window, 1, -1)
+
+    def with_examples_in_channels(x: jax.Array) -> jax.Array:
+        return x.transpose(1, 2, 0, 3).reshape(*x.shape[1:3], -1)
+
+    x, kernel = with_examples_in_channels(x)[None], with_examples_in_channels(g)[:, :, None]
+    of_examples = output(x, kernel, _over_positions(at)._replace(groups=x.shape[-1]))
+    return of_examples.reshape(*at.window, g.shape[0], -1).sum(2)[:, :, None]
+
+
 def _exchanged_kernel_gradient(x: jax.Array, g: jax.Array, at: Geometry) -> jax.Array:
     """XLA's convolution with the batch as its channels and g as its kernel."""
-    reach = [(n - 1) * s + 1 for n, s in zip(g.shape[1:3], at.strides, strict=True)]
-    pads = [
-        (before, r + (f - 1) * d - before - n)
-        for (before, _), r, f, d, n in zip(at.pads, reach, at.window, at.dilation, at.size, strict=True)
-    ]
-    x, g = _materialised(x), _materialised(g)
+    over = _over_positions(at)
     return lax.conv_general_dilated(
-        x,
-        g,
-        window_strides=at.dilation,
-        padding=pads,
-        rhs_dilation=at.strides,
+        _materialised(x),
+        _materialised(g),
+        window_strides=over.strides,
+        padding=over.pads,
+        rhs_dilation=over.dilation,
         batch_group_count=at.groups,
         dimension_numbers=lax.ConvDimensionNumbers((3, 0, 1, 2), (3, 0, 1, 2), (2, 3, 0, 1)),
     )
+
+
+def _over_positions(at: Geometry) -> Geometry:
+    """Of the convolution of x with g whose output is as large as the kernel: strides and dilation change places."""
+    size = at.out()
+    reach = [(n - 1) * s + 1 for n, s in zip(size, at.strides, strict=True)]
+    rows, columns = (
+        (before, r + (f - 1) * d - before - n)
+        for (before, _), r, f, d, n in zip(at.pads, reach, at.window, at.dilation, at.size, strict=True)
+    )
+    return Geometry(at.size, size, at.dilation, (rows, columns), at.strides)
 
 
 def _materialised(x: jax.Array) -> jax.Array:
