@@ -6,8 +6,11 @@ import ctypes
 import os
 import platform
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
 """Parameters of glibc's `mallopt`."""
+
+_MOST = 2**31 - 1
+"""Bytes that lie free at the end of the heap before some go back to the kernel; as many stay."""
 
 
 def keep_memory() -> None:
@@ -22,7 +25,8 @@ def keep_memory() -> None:
         return
     mallopt = ctypes.CDLL(None).mallopt
     mallopt(_M_MMAP_MAX, 0)
-    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(_M_TRIM_THRESHOLD, _MOST)
+    mallopt(_M_TOP_PAD, _MOST)  # address space alone, until it is touched; without it a larger step gives all back
     mallopt(_M_ARENA_MAX, 1)
 
 
