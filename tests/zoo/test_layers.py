@@ -341,6 +341,34 @@ def test_batch_norm_gradient_goes_through_the_statistics():
     np.testing.assert_allclose((gradient * (x - x.mean(0))).sum(0), 0, atol=1e-3)
 
 
+def test_batch_norm_derivatives_are_those_of_its_formula():
+    """Of the output and of the statistics, along a direction and backwards, and along a direction of the gradient."""
+    variables = batch_norm_variables(3)
+    old = variables["batch_stats"]
+
+    def layer(x, params):
+        state = {"params": params, "batch_stats": old}
+        y, updates = BatchNorm(0.5, 0.1).apply(state, x, train=True, mutable=["batch_stats"])
+        return y, updates["batch_stats"]
+
+    def formula(x, params):
+        new = {"mean": x.mean((0, 1)), "var": x.var((0, 1))}
+        slope = params["scale"] / jnp.sqrt(new["var"] + 0.1)
+        y = slope[None, None] * (x - new["mean"][None, None]) + params["bias"][None, None]
+        return y, jax.tree.map(lambda a, b: (a + b) / 2, old, new)
+
+    at = (jnp.asarray(normal((6, 2, 3)) * 2 + 3), variables["params"])
+    along = jax.tree.map(lambda leaf: jnp.asarray(normal(leaf.shape, seed=1)), at)
+
+    def derivatives(function):
+        def loss(*at):
+            return sum(jnp.sin(leaf).sum() for leaf in jax.tree.leaves(function(*at)))
+
+        return jax.jvp(function, at, along), jax.jvp(jax.grad(loss, (0, 1)), at, along)
+
+    chex.assert_trees_all_close(derivatives(layer), derivatives(formula), rtol=1e-4, atol=1e-5)
+
+
 # The mapped axis
 
 
