@@ -21,17 +21,22 @@ from zoo import diffusion
 _BATCH = 256
 """The most images that are generated at a time."""
 
+_DIFFUSION_STEPS = 100
+"""Of the model's 1000 or so. With fewer, and without fresh noise, images are blurred more often."""
+
 
 class Generator(NamedTuple):
     """A trained model as a function from noise to images.
 
     Attributes:
       latent_shape: of the noise of one image.
-      decode: standard normal `[batch, *latent_shape]` → images in [0, 1], `[batch, height, width, channels]`.
+      decode: (standard normal `[batch, *latent_shape]`, a key or None) → images in [0, 1],
+        `[batch, height, width, channels]`. A diffusion model adds noise of the key on the way, and none without one;
+        the others are functions of the latents alone.
     """
 
     latent_shape: tuple[int, ...]
-    decode: Callable[[jax.Array], jax.Array]
+    decode: Callable[[jax.Array, jax.Array | None], jax.Array]
 
 
 def generator(run: Run) -> Generator:
@@ -50,20 +55,22 @@ def generator(run: Run) -> Generator:
 
 def _vae(run: Run) -> Generator:
     size = (run.model.latent_size,)
-    return Generator(size, lambda z: jax.nn.sigmoid(_apply(run.model, "decode", run.variables, z)))
+    return Generator(size, lambda z, _: jax.nn.sigmoid(_apply(run.model, "decode", run.variables, z)))
 
 
 def _gan(run: Run) -> Generator:
     size = (run.model.latent_size,)
-    return Generator(size, lambda z: (_apply(run.model, "generate", run.variables, z) + 1) / 2)
+    return Generator(size, lambda z, _: (_apply(run.model, "generate", run.variables, z) + 1) / 2)
 
 
 def _diffusion(run: Run) -> Generator:
     schedule = diffusion.noise_schedule(*(task_option(run.recipe, name) for name in ("schedule", "num_steps")))
-    steps = min(50, len(schedule))
+    steps = min(_DIFFUSION_STEPS, len(schedule))
 
-    def decode(noise: jax.Array) -> jax.Array:
-        return (diffusion.generate(run.model, run.variables, schedule, noise, steps=steps) + 1) / 2
+    def decode(noise: jax.Array, key: jax.Array | None) -> jax.Array:
+        eta = 0.0 if key is None else 1.0
+        images = diffusion.generate(run.model, run.variables, schedule, noise, steps=steps, eta=eta, key=key)
+        return (images + 1) / 2
 
     return Generator(run.dataset.spec.fields["image"].shape, decode)
 
@@ -77,12 +84,13 @@ def _apply(model: nn.Module, method: str, variables: Any, x: jax.Array) -> Any:
     return model.apply(variables, x, method=method)
 
 
-def decode(source: Generator, latents: jax.Array) -> np.ndarray:
+def decode(source: Generator, latents: jax.Array, key: jax.Array | None = None) -> np.ndarray:
     """Images in [0, 1] from standard normal latents, `[n, *latent_shape]` → `[n, height, width, channels]`."""
-    parts = [
-        np.asarray(source.decode(latents[np.maximum(rows, 0)]), np.float32)[rows >= 0]
-        for rows in padded_rows(len(latents), min(_BATCH, len(latents)))  # batches of one size: compiled once
-    ]
+    parts = []
+    # Batches of one size are compiled once; and they begin at the same images for every n, so their noise is the same.
+    for index, rows in enumerate(padded_rows(len(latents), min(_BATCH, len(latents)))):
+        of_batch = None if key is None else jax.random.fold_in(key, index)
+        parts.append(np.asarray(source.decode(latents[np.maximum(rows, 0)], of_batch), np.float32)[rows >= 0])
     return np.concatenate(parts).clip(0, 1)
 
 
@@ -90,12 +98,14 @@ def draw(run: Run, n: int, seed: int = 0) -> np.ndarray:
     """`sample` of a run that is loaded already."""
     if n < 1:
         raise ValueError(f"n, the number of images, must be at least 1, not {n}")
-    source = generator(run)
-    return decode(source, jax.random.normal(jax.random.key(seed), (n, *source.latent_shape)))
+    source, key = generator(run), jax.random.key(seed)
+    return decode(source, jax.random.normal(key, (n, *source.latent_shape)), key)
 
 
 def sample(folder: str | Path, n: int, seed: int = 0) -> np.ndarray:
-    """Draws images from the best checkpoint of a run; those of a diffusion model by 50 steps of DDIM.
+    """Draws images from the best checkpoint of a run.
+
+    Those of a diffusion model take 100 steps, with fresh noise in each (η = 1: Song et al. 2021, eq. 16).
 
     Args:
       folder: the run of a VAE, a GAN or a diffusion model.
@@ -115,7 +125,7 @@ def interpolate(folder: str | Path, rows: int = 8, columns: int = 8, seed: int =
     """Images on the way between two samples, a way in each row.
 
     The latents turn from one to the other on a great circle (`slerp`): on a straight line they would get shorter than
-    those that the model knows.
+    those that the model knows. A diffusion model adds no noise here (DDIM), so that images follow from latents.
 
     Returns:
       `[rows, columns, height, width, channels]` in [0, 1].

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 
 import chex
@@ -27,7 +28,7 @@ from train.fidelity import fidelity, frechet_distance
 from train.inference import evaluate, likelihood_bound, load
 from train.metrics import summarize
 from train.recipe import get_recipe, override
-from train.sample import draw, interpolate, manifold, sample, slerp
+from train.sample import decode, generator, interpolate, manifold, sample, slerp
 from train.tasks import diffusion, gan, reconstruction, vae
 from train.tasks.vae import binarize, importance_weighted_bound
 from zoo.diffusion import noise_schedule
@@ -352,14 +353,16 @@ generative = pytest.mark.parametrize("name", ["vae", "gan", "diffusion"])
 
 
 @generative
-def test_samples_depend_on_the_seed_and_not_on_their_number(runs, name):
+def test_samples_depend_on_the_seed_and_not_on_their_number(runs, name, monkeypatch):
+    monkeypatch.setattr("train.sample._BATCH", 2)
     found = sample(runs / name, 5, seed=3)
     assert found.shape == (5, 8, 8, 1)
     assert found.min() >= 0
     assert found.max() <= 1
     np.testing.assert_allclose(sample(runs / name, 3, seed=3), found[:3], atol=1e-5)
     assert np.abs(sample(runs / name, 5, seed=4) - found).max() > 1e-3
-    assert np.abs(found[0] - found[1]).max() > 1e-3
+    for first, second in itertools.combinations(found, 2):
+        assert np.abs(first - second).max() > 1e-3
 
 
 def test_samples_are_what_the_model_makes_of_noise(runs):
@@ -371,6 +374,17 @@ def test_samples_are_what_the_model_makes_of_noise(runs):
     model, variables = zoo.load_model(runs / "gan")
     wanted = (model.apply(variables, latents, method="generate") + 1) / 2
     np.testing.assert_allclose(sample(runs / "gan", 3), wanted, atol=1e-5)
+
+
+def test_a_diffusion_model_adds_noise_on_the_way(runs):
+    """The fresh noise of images that begin alike is their own: they end apart, whichever batch they are in."""
+    source = generator(load(runs / "diffusion"))
+    same = jnp.tile(jax.random.normal(jax.random.key(0), source.latent_shape), (4, 1, 1, 1))
+    plain, noisy = decode(source, same), decode(source, same, jax.random.key(1))
+    np.testing.assert_allclose(plain, plain[:1].repeat(4, axis=0), atol=1e-5)
+    for first, second in itertools.combinations(noisy, 2):
+        assert np.abs(first - second).max() > 1e-3
+    np.testing.assert_array_equal(decode(source, same, jax.random.key(1)), noisy)
 
 
 @generative
@@ -391,7 +405,8 @@ def test_the_newest_gan_is_the_best(runs):
 def test_interpolations_begin_and_end_at_samples(runs, name):
     found = interpolate(runs / name, rows=3, columns=4, seed=1)
     assert found.shape == (3, 4, 8, 8, 1)
-    ends = draw(load(runs / name), 6, seed=1)  # the same noise, in the same order
+    source = generator(load(runs / name))
+    ends = decode(source, jax.random.normal(jax.random.key(1), (6, *source.latent_shape)))
     np.testing.assert_allclose(found[:, 0], ends[:3], atol=1e-4)
     np.testing.assert_allclose(found[:, -1], ends[3:], atol=1e-4)
     assert np.abs(found[:, 1] - found[:, 2]).max() > 1e-4
