@@ -49,18 +49,24 @@ def vae_digits() -> Recipe:
 
 @recipe
 def gan_digits() -> Recipe:
-    """The guide's GAN, half as wide and with a higher learning rate, on scikit-learn's 8×8 digits.
+    """The guide's GAN, half as wide, on scikit-learn's 8×8 digits, with the discriminator of `gan_mnist`.
 
     Command: zoo train gan_digits
-    Time: 26 s of training on 2 CPU cores.
-    Reached: samples of all ten classes, in which a convolutional network trained on the digits has a confidence of 0.89
-    on average (0.99 in real ones); its Fréchet distance is 64, that between training and test images 10.
+    Time: 25 s of training on one CPU core.
+    Reached: samples of all ten classes, in which the network of `lenet5_digits` has a confidence of 0.93 on average
+    (0.98 in real ones); its Fréchet distance is 5.2, that between training and test images 1.2.
     """
     return Recipe(
         model="gan",
         data="digits",
         task="gan",
-        model_options={"latent_size": 32, "generator_features": [64, 64, 32], "discriminator_features": [32, 64]},
+        model_options={
+            "latent_size": 32,
+            "generator_features": [64, 64, 32],
+            "discriminator_features": [32, 64, 128],
+            "dropout_rate": 0.0,
+        },
+        task_options={"ema_decay": 0.99},
         batch_size=32,
         epochs=60.0,
         learning_rate=1e-3,
@@ -76,8 +82,8 @@ def diffusion_digits() -> Recipe:
 
     Command: zoo train diffusion_digits
     Time: about a minute of training on 2 CPU cores.
-    Reached: samples of all ten classes, in which a convolutional network trained on the digits has a confidence of 0.93
-    on average (0.99 in real ones); its Fréchet distance is 33, that between training and test images 10.
+    Reached: samples of all ten classes, in which the network of `lenet5_digits` has a confidence of 0.94 on average
+    (0.98 in real ones); its Fréchet distance is 1.2, as that between training and test images.
     """
     return Recipe(
         model="ddpm_unet",
