@@ -17,9 +17,9 @@ def keep_memory() -> None:
     """Lets the process keep the memory that it frees, where the C library is glibc, as on most Linux systems.
 
     XLA on a CPU takes the memory of each step anew. The kernel hands it out page by page, on first touch, which was a
-    third of a small convolutional network's step. What is kept need not be asked for again; the price is a peak of up
-    to twice as much. Call it before JAX has started its threads: they would have pools of their own, which it does not
-    reach. `ZOO_CPU_LOWERING=plain` in the environment turns it off.
+    third of a small convolutional network's step. What is kept need not be asked for again; the price is a peak of
+    about twice as much. Call it before JAX has started its threads: they would have pools of their own, which it does
+    not reach. `ZOO_CPU_LOWERING=plain` in the environment turns it off.
     """
     if platform.libc_ver()[0] != "glibc" or os.environ.get("ZOO_CPU_LOWERING") == "plain":
         return

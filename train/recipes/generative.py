@@ -151,22 +151,23 @@ def vae_mnist() -> Recipe:
 def gan_mnist() -> Recipe:
     """The guide's GAN (section 10) on MNIST: Adam with β₁ = 0.5, labels with noise of 0.05.
 
-    The discriminator has no dropout: with the guide's 0.3 and its learning rate of 2e-4 its loss stays near chance.
-    Images are drawn with an average of the weights and of the statistics of batch norm.
+    The discriminator has a third convolution and no dropout. The last of the guide's two sees 7×7 pixels, too few to
+    tell whether strokes make up a digit: after 12 epochs of these the confidence is 0.92 and the distance 269. Images
+    are drawn with an average of the weights and of the statistics of batch norm.
 
     Command: zoo train gan_mnist
-    Time: 56 minutes of training on one busy CPU core.
-    Reached: samples of all ten classes, in which the network of `cnn_mnist` has a confidence of 0.92 on average (0.996
-    in real ones); the Fréchet distance of 2000 is 269, that between training and test images 23.
+    Time: about an hour of training on one CPU core.
+    Reached: samples of all ten classes, in which the network of `cnn_mnist` has a confidence of 0.945 on average (0.996
+    in real ones); the Fréchet distance of 2000 is 192, that between training and test images 23.
     """
     return Recipe(
         model="gan",
         data="mnist",
         task="gan",
-        model_options={"dropout_rate": 0.0},
+        model_options={"discriminator_features": [64, 128, 256], "dropout_rate": 0.0},
         task_options={"ema_decay": 0.999},
         batch_size=64,
-        epochs=12.0,
+        epochs=15.0,
         learning_rate=5e-4,
         schedule="cosine",
         optimizer_options={"b1": 0.5},
