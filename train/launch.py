@@ -26,7 +26,7 @@ def keep_memory() -> None:
     mallopt = ctypes.CDLL(None).mallopt
     mallopt(_M_MMAP_MAX, 0)
     mallopt(_M_TRIM_THRESHOLD, _MOST)
-    mallopt(_M_TOP_PAD, _MOST)  # address space alone, until it is touched; without it a larger step gives all back
+    mallopt(_M_TOP_PAD, _MOST)  # address space alone until it is touched; by default all but 128 kB goes back
     mallopt(_M_ARENA_MAX, 1)
 
 

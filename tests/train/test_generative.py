@@ -376,8 +376,9 @@ def test_samples_are_what_the_model_makes_of_noise(runs):
     np.testing.assert_allclose(sample(runs / "gan", 3), wanted, atol=1e-5)
 
 
-def test_a_diffusion_model_adds_noise_on_the_way(runs):
-    """The fresh noise of images that begin alike is their own: they end apart, whichever batch they are in."""
+def test_a_diffusion_model_adds_noise_on_the_way(runs, monkeypatch):
+    """The fresh noise of images that begin alike is their own: they end apart, in one batch and in two."""
+    monkeypatch.setattr("train.sample._BATCH", 2)
     source = generator(load(runs / "diffusion"))
     same = jnp.tile(jax.random.normal(jax.random.key(0), source.latent_shape), (4, 1, 1, 1))
     plain, noisy = decode(source, same), decode(source, same, jax.random.key(1))
