@@ -21,6 +21,7 @@ import os
 import platform
 from collections.abc import Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import jax
@@ -84,6 +85,8 @@ def output(x: jax.Array, kernel: jax.Array, at: Geometry, axes: Literal["HWIO", 
             feature_group_count=at.groups,
             dimension_numbers=("NHWC", axes, "NHWC"),
         )
+    if at.groups == x.shape[-1] == outputs and not _onednn_pads_depthwise(at):
+        x, at = _padded(x, at)
     return _onednn(x, kernel, at, shape, axes)
 
 
@@ -275,17 +278,32 @@ def _cropped(x: jax.Array, at: Geometry) -> tuple[jax.Array, Geometry]:
     return x, at._replace(size=(x.shape[1], x.shape[2]), pads=((max(a, 0), max(b, 0)), (max(c, 0), max(d, 0))))
 
 
+def _padded(x: jax.Array, at: Geometry) -> tuple[jax.Array, Geometry]:
+    """The same with zeros around the image in place of padding."""
+    if any(map(any, at.pads)):
+        x = lax.pad(x, np.zeros((), x.dtype), ((0, 0, 0), *((*p, 0) for p in at.pads), (0, 0, 0)))
+    return x, at._replace(size=(x.shape[1], x.shape[2]), pads=((0, 0), (0, 0)))
+
+
 def _taps(x: jax.Array, at: Geometry) -> list[jax.Array]:
     """What each element of the kernel sees, `[batch, height', width', channels]`."""
     rows, columns = at.out()
-    if any(map(any, at.pads)):
-        x = lax.pad(x, np.zeros((), x.dtype), ((0, 0, 0), *((*p, 0) for p in at.pads), (0, 0, 0)))
+    x, at = _padded(x, at)
 
     def part(axis: int, t: int, count: int) -> slice:
         start = t * at.dilation[axis]
         return slice(start, start + (count - 1) * at.strides[axis] + 1, at.strides[axis])
 
     return [x[:, part(0, i, rows), part(1, j, columns)] for i in range(at.window[0]) for j in range(at.window[1])]
+
+
+def _onednn_pads_depthwise(at: Geometry) -> bool:
+    """Whether oneDNN's kernels for depthwise convolutions take the padding.
+
+    Where they do not, it turns to a product for each group, which in jaxlib 0.10 corrupts the heap.
+    """
+    axes = zip(at.pads, at.window, at.dilation, at.out(), strict=True)
+    return all(max(pads) <= min((f - 1) * d, n, 3) for pads, f, d, n in axes)
 
 
 @functools.cache
@@ -295,6 +313,8 @@ def has_onednn() -> bool:
     known = _ONEDNN_VERSIONS[0] <= version <= _ONEDNN_VERSIONS[1]
     if not (known and platform.system() == "Linux" and platform.machine() == "x86_64"):
         return False
+    if " avx2 " not in Path("/proc/cpuinfo").read_text():
+        return False  # without it, most would be the products that `_onednn_pads_depthwise` avoids
     at = Geometry((5, 4), (2, 3), (2, 1), ((1, 0), (0, 1)))
     shape = (2, *at.out(), 2)
     try:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import re
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -190,6 +194,54 @@ def test_each_device_of_a_mapped_program_computes_as_one_alone():
     gradient = jax.grad(lambda kernel, x: jnp.square(ours(x, kernel, at)).sum())
     mapped = jax.pmap(lambda kernel, x: lax.psum(gradient(kernel, x), "batch"), axis_name="batch", in_axes=(None, 0))
     assert_close(mapped(kernel, x[:, None])[0], gradient(kernel, x), rtol=1e-4)
+
+
+SWEEP = """
+import random
+import jax, jax.numpy as jnp
+from zoo import cpu_convolution
+from zoo.cpu_convolution import Geometry
+
+random.seed(0)
+
+def pair(low, high):
+    return random.randint(low, high), random.randint(low, high)
+
+def case():
+    channels, batch = random.choice([1, 3, 8, 17]), random.choice([1, 2])
+    groups, inputs = random.choice([(channels, 1), (channels, 1), (1, channels), (2, channels)])
+    outputs = groups * random.choice([1, 1, 2, 5])
+    at = Geometry(pair(5, 20), pair(1, 7), pair(1, 3), (pair(0, 6), pair(0, 6)), pair(1, 3), groups)
+    return batch, at, groups * inputs, outputs
+
+cases = [c for c in (case() for _ in range(40)) if 0 not in c[1].out()]
+
+@jax.jit
+def sweep():
+    total = 0.0
+    for batch, at, inputs, outputs in cases:
+        x = jnp.ones((batch, *at.size, inputs))
+        kernel = jnp.ones((*at.window, inputs // at.groups, outputs))
+        g = jnp.ones((batch, *at.out(), outputs))
+        total += cpu_convolution.output(x, kernel, at).sum()
+        total += cpu_convolution.image_gradient(g, kernel, at).sum()
+        total += cpu_convolution.kernel_gradient(x, g, at).sum()
+    return total
+
+print("total", sweep())
+"""
+
+
+@pytest.mark.skipif(not cpu_convolution.has_onednn(), reason="jaxlib has no oneDNN here")
+@pytest.mark.parametrize("instructions", ["ALL", "AVX2"])
+def test_onednn_never_turns_to_its_products_for_convolutions(instructions):
+    """They corrupt the heap: a process that ran some crashed, or hung, at any time afterwards."""
+    environment = {**os.environ, "ONEDNN_VERBOSE": "1", "ONEDNN_MAX_CPU_ISA": instructions}
+    done = subprocess.run([sys.executable, "-c", SWEEP], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    chosen = set(re.findall(r",exec,cpu,convolution,([^,]+),", done.stdout))
+    assert len(chosen) >= 3
+    assert not {name for name in chosen if "gemm" in name or "ref" in name}
 
 
 @pytest.mark.parametrize("target", PLATFORMS)
