@@ -76,7 +76,7 @@ def cnn_mnist() -> Recipe:
 
     Command: zoo train cnn_mnist
     Time: 6 minutes on 2 CPU cores.
-    Reached: 99.38 % of the 10,000 test images.
+    Reached: 99.29 % of the 10,000 test images; 99.38 and 99.46 % in other runs.
     """
     return Recipe(
         model="cnn",
