@@ -158,7 +158,8 @@ def gan_mnist() -> Recipe:
     Command: zoo train gan_mnist
     Time: about an hour of training on one CPU core.
     Reached: samples of all ten classes, in which the network of `cnn_mnist` has a confidence of 0.945 on average (0.996
-    in real ones); the Fréchet distance of 2000 is 192, that between training and test images 23.
+    in real ones); the Fréchet distance of 2000 is 192, that between training and test images 23. Twice as many epochs
+    are no better (0.937, judged by `cnn_mnist` as another machine trained it).
     """
     return Recipe(
         model="gan",
