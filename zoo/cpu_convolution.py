@@ -307,7 +307,9 @@ def _taps(x: jax.Array, at: Geometry) -> list[jax.Array]:
 def _onednn_pads_depthwise(at: Geometry) -> bool:
     """Whether oneDNN's kernels for depthwise convolutions take the padding.
 
-    Where they do not, it turns to a product for each group, which in jaxlib 0.10 corrupts the heap.
+    They do if it is less than the kernel's extent and no more than the outputs of a row that they compute at once: all
+    of them, or at least 3, whatever the instructions. Else oneDNN turns to a product for each group, which in jaxlib
+    0.10 corrupts the heap.
     """
     axes = zip(at.pads, at.window, at.dilation, at.out(), strict=True)
     return all(max(pads) <= min((f - 1) * d, n, 3) for pads, f, d, n in axes)
@@ -320,11 +322,11 @@ def has_onednn() -> bool:
     known = _ONEDNN_VERSIONS[0] <= version <= _ONEDNN_VERSIONS[1]
     if not (known and platform.system() == "Linux" and platform.machine() == "x86_64"):
         return False
-    if " avx2 " not in Path("/proc/cpuinfo").read_text():
-        return False  # without it, most would be the products that `_onednn_pads_depthwise` avoids
     at = Geometry((5, 4), (2, 3), (2, 1), ((1, 0), (0, 1)))
     shape = (2, *at.out(), 2)
     try:
+        if "avx2" not in Path("/proc/cpuinfo").read_text().split():
+            return False  # without it, most would be the products that `_onednn_pads_depthwise` avoids
         # Lowering may go on inside a trace, which these arrays must stay out of.
         with jax.ensure_compile_time_eval(), jax.default_device(jax.local_devices(backend="cpu")[0]):
             x = jnp.arange(2.0 * 5 * 4 * 3).reshape(2, 5, 4, 3)
@@ -334,7 +336,7 @@ def has_onednn() -> bool:
                 x, kernel, at.strides, at.pads, dimension_numbers=("NHWC", "HWIO", "NHWC")
             )
             return bool(jnp.array_equal(found, wanted))
-    except (RuntimeError, ValueError, NotImplementedError):
+    except (RuntimeError, ValueError, NotImplementedError, OSError):
         return False
 
 
