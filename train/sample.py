@@ -16,7 +16,7 @@ import numpy as np
 from train.feed import padded_rows
 from train.inference import Run, load
 from train.tasks import task_option
-from zoo import diffusion
+from zoo import diffusion, gan
 
 _BATCH = 256
 """The most images that are generated at a time."""
@@ -31,8 +31,8 @@ class Generator(NamedTuple):
     Attributes:
       latent_shape: of the noise of one image.
       decode: (standard normal `[batch, *latent_shape]`, a key or None) → images in [0, 1],
-        `[batch, height, width, channels]`. A diffusion model adds noise of the key on the way, and none without one;
-        the others are functions of the latents alone.
+        `[batch, height, width, channels]`. With a key a diffusion model adds noise on the way, and a GAN's
+        discriminator has a say in which latents are taken; without one images are functions of the latents alone.
     """
 
     latent_shape: tuple[int, ...]
@@ -59,8 +59,14 @@ def _vae(run: Run) -> Generator:
 
 
 def _gan(run: Run) -> Generator:
-    size = (run.model.latent_size,)
-    return Generator(size, lambda z, _: (_apply(run.model, "generate", run.variables, z) + 1) / 2)
+    resampled = task_option(run.recipe, "loss") == "non_saturating"
+
+    def decode(z: jax.Array, key: jax.Array | None) -> jax.Array:
+        if resampled and key is not None:
+            z = gan.resample(run.model, run.variables, z, key)
+        return (_apply(run.model, "generate", run.variables, z) + 1) / 2
+
+    return Generator((run.model.latent_size,), decode)
 
 
 def _diffusion(run: Run) -> Generator:
@@ -105,7 +111,8 @@ def draw(run: Run, n: int, seed: int = 0) -> np.ndarray:
 def sample(folder: str | Path, n: int, seed: int = 0) -> np.ndarray:
     """Draws images from the best checkpoint of a run.
 
-    Those of a diffusion model take 100 steps, with fresh noise in each (η = 1: Song et al. 2021, eq. 16).
+    Those of a diffusion model take 100 steps, with fresh noise in each (η = 1: Song et al. 2021, eq. 16). Each of a GAN
+    that was trained with the non-saturating loss is one of 16, see `zoo.gan.resample`.
 
     Args:
       folder: the run of a VAE, a GAN or a diffusion model.

@@ -32,6 +32,7 @@ from train.sample import decode, generator, interpolate, manifold, sample, slerp
 from train.tasks import diffusion, gan, reconstruction, vae
 from train.tasks.vae import binarize, importance_weighted_bound
 from zoo.diffusion import noise_schedule
+from zoo.gan import resample
 
 KEY = jax.random.key(0, impl="rbg")
 SHAPE = (4, 4, 1)
@@ -370,10 +371,22 @@ def test_samples_are_what_the_model_makes_of_noise(runs):
     model, variables = zoo.load_model(runs / "vae")
     wanted = scipy.special.expit(model.apply(variables, latents, method="decode"))
     np.testing.assert_allclose(sample(runs / "vae", 3), wanted, atol=1e-5)
-    latents = jax.random.normal(jax.random.key(0), (3, 32))
-    model, variables = zoo.load_model(runs / "gan")
-    wanted = (model.apply(variables, latents, method="generate") + 1) / 2
+
+
+def test_the_discriminator_has_a_say_in_what_a_gan_draws(runs):
+    """Where it was trained to; a key is needed besides, and without one images are functions of the latents."""
+    run, key = load(runs / "gan"), jax.random.key(0)
+    latents = jax.random.normal(key, (3, 32))
+
+    def images(latents):
+        return (run.model.apply(run.variables, latents, method="generate") + 1) / 2
+
+    wanted = images(resample(run.model, run.variables, latents, jax.random.fold_in(key, 0)))
     np.testing.assert_allclose(sample(runs / "gan", 3), wanted, atol=1e-5)
+    assert np.abs(wanted - images(latents)).max() > 1e-3
+    np.testing.assert_allclose(decode(generator(run), latents), images(latents), atol=1e-5)
+    critic = run._replace(recipe=override(run.recipe, ["task_options.loss=hinge"]))
+    np.testing.assert_allclose(decode(generator(critic), latents, key), images(latents), atol=1e-5)
 
 
 def test_a_diffusion_model_adds_noise_on_the_way(runs, monkeypatch):
