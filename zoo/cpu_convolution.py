@@ -322,11 +322,11 @@ def has_onednn() -> bool:
     known = _ONEDNN_VERSIONS[0] <= version <= _ONEDNN_VERSIONS[1]
     if not (known and platform.system() == "Linux" and platform.machine() == "x86_64"):
         return False
+    if "avx2" not in _instructions():
+        return False  # without it, most would be the products that `_onednn_pads_depthwise` avoids
     at = Geometry((5, 4), (2, 3), (2, 1), ((1, 0), (0, 1)))
     shape = (2, *at.out(), 2)
     try:
-        if "avx2" not in Path("/proc/cpuinfo").read_text().split():
-            return False  # without it, most would be the products that `_onednn_pads_depthwise` avoids
         # Lowering may go on inside a trace, which these arrays must stay out of.
         with jax.ensure_compile_time_eval(), jax.default_device(jax.local_devices(backend="cpu")[0]):
             x = jnp.arange(2.0 * 5 * 4 * 3).reshape(2, 5, 4, 3)
@@ -336,8 +336,16 @@ def has_onednn() -> bool:
                 x, kernel, at.strides, at.pads, dimension_numbers=("NHWC", "HWIO", "NHWC")
             )
             return bool(jnp.array_equal(found, wanted))
-    except (RuntimeError, ValueError, NotImplementedError, OSError):
+    except (RuntimeError, ValueError, NotImplementedError):
         return False
+
+
+def _instructions() -> set[str]:
+    """What Linux says of the CPU, its sets of instructions among it; nothing where it keeps silent."""
+    try:
+        return set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return set()
 
 
 def _onednn(x: jax.Array, kernel: jax.Array, at: Geometry, shape: tuple[int, ...], axes: str = "HWIO") -> jax.Array:
