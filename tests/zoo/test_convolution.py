@@ -280,6 +280,18 @@ def test_gpu_and_tpu_programs_are_the_plain_operation():
         assert counts[0] == counts[1] > 0
 
 
+@pytest.mark.parametrize("cpuinfo", ["flags : fpu sse4_2 avx avx512f", None])
+def test_onednn_is_not_called_where_the_cpu_has_no_avx2_or_does_not_say(cpuinfo, monkeypatch):
+    def read_text(path):
+        if cpuinfo is None:
+            raise PermissionError(path)
+        return cpuinfo
+
+    monkeypatch.setattr(cpu_convolution.Path, "read_text", read_text)
+    monkeypatch.setattr(cpu_convolution.metadata, "version", lambda name: "0.10.2")
+    assert not cpu_convolution.has_onednn.__wrapped__()
+
+
 def test_a_program_for_one_cpu_calls_onednn_where_it_is_unless_told_not_to(monkeypatch):
     x, kernel, at = arrays("3×3")
     known = platform.system() == "Linux" and platform.machine() == "x86_64"
