@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from zoo.activations import step
+from zoo.layers.activations import step
 
 
 def mean_squared_error(prediction: jax.Array, target: jax.Array) -> jax.Array:

@@ -11,6 +11,7 @@ import typing
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import data
 from zoo.checkpoint import plain
 from zoo.registry import unknown
 
@@ -124,6 +125,11 @@ def describe_recipe(name: str) -> str:
     """The docstring of a recipe: command, time on a CPU, metric reached."""
     get_recipe(name)
     return inspect.getdoc(_recipes[name]) or ""
+
+
+def load_data(recipe: Recipe) -> data.Dataset:
+    """The data set of a recipe, its validation split held out."""
+    return data.load(recipe.data, validation=recipe.validation, seed=recipe.seed, **recipe.data_options)
 
 
 def override(base: Recipe, settings: Sequence[str]) -> Recipe:

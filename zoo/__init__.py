@@ -5,38 +5,23 @@ variables = model.init(jax.random.key(0), images)
 logits = model.apply(variables, images)
 """
 
-from zoo import (
-    activations,
-    alexnet,
-    attention,
-    autoencoder,
-    bert,
-    char_lm,
-    cnn,
-    convnext,
-    convolution,
-    densenet,
-    diffusion,
-    efficientnet,
-    gan,
-    gpt,
-    layers,
-    lenet,
-    llama,
-    mlp,
-    mobilenet,
-    perceptron,
-    pretrained,
-    recurrent,
-    resnet,
-    sequence,
-    transformer,
-    vae,
-    vgg,
-    vit,
-)
+import sys
+
+# Each wing registers its models when it is imported.
+from zoo import basic, generative, layers, pretrained, sequence, text, vision
+from zoo.basic import mlp, perceptron
 from zoo.checkpoint import load_model, save_model
+from zoo.generative import autoencoder, diffusion, gan, vae
+from zoo.layers import activations, attention, convolution, recurrent
 from zoo.registry import Card, create_model, list_models, model_card, register
+from zoo.text import bert, char_lm, gpt, llama, transformer
+from zoo.vision import alexnet, cnn, convnext, densenet, efficientnet, lenet, mobilenet, resnet, vgg, vit
+
+# A family is imported without its wing too: `from zoo.resnet import ResNet`.
+for _wing in (basic, generative, layers, text, vision):
+    for _name, _room in list(vars(_wing).items()):
+        if getattr(_room, "__name__", None) == f"{_wing.__name__}.{_name}":
+            sys.modules[f"{__name__}.{_name}"] = _room
 
 __all__ = [
     "Card",
@@ -44,6 +29,7 @@ __all__ = [
     "alexnet",
     "attention",
     "autoencoder",
+    "basic",
     "bert",
     "char_lm",
     "cnn",
@@ -54,6 +40,7 @@ __all__ = [
     "diffusion",
     "efficientnet",
     "gan",
+    "generative",
     "gpt",
     "layers",
     "lenet",
@@ -70,8 +57,10 @@ __all__ = [
     "resnet",
     "save_model",
     "sequence",
+    "text",
     "transformer",
     "vae",
     "vgg",
+    "vision",
     "vit",
 ]

@@ -4,7 +4,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from data import mnist
+from data.images import mnist
 
 
 def write_idx(path, array):

@@ -19,7 +19,7 @@ import optax
 
 import data
 import zoo
-from train.loop import fit
+from train.loop.fitting import fit
 from train.tasks import classification
 
 EPOCHS = 40

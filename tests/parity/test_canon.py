@@ -13,7 +13,8 @@ import zoo
 from tests.descriptors import random_variables
 from tests.parity.torch_weights import channels_last, images, tensor, tensors
 from tests.parity.torchvision_ops import timm
-from zoo import attention, layers, pretrained
+from zoo import layers, pretrained
+from zoo.layers import attention
 
 torch = pytest.importorskip("torch")
 torchvision = pytest.importorskip("torchvision")

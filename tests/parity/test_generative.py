@@ -13,8 +13,8 @@ import pytest
 import zoo
 from tests.descriptors import random_variables
 from tests.parity.torch_weights import channels_last, images
-from train import step as steps
 from train.tasks import diffusion, gan, reconstruction, vae
+from train.tasks import step as steps
 from train.tasks.vae import bernoulli_nll, kl_to_standard_normal
 
 torch = pytest.importorskip("torch")

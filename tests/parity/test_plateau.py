@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from train.plateau import Plateau
+from train.optim.plateau import Plateau
 
 keras = pytest.importorskip("keras")
 

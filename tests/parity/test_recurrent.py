@@ -11,7 +11,7 @@ import pytest
 
 import zoo
 from tests.descriptors import random_variables
-from zoo.recurrent import GRU, LSTM, RNN, Bidirectional, Stack
+from zoo.layers.recurrent import GRU, LSTM, RNN, Bidirectional, Stack
 
 torch = pytest.importorskip("torch")
 

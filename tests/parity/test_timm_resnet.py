@@ -15,7 +15,7 @@ from tests.descriptors import random_variables
 from tests.parity.torch_weights import channels_last, images, load, tensor, tensors
 from tests.parity.torchvision_ops import timm
 from zoo.pretrained import torchvision
-from zoo.resnet import BasicBlock, Bottleneck, ResNet, _conv_and_norm
+from zoo.vision.resnet import BasicBlock, Bottleneck, ResNet, _conv_and_norm
 
 torch = pytest.importorskip("torch")
 

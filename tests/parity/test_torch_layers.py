@@ -12,8 +12,7 @@ import pytest
 import zoo
 from tests.descriptors import random_variables
 from tests.parity.torch_weights import channels_last, images, tensor
-from zoo import activations, convolution
-from zoo.layers import BatchNorm, Conv, ConvTranspose
+from zoo.layers import BatchNorm, Conv, ConvTranspose, activations, convolution
 
 torch = pytest.importorskip("torch")
 F = torch.nn.functional

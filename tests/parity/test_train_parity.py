@@ -10,8 +10,8 @@ import pytest
 
 import zoo
 from train import losses
-from train.optimizers import optimizer
-from train.schedules import schedule
+from train.optim.optimizers import optimizer
+from train.optim.schedules import schedule
 from train.tasks import classification
 
 torch = pytest.importorskip("torch")

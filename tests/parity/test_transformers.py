@@ -16,11 +16,11 @@ from tests.descriptors import random_variables
 from tests.parity import torchvision_ops  # noqa: F401  # else transformers cannot be imported
 from tests.parity.torch_weights import tensor
 from train import losses
-from train.generate import generate
+from train.inference.generate import generate
 from zoo import pretrained
-from zoo.attention import MultiHeadAttention, sinusoids
+from zoo.layers.attention import MultiHeadAttention, sinusoids
 from zoo.pretrained.state_dict import read_safetensors
-from zoo.transformer import Block
+from zoo.text.transformer import Block
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

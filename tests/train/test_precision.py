@@ -12,7 +12,7 @@ import pytest
 
 import zoo
 from train.metrics import summarize
-from train.optimizers import optimizer
+from train.optim.optimizers import optimizer
 from train.precision import LossScale, all_finite, select
 from train.tasks import classification
 

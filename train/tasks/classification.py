@@ -12,7 +12,7 @@ import optax
 
 from train import losses
 from train.state import Batch, Task
-from train.step import gradient_task
+from train.tasks.step import gradient_task
 
 
 def classification(

@@ -11,8 +11,8 @@ import optax
 
 from train import losses
 from train.state import Batch, Task
-from train.step import gradient_task
-from zoo.diffusion import add_noise, noise_schedule
+from train.tasks.step import gradient_task
+from zoo.generative.diffusion import add_noise, noise_schedule
 
 
 def diffusion(

@@ -13,8 +13,8 @@ import optax
 from train import losses
 from train.metrics import Metrics, weigh
 from train.state import Batch, State, Task
-from train.step import average, create_state, evaluation_key, start_average, step_key, sum_over_devices
-from zoo.gan import GAN
+from train.tasks.step import average, create_state, evaluation_key, start_average, step_key, sum_over_devices
+from zoo.generative.gan import GAN
 
 
 class PlayerLosses(NamedTuple):

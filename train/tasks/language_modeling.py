@@ -12,7 +12,7 @@ import optax
 from train import losses
 from train.metrics import Bits, Metrics, Perplexity
 from train.state import Batch, Task
-from train.step import gradient_task, with_metrics
+from train.tasks.step import gradient_task, with_metrics
 
 
 def language_modeling(

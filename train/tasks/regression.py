@@ -10,7 +10,7 @@ import optax
 
 from train import losses
 from train.state import Batch, Task
-from train.step import gradient_task
+from train.tasks.step import gradient_task
 
 _LOSSES = {"mse": losses.mean_squared_error, "huber": losses.huber, "mae": losses.mean_absolute_error}
 

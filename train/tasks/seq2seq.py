@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from data.tokens import PAD, START
+from data.text.tokens import PAD, START
 from train import losses
 from train.metrics import Mean, Metrics
 from train.state import Batch, Task
-from train.step import gradient_task, with_metrics
+from train.tasks.step import gradient_task, with_metrics
 
 
 def seq2seq(
@@ -27,7 +27,8 @@ def seq2seq(
     """Trains `model` to give logits `[batch, time, vocab_size]` of a target's tokens, from a source and those before.
 
     Batches hold the sources under `inputs` and `targets`, integer `[batch, time]`, that close with an end token; both
-    are filled up with `data.tokens.PAD`. The model takes the source, and the targets moved by one behind a start token.
+    are filled up with `data.text.tokens.PAD`. The model takes the source, and the targets moved by one behind a start
+    token.
 
     Metrics are means over the tokens of the targets, of all batches together: `loss`, in nats, and `accuracy`; and
     `sequence_accuracy`, the share of targets of which every token is right, each told from the right ones before it.

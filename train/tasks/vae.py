@@ -12,8 +12,8 @@ import optax
 
 from train import losses
 from train.state import Batch, Task
-from train.step import gradient_task
-from zoo.vae import VAEOutput
+from train.tasks.step import gradient_task
+from zoo.generative.vae import VAEOutput
 
 
 def vae(

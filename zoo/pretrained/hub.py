@@ -19,13 +19,13 @@ import numpy as np
 import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from zoo.bert import BERT
-from zoo.gpt import GPT
-from zoo.llama import Llama
 from zoo.pretrained.hugging_face import ACTIVATIONS, FAMILIES, TIED, Family, Place
 from zoo.pretrained.state_dict import read_safetensors, require_same_entries
 from zoo.registry import unknown
 from zoo.summary import abstract_variables
+from zoo.text.bert import BERT
+from zoo.text.gpt import GPT
+from zoo.text.llama import Llama
 
 _WEIGHTS, _INDEX, _CONFIG, _TOKENIZER = (
     "model.safetensors",

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 
-from zoo.bert import BERT
-from zoo.gpt import GPT
-from zoo.llama import Llama
+from zoo.text.bert import BERT
+from zoo.text.gpt import GPT
+from zoo.text.llama import Llama
 
 
 class Place(NamedTuple):

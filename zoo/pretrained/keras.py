@@ -19,12 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from zoo.efficientnet import EfficientNet
 from zoo.pretrained.state_dict import require_same_entries
 from zoo.registry import create_model, model_card
-from zoo.resnet import ResNet
 from zoo.summary import abstract_variables
-from zoo.vgg import VGG
+from zoo.vision.efficientnet import EfficientNet
+from zoo.vision.resnet import ResNet
+from zoo.vision.vgg import VGG
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "efficientnet_b0": {"epsilon": 1e-3, "same_padding": True},

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from zoo.convnext import ConvNeXt
-from zoo.efficientnet import EfficientNet
-from zoo.mobilenet import MobileNetV3
 from zoo.pretrained import torchvision
 from zoo.pretrained.place import Place, Rule, layer
 from zoo.pretrained.torchvision import numbers, vgg_features
-from zoo.vgg import VGG
-from zoo.vit import ViT
+from zoo.vision.convnext import ConvNeXt
+from zoo.vision.efficientnet import EfficientNet
+from zoo.vision.mobilenet import MobileNetV3
+from zoo.vision.vgg import VGG
+from zoo.vision.vit import ViT
 
 
 def _vgg(model: VGG, path: str) -> Place:

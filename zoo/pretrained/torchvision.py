@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 
-from zoo.alexnet import AlexNet
-from zoo.convnext import ConvNeXt
-from zoo.densenet import DenseNet
-from zoo.efficientnet import EfficientNet
-from zoo.mobilenet import MobileNetV3
 from zoo.pretrained.place import LEAVES, Place, Rule, layer
-from zoo.resnet import ResNet
-from zoo.vgg import VGG
-from zoo.vit import ViT
+from zoo.vision.alexnet import AlexNet
+from zoo.vision.convnext import ConvNeXt
+from zoo.vision.densenet import DenseNet
+from zoo.vision.efficientnet import EfficientNet
+from zoo.vision.mobilenet import MobileNetV3
+from zoo.vision.resnet import ResNet
+from zoo.vision.vgg import VGG
+from zoo.vision.vit import ViT
 
 
 def numbers(name: str) -> list[int]:

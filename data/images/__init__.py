@@ -1,0 +1,5 @@
+"""Sets of images."""
+
+from data.images import digits, folder, mnist
+
+__all__ = ["digits", "folder", "mnist"]

@@ -1,0 +1,5 @@
+"""Texts as tokens."""
+
+from data.text import characters, dates, tokens
+
+__all__ = ["characters", "dates", "tokens"]

@@ -1,0 +1,56 @@
+"""Trains in a folder and kills itself: run by test_checkpoint.py as a process of its own.
+
+usage: interrupted.py FOLDER MODEL KILL_STEP PLAN, where MODEL is mlp, cnn or gan; a kill step of 0 trains to the end.
+"""
+
+import os
+import signal
+import sys
+
+import jax
+import numpy as np
+import optax
+
+import data
+import zoo
+from train.loop import parallel
+from train.loop.checkpoints import Checkpoints
+from train.loop.fitting import fit
+from train.tasks import classification, gan
+
+folder, name, kill_step, plan = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
+
+
+def kill(report):
+    if kill_step and report.step >= kill_step:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+options = {
+    "mlp": {"num_classes": 10},
+    "cnn": {"num_classes": 10, "features": (4, 4), "hidden_size": 8},
+    "gan": {"image_shape": (8, 8, 1), "generator_features": (4, 4), "discriminator_features": (4,), "latent_size": 3},
+}[name]
+dataset = data.load("digits", flat=name == "mlp", validation=0.1)
+model = zoo.create_model(name, **options)
+if name == "gan":
+    task = gan(model, optax.adam(2e-4, b1=0.5), discriminator_tx=optax.adam(1e-3))
+else:
+    task = classification(model, optax.adamw(1e-2), ema_decay=0.9)
+checkpoints = Checkpoints(folder, {"model": name, "model_options": options}, monitor="validation_loss")
+fitted = fit(
+    task,
+    dataset,
+    batch_size=32,
+    steps=50,
+    seed=3,
+    evaluate_every=10,
+    steps_per_dispatch=3,
+    plan=parallel.plan(plan),
+    callbacks=[kill],
+    checkpoints=checkpoints,
+)
+checkpoints.close()
+leaves = jax.tree.leaves((fitted.state.params, fitted.state.model_state, fitted.state.opt_state, fitted.state.ema))
+rows = [[value for name, value in row.items() if name != "seconds"] for row in fitted.history]
+np.savez(f"{folder}/result.npz", *map(np.asarray, leaves), history=np.array(rows))

@@ -1,0 +1,321 @@
+"""Recipes as data: overriding, JSON, differences; and what building them finds wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+
+import jax
+import numpy as np
+import pytest
+
+import train.recipes  # noqa: F401
+import zoo
+from tests.descriptors import random_variables
+from train import recipe
+from train.loop import parallel
+from train.metrics import higher_is_better
+from train.recipe import Recipe, describe_recipe, differences, from_json, get_recipe, list_recipes, literal, override
+from train.runs.build import build
+
+BASE = Recipe(model="mlp", data="digits", model_options={"dropout_rate": 0.1}, data_options={"flat": True})
+with_mnist = pytest.mark.skipif("ZOO_DATA_DIR" not in os.environ, reason="MNIST is read from ZOO_DATA_DIR")
+every_recipe = pytest.mark.parametrize("name", list_recipes())
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+    """One device: fewer to compile for."""
+    monkeypatch.setattr(parallel, "devices_for", lambda batch_size: jax.devices()[:1])
+
+
+# ---- override ----
+
+
+@pytest.mark.parametrize(
+    ("setting", "field", "value"),
+    [
+        ("epochs=3", "epochs", 3.0),
+        ("epochs=0.5", "epochs", 0.5),
+        ("learning_rate=1e-4", "learning_rate", 1e-4),
+        ("model=lenet5", "model", "lenet5"),
+        ('model="lenet5"', "model", "lenet5"),
+        ("patience=3", "patience", 3),
+        ("patience=None", "patience", None),
+        ("validation=500", "validation", 500),
+        ("validation=0.25", "validation", 0.25),
+        ("seed=-1", "seed", -1),
+        ("model_options.dropout_rate=0.5", "model_options", {"dropout_rate": 0.5}),
+        ("model_options.hidden_sizes=[32, 16]", "model_options", {"dropout_rate": 0.1, "hidden_sizes": [32, 16]}),
+        ("model_options.activation=tanh", "model_options", {"dropout_rate": 0.1, "activation": "tanh"}),
+        ("data_options.standardize=True", "data_options", {"flat": True, "standardize": True}),
+        ("model_options={'num_classes': 3}", "model_options", {"num_classes": 3}),
+        ("model_options={}", "model_options", {}),
+        ("schedule_options.milestones=(0.1, 0.2)", "schedule_options", {"milestones": (0.1, 0.2)}),
+        ("optimizer_options.mask=None", "optimizer_options", {"mask": None}),
+        ("monitor=a=b", "monitor", "a=b"),
+        ("monitor=", "monitor", ""),
+    ],
+)
+def test_override(setting, field, value):
+    changed = override(BASE, [setting])
+    assert getattr(changed, field) == value
+    assert type(getattr(changed, field)) is type(value)
+    assert dataclasses.replace(changed, **{field: getattr(BASE, field)}) == BASE, "nothing else changes"
+
+
+def test_overrides_add_up_and_the_last_one_wins():
+    before = BASE.to_json()
+    settings = ["epochs=3", "optimizer_options.b1=0.5", "optimizer_options.b2=0.9", "epochs=4"]
+    changed = override(BASE, settings)
+    assert (changed.epochs, changed.optimizer_options) == (4.0, {"b1": 0.5, "b2": 0.9})
+    assert BASE.to_json() == before, "a recipe is a value"
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("epochs", "NAME=VALUE, such as epochs=3; not 'epochs'"),
+        ("--epochs", "NAME=VALUE"),
+        ("epoch=3", "unknown field of a recipe: 'epoch'; nearest: epochs"),
+        ("learning-rate=3", "nearest: learning_rate"),
+        ("=3", "unknown field of a recipe: ''"),
+        ("optimiser_options.b1=3", "nearest: optimizer_options"),
+        ("epochs=many", "epochs must be float, not 'many'"),
+        ("epochs=True", "epochs must be float, not True"),
+        ("epochs=None", "epochs must be float, not None"),
+        ("batch_size=3.5", "batch_size must be int, not 3.5"),
+        ("batch_size=[1]", r"batch_size must be int, not \[1\]"),
+        ("seed=True", "seed must be int, not True"),
+        ("patience=soon", "patience must be int or None, not 'soon'"),
+        ("validation=half", "validation must be float or int, not 'half'"),
+        ("model=5", "model must be str, not 5"),
+        ("model_options=5", "model_options must be dict, not 5"),
+        ("model.features=5", "model is not a group of options; set it as model=5"),
+    ],
+)
+def test_settings_that_are_wrong(setting, message):
+    with pytest.raises(ValueError, match=message):
+        override(BASE, [setting])
+
+
+def test_literals():
+    assert literal("1e-3") == 1e-3
+    assert literal("[1, 'a', None]") == [1, "a", None]
+    assert literal("relu") == "relu"
+    assert literal("__import__('os')") == "__import__('os')", "nothing is executed"
+    assert literal("") == ""
+
+
+# ---- JSON ----
+
+
+@every_recipe
+def test_json_round_trip(name):
+    original = get_recipe(name)
+    assert from_json(original.to_json()) == original
+    assert set(json.loads(original.to_json())) == {field.name for field in dataclasses.fields(Recipe)}
+
+
+def test_json_knows_dtypes_and_tuples_as_plain_data():
+    text = dataclasses.replace(
+        BASE, model_options={"dtype": np.dtype("float16"), "hidden_sizes": (8, 4), "num_classes": np.int64(3)}
+    ).to_json()
+    assert from_json(text).model_options == {"dtype": "float16", "hidden_sizes": [8, 4], "num_classes": 3}
+
+
+def test_fields_that_are_not_there_have_their_defaults():
+    assert from_json('{"model": "mlp", "data": "digits"}') == Recipe(model="mlp", data="digits")
+    assert from_json('{"model": "mlp", "data": "digits", "epochs": 3}').epochs == 3.0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not JSON"),
+        ("{", "not JSON"),
+        ("[]", "at least a model and data"),
+        ("3", "at least a model and data"),
+        ('{"model": "mlp"}', "at least a model and data"),
+        ('{"model": "mlp", "data": "digits", "epoch": 3}', "unknown field of a recipe: 'epoch'; nearest: epochs"),
+        ('{"model": "mlp", "data": "digits", "epochs": "3"}', "epochs must be float, not '3'"),
+        ('{"model": "mlp", "data": ["digits"]}', "data must be str"),
+    ],
+)
+def test_json_that_is_no_recipe(text, message):
+    with pytest.raises(ValueError, match=message):
+        from_json(text)
+
+
+def test_differences():
+    other = override(BASE, ["epochs=3", "model_options.dropout_rate=0.5", "patience=2"])
+    assert differences(BASE, other) == [
+        "epochs: 10.0 → 3.0",
+        "model_options: {'dropout_rate': 0.1} → {'dropout_rate': 0.5}",
+        "patience: None → 2",
+    ]
+    assert differences(BASE, BASE) == []
+    tuples, lists = (dataclasses.replace(BASE, model_options={"hidden_sizes": kind([3, 4])}) for kind in (tuple, list))
+    assert differences(tuples, lists) == [], "JSON does not tell them apart"
+
+
+@pytest.mark.parametrize(
+    ("monitor", "highest"),
+    [
+        *(("validation_accuracy", True), ("accuracy", True), ("validation_elbo", True), ("step", True)),
+        *(("validation_loss", False), ("mae", False)),
+    ],
+)
+def test_which_way_a_metric_is_better(monitor, highest):
+    assert higher_is_better(monitor) is highest
+
+
+# ---- the list ----
+
+
+def test_recipes_are_listed():
+    assert list_recipes() == sorted(list_recipes())
+    assert {"lenet5_digits", "mlp_digits", "perceptron_iris", "cnn_mnist"} <= set(list_recipes())
+
+
+def test_unknown_recipe():
+    with pytest.raises(ValueError, match="unknown recipe: 'lenet_digits'; nearest: lenet5_digits"):
+        get_recipe("lenet_digits")
+    with pytest.raises(ValueError, match="unknown recipe"):
+        describe_recipe("lenet_digits")
+
+
+def test_a_name_is_taken_once(monkeypatch):
+    monkeypatch.setattr(recipe, "_recipes", dict(recipe._recipes))
+
+    def mine() -> Recipe:
+        return BASE
+
+    assert recipe.recipe(mine) is mine
+    assert get_recipe("mine") == BASE
+    with pytest.raises(ValueError, match="a recipe named 'mine' exists already"):
+        recipe.recipe(mine)
+
+
+@every_recipe
+def test_every_recipe_describes_itself(name):
+    assert len(describe_recipe(name)) > 20
+
+
+def needs_files(name):
+    return get_recipe(name).data == "mnist" or get_recipe(name).data.startswith("folder:")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=with_mnist) if needs_files(n) else n for n in list_recipes()])
+def test_every_recipe_builds(name, tmp_path):
+    wanted = get_recipe(name)
+    if wanted.weights:  # of a run of another recipe, which has another head
+        model = zoo.create_model(wanted.model, **wanted.model_options, num_classes=7)
+        variables = random_variables(model, np.zeros((1, 32, 32, 3), np.float32))
+        zoo.save_model(tmp_path / "weights", wanted.model, variables, **wanted.model_options, num_classes=7)
+        wanted = dataclasses.replace(wanted, weights=str(tmp_path / "weights"))
+    parts = build(wanted)
+    assert parts.dataset.name == wanted.data
+    per_epoch = len(parts.dataset.splits["train"]) // wanted.batch_size
+    rates = [float(parts.schedule(step)) for step in (0, 1, round(wanted.epochs * per_epoch) - 1)]
+    assert 0 < max(rates) <= wanted.learning_rate * 1.0001
+    assert "validation" in parts.dataset.splits
+
+
+def test_two_recipes_of_one_name_are_equal():
+    assert all(get_recipe(name) == get_recipe(name) for name in list_recipes())
+
+
+# ---- build ----
+
+
+def test_build_fills_in_classes_and_precision():
+    parts = build(dataclasses.replace(BASE, precision="bfloat16"))
+    assert parts.model_options == {"dropout_rate": 0.1, "num_classes": 10, "dtype": "bfloat16"}
+    assert (parts.model.num_classes, parts.model.dtype, parts.model.dropout_rate) == (10, "bfloat16", 0.1)
+    assert build(override(BASE, ["model_options.num_classes=12"])).model.num_classes == 12
+
+
+def test_float16_scales_the_loss():
+    example = {"image": np.zeros((1, 64), np.float32)}
+    for precision, scaled in (("float16", True), ("bfloat16", False), ("float32", False)):
+        task = build(dataclasses.replace(BASE, precision=precision)).task
+        state = jax.eval_shape(task.init, jax.random.key(0), example)
+        assert (state.loss_scale is not None) == scaled
+
+
+def test_the_schedule_spans_the_training():
+    """1437 digits less a tenth are 40 batches of 32 an epoch."""
+    parts = build(override(BASE, ["epochs=3", "schedule=linear", "learning_rate=0.5"]))
+    assert float(parts.schedule(0)) == 0.5
+    assert float(parts.schedule(60)) == pytest.approx(0.25)
+    assert float(parts.schedule(120)) == pytest.approx(0, abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["model=mpl"], "unknown model: 'mpl'; nearest: mlp"),
+        (["model_options.dropuot_rate=0.5"], "unknown option of model 'mlp': 'dropuot_rate'; nearest: dropout_rate"),
+        (["data=digit"], "unknown data set 'digit'; nearest: digits"),
+        (["data_options.upsampel=4"], "no option 'upsampel'; nearest: upsample"),
+        (["data_options.upsample=0"], "upsample must be at least 1"),
+        (["task=clasification"], "unknown task: 'clasification'; nearest: classification"),
+        (["task_options.label_smooting=0.1"], "task 'classification': .*label_smooting"),
+        (["task_options.label_smoothing=1.5"], r"label_smoothing must be in \[0, 1\)"),
+        (["task_options.loss=hinge"], "loss must be"),
+        (["task_options.inputs=pixels"], "has no field 'pixels' for the model; it has image, label"),
+        (["data=iris", "data_options={}"], "has no field 'image' for the model; it has features, label"),
+        (["task=regression"], "has no field 'inputs' for the model; it has image, label"),
+        (["optimizer=adm"], "unknown optimizer: 'adm'; nearest: adam"),
+        (["optimizer_options.momentum=0.5"], "unknown option of optimizer 'adam': 'momentum'"),
+        (["optimizer_options.clip_norm=-1"], "clip_norm must be positive"),
+        (["schedule=cosin"], "unknown schedule: 'cosin'; nearest: cosine"),
+        (["schedule_options.final=0"], "schedule 'constant': .*final"),
+        (["schedule_options.warmup_steps=400"], "warmup_steps must be at least 0 and less than the 400 steps, not 400"),
+        (["plan=gpu"], "unknown plan: 'gpu'"),
+        (["precision=float61"], "unknown precision: 'float61'; nearest: float16"),
+        (["epochs=0"], "epochs must be positive, not 0.0"),
+        (["epochs=-1"], "epochs must be positive, not -1.0"),
+        (["batch_size=0"], "batch_size must be from 1 to the number of examples, 1293; got 0"),
+        (["batch_size=2000"], "batch_size must be from 1 to the number of examples, 1293; got 2000"),
+        (["validation=1.5"], "validation must be"),
+        (["validation=5000"], "validation must be"),
+        (
+            ["model=lenet5", "model_options={}", "data_options={}"],
+            r"'lenet5' does not fit the data set 'digits'.*height ≥ 32.*\[1, 8, 8, 1\]",
+        ),
+        (["model=cnn"], r"'cnn' does not fit the data set 'digits'.*takes images.*\[1, 64\]"),
+        (["model_options.activation=rleu"], "rleu"),
+        (["model_options.num_classes=1", "task_options.loss=perceptron"], None),
+        (["task_options.loss=perceptron"], "the perceptron criterion takes one logit, not 10"),
+    ],
+)
+def test_build_finds_what_is_wrong(settings, message):
+    changed = override(BASE, settings)
+    if message is None:
+        build(changed)
+        return
+    with pytest.raises(ValueError, match=message):
+        build(changed)
+
+
+def test_regression_of_targets_of_another_shape():
+    wrong = Recipe(model="mlp", data="sum_sequence", task="regression", model_options={"num_classes": 3}, validation=0)
+    with pytest.raises(ValueError, match="does not fit the data set 'sum_sequence': prediction and target differ"):
+        build(wrong)
+
+
+@pytest.mark.parametrize(("batch_size", "count"), [(32, 8), (30, 6), (1, 1), (7, 7), (12, 6)])
+def test_as_many_devices_as_share_the_batch_evenly(monkeypatch, caplog, batch_size, count):
+    monkeypatch.undo()
+    assert jax.device_count() == 8
+    assert build(dataclasses.replace(BASE, batch_size=batch_size)).plan.num_devices == count
+    assert ("over" in caplog.text) == (count < 8)
+
+
+@pytest.mark.parametrize("monitor", ["validation_acuracy", "validation_loss"])
+def test_a_metric_to_monitor_that_there_will_not_be(monitor):
+    with pytest.raises(ValueError, match=f"unknown metric to monitor: '{monitor}'; nearest: .*accuracy|loss"):
+        build(dataclasses.replace(BASE, monitor=monitor, validation=0))

@@ -1,0 +1,453 @@
+"""Transfer learning: what is frozen stays to the bit, and what starts from weights starts from them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import safetensors.numpy
+from flax.traverse_util import flatten_dict, unflatten_dict
+from PIL import Image
+
+import zoo
+from tests.descriptors import MODELS, random_variables
+from train.inference.loading import load as load_run
+from train.inference.prediction import predict
+from train.loop import parallel
+from train.optim.freezing import freeze, in_inference, merge, partition
+from train.optim.optimizers import optimizer
+from train.recipe import Recipe
+from train.runs import transfer
+from train.runs.build import build
+from train.runs.run import train
+from train.state import State
+from train.tasks import classification
+from train.tasks.step import start_from
+from zoo import pretrained
+from zoo.layers import Dropout, record
+from zoo.summary import abstract_variables
+
+SMALL = {"features": 4, "stage_sizes": (1,), "stem": "cifar"}
+BLOCK = [f"stage1_block1/{layer}" for layer in ("conv1", "norm1", "conv2", "norm2")]
+
+
+@pytest.fixture
+def batch():
+    rng = np.random.default_rng(0)
+    return {
+        "image": rng.normal(size=(8, 6, 6, 3)).astype(np.float32),
+        "label": rng.integers(0, 3, 8).astype(np.int32),
+    }
+
+
+@pytest.fixture(scope="module")
+def model():
+    return zoo.create_model("resnet18", num_classes=3, **SMALL)
+
+
+def flat(tree):
+    return flatten_dict(tree, sep="/")
+
+
+def same_bits(a, b):
+    return np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+# ---- which layers ----
+
+
+def test_layers_in_the_order_of_execution(model, batch):
+    assert transfer.layer_order(model, batch["image"]) == ["conv_stem", "norm_stem", *BLOCK, "head"]
+
+
+def test_the_models_own_parameters_come_first():
+    row = MODELS["vit_tiny_patch16_224"]
+    vit = zoo.create_model("vit_tiny_patch16_224", **row.small)
+    order = transfer.layer_order(vit, np.zeros((1, *row.shape), np.float32))
+    assert order[:2] == ["", "embed"]
+    assert order[-2:] == ["norm_head", "head"]
+    frozen = transfer.frozen_layers(vit, np.zeros((1, *row.shape), np.float32), trained_layers=2)
+    assert frozen("class_token")
+    assert not frozen("norm_head/scale")
+
+
+def trained(model, x, **options):
+    frozen = transfer.frozen_layers(model, x, **options)
+    paths = flat(abstract_variables(model, x)["params"])
+    return [
+        path
+        for path in transfer.layer_order(model, x)
+        if any(p.startswith(f"{path}/") and not frozen(p) for p in paths)
+    ]
+
+
+def test_layers_by_number_and_by_wildcard(model, batch):
+    x = batch["image"]
+    order = transfer.layer_order(model, x)
+    assert transfer.frozen_layers(model, x) is None
+    assert transfer.frozen_layers(model, x, trained_layers=7) is None
+    assert trained(model, x, trained_layers=1) == ["head"]
+    assert trained(model, x, trained_layers=4) == order[-4:]
+    assert trained(model, x, layer_rates={"head": 1e-3, "*": 0}) == ["head"]
+    assert trained(model, x, layer_rates={"conv_stem": 0, "norm_stem": 0}) == order[2:]
+    assert trained(model, x, trained_layers=1, layer_rates={"conv_stem": 1e-5}) == ["conv_stem", "head"]
+    assert trained(model, x, layer_rates={"*/conv2": 1e-5, "stage*": 0}) == [*order[:2], BLOCK[2], "head"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"trained_layers": 0}, "trained_layers must be from 1 to the 7 layers of the model, not 0"),
+        ({"trained_layers": 8}, "from 1 to the 7 layers"),
+        ({"layer_rates": {"haed": 1}}, "unknown layer in layer_rates: 'haed'; nearest: head"),
+        ({"layer_rates": {"head": -1}}, "at least 0, not head=-1"),
+        ({"layer_rates": {"head": "fast"}}, "at least 0, not head='fast'"),
+        ({"layer_rates": {"*": 0}}, "freeze every parameter"),
+    ],
+)
+def test_layers_that_are_wrong(model, batch, options, message):
+    with pytest.raises(ValueError, match=message):
+        transfer.frozen_layers(model, batch["image"], **options)
+
+
+# ---- freezing ----
+
+
+def start(model, x):
+    """Random weights and statistics, with zeros of both signs among them."""
+    variables = flat(random_variables(model, x))
+    variables["params/norm_stem/bias"][:2] = [-0.0, 0.0]
+    return unflatten_dict(variables, sep="/")
+
+
+@pytest.mark.parametrize("options", [{}, {"ema_decay": 0.9, "loss_scaling": True}])
+def test_what_is_frozen_stays_to_the_bit(model, batch, options):
+    """And the variables that training started from stay whole, though steps are given their states for good."""
+    frozen = transfer.frozen_layers(model, batch["image"], trained_layers=2)
+    tx = freeze(optimizer("adamw", 0.1, l2=0.1, clip_norm=1.0), frozen)
+    variables = start(model, batch["image"])
+    task = classification(model, tx, frozen=frozen, start=variables, **options)
+    state = task.init(jax.random.key(1), batch)
+    step = jax.jit(task.train_step, donate_argnums=0)
+    for _ in range(3):
+        state, _ = step(state, batch)
+    before = start(model, batch["image"])
+    jax.tree.map(np.testing.assert_array_equal, variables, before)
+    for name, tree in (("params", state.params), ("ema", (state.ema or {}).get("params", {}))):
+        for path, leaf in flat(tree).items():
+            assert same_bits(leaf, flat(before["params"])[path]) == frozen(path), (name, path)
+    averaged = flat(state.ema["batch_stats"]) if state.ema else {}
+    for path, leaf in (*flat(state.model_state["batch_stats"]).items(), *averaged.items()):
+        moved = not same_bits(leaf, flat(before["batch_stats"])[path])
+        assert moved == (not frozen(f"{path.rpartition('/')[0]}/scale")), path
+
+
+def test_what_is_frozen_takes_no_memory_in_the_optimizer(model, batch):
+    frozen = transfer.frozen_layers(model, batch["image"], trained_layers=1)
+    tx = freeze(optimizer("adam", 0.1, accumulate_steps=2, clip_norm=1.0), frozen)
+    params = abstract_variables(model, batch["image"])["params"]
+    state = jax.eval_shape(tx.init, params)
+    floats = sum(leaf.size for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.floating))
+    assert floats == 3 * (4 * 3 + 3), "two moments and one sum of gradients of the head"
+
+
+def test_a_frozen_backbone_is_in_inference(model, batch):
+    """With the head alone trained, the loss is that of the running statistics, the gradient that of the features."""
+    variables = start(model, batch["image"])
+    frozen = transfer.frozen_layers(model, batch["image"], trained_layers=1)
+    task = classification(model, freeze(optax.sgd(1.0), frozen), frozen=frozen, start=variables)
+    state = task.init(jax.random.key(0), batch)
+    after, metrics = jax.jit(task.train_step)(state, batch)
+    features = zoo.create_model("resnet18", num_classes=0, **SMALL).apply(
+        {**variables, "params": {k: v for k, v in variables["params"].items() if k != "head"}}, batch["image"]
+    )
+    head = variables["params"]["head"]
+    logits = features @ head["kernel"] + head["bias"][None]
+    errors = jax.nn.softmax(logits) - jax.nn.one_hot(batch["label"], 3)
+    loss = -np.log(np.asarray(jax.nn.softmax(logits))[np.arange(8), batch["label"]])
+    np.testing.assert_allclose(metrics["loss"].total, loss.sum(), rtol=1e-5)
+    moved = after.params["head"]["kernel"] - head["kernel"]
+    np.testing.assert_allclose(moved, -features.T @ errors / 8, rtol=1e-4, atol=1e-5)
+
+
+class Half(nn.Module):
+    """Dropout and a dense layer."""
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        return nn.Dense(4)(Dropout(0.5)(x, train=train))
+
+
+class Two(nn.Module):
+    """Two such, and dropout of its own between them."""
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        x = Half(name="first")(x, train=train)
+        record(self, "between", x)
+        return Half(name="second")(Dropout(0.5)(x, train=train), train=train)
+
+
+def test_dropout_rests_in_frozen_modules_and_works_elsewhere():
+    x, two = np.ones((3, 4), np.float32), Two()
+    params = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), abstract_variables(two, x)["params"])
+
+    def drops(frozen):
+        """Whether the first module drops units, and whether anything does."""
+        with nn.intercept_methods(in_inference(params, frozen)):
+            y, seen = two.apply(
+                {"params": params}, x, train=True, rngs={"dropout": jax.random.key(0)}, mutable=["intermediates"]
+            )
+        return bool((np.asarray(seen["intermediates"]["between"]) != 5).any()), bool((np.asarray(y) != 21).any())
+
+    assert drops(lambda path: False) == (True, True)
+    assert drops(lambda path: path.startswith("first/")) == (False, True)
+    assert drops(lambda path: path == "first/Dense_0/kernel") == (True, True), "its bias is trained"
+    assert drops(lambda path: True) == (False, True), "the model's own dropout, in no module, works"
+
+
+def test_gradients_of_frozen_layers_are_not_computed(model, batch):
+    """No convolution of the backward pass is left where the head alone is trained."""
+
+    def convolutions(**options):
+        frozen = transfer.frozen_layers(model, batch["image"], **options)
+        task = (
+            classification(model, optax.sgd(0.1))
+            if frozen is None
+            else classification(model, freeze(optax.sgd(0.1), frozen), frozen=frozen)
+        )
+        state = jax.eval_shape(task.init, jax.random.key(0), batch)
+        text = jax.jit(task.train_step).trace(state, batch).lower(lowering_platforms=("tpu",)).as_text()
+        return text.count("stablehlo.convolution")
+
+    forward = 3
+    assert convolutions(trained_layers=1) == forward
+    assert convolutions() > 2 * forward
+
+
+@pytest.mark.parametrize("plan", ["pmap", "fsdp"])
+def test_freezing_under_every_plan(model, batch, plan):
+    frozen = transfer.frozen_layers(model, batch["image"], trained_layers=2)
+    tx = freeze(optax.sgd(0.1), frozen)
+    task = classification(model, tx, frozen=frozen, start=start(model, batch["image"]))
+    state = task.init(jax.random.key(0), batch)
+    wanted, _ = jax.jit(task.train_step)(state, batch)
+    laid_out = parallel.plan(plan, jax.devices()[:2])
+    program = laid_out.compile(lambda state, items, _: task.train_step(state, items), donate=False)
+    placed, _ = program(laid_out.place(state), laid_out.split(batch, 0), laid_out.replicate({}))
+    found = laid_out.unplace(placed)
+    for path, leaf in flat(found.params).items():
+        assert same_bits(leaf, flat(state.params)[path]) == frozen(path)
+        np.testing.assert_allclose(leaf, flat(wanted.params)[path], atol=1e-5)
+
+
+def test_partition_and_merge():
+    tree = {"a": {"b": 1, "c": 2}, "d": 3}
+    first, second = partition(tree, lambda path: path in ("a/b", "d"))
+    assert first == {"a": {"b": None, "c": 2}, "d": None}
+    assert second == {"a": {"b": 1, "c": None}, "d": 3}
+    assert merge(first, second) == tree
+
+
+def test_learning_rates_by_layer():
+    params = {"head": {"kernel": jnp.ones(2)}, "stem": {"kernel": jnp.ones(2)}, "body": {"kernel": jnp.ones(2)}}
+    tx = optimizer("sgd", 1.0, layer_rates={"head": 0.5, "*/kernel": lambda step: 0.25 / (step + 1), "stem": 9.0})
+    state = tx.init(params)
+    for wanted in (0.25, 0.125):
+        updates, state = tx.update(jax.tree.map(jnp.ones_like, params), state, params)
+        np.testing.assert_allclose(updates["head"]["kernel"], -0.5)
+        np.testing.assert_allclose(updates["stem"]["kernel"], -wanted)  # the first wildcard decides
+        np.testing.assert_allclose(updates["body"]["kernel"], -wanted)
+    norm = optimizer("sgd", 1.0, layer_rates={"head": 0.5}, clip_norm=1.0)
+    updates, _ = norm.update(jax.tree.map(jnp.ones_like, params), norm.init(params), params)
+    np.testing.assert_allclose(updates["body"]["kernel"], -1 / np.sqrt(6), rtol=1e-6)  # the norm of all together
+
+
+# ---- starting from weights ----
+
+
+def test_variables_of_another_model_are_refused(model, batch):
+    state = State(jnp.int32(0), start(model, batch["image"])["params"], {}, (), jax.random.key(0))
+    with pytest.raises(ValueError, match="variables of another model") as error:
+        start_from(state, {"params": {"head": {"kernel": np.zeros((4, 5))}, "tail": {"bias": np.zeros(2)}}})
+    assert str(error.value).splitlines()[1:] == [
+        "  params/head/kernel [4, 5], where the model has [4, 3]",
+        "  params/tail/bias [2], where the model has none",
+    ]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A folder of pictures of two kinds, 12 of each to train and 4 to test."""
+    root = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 12), ("test", 4)):
+        for name, colour in (("leaf", (20, 200, 20)), ("sky", (40, 60, 220))):
+            (root / split / name).mkdir(parents=True)
+            for index in range(count):
+                pixels = np.clip(np.array(colour) + rng.normal(0, 25, (9, 7, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f"{index}.jpg")
+    return root
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Folders and files of weights of a small ResNet with five classes."""
+    folder = tmp_path_factory.mktemp("weights")
+    network = zoo.create_model("resnet18", num_classes=5, **SMALL)
+    variables = random_variables(network, np.zeros((1, 6, 6, 3), np.float32))
+    prepared = pretrained.Preprocessing(6, 0.75, "bicubic", (0.1, 0.2, 0.3), (0.5, 0.5, 0.5))
+    zoo.save_model(folder / "saved", "resnet18", variables, preprocessing=prepared._asdict(), num_classes=5, **SMALL)
+    state = pretrained.to_torch("resnet18", variables, num_classes=5, **SMALL)
+    safetensors.numpy.save_file(state, folder / "model.safetensors")
+    return folder, variables
+
+
+def recipe(pictures, weights, **changes):
+    base = Recipe(
+        model="resnet18",
+        data=f"folder:{pictures}",
+        model_options={name: list(value) if isinstance(value, tuple) else value for name, value in SMALL.items()},
+        weights=str(weights),
+        batch_size=8,
+        epochs=2.0,
+        validation=8,
+    )
+    return dataclasses.replace(base, **changes)
+
+
+def two_classes():
+    return zoo.create_model("resnet18", num_classes=2, **SMALL)
+
+
+@pytest.mark.parametrize("kind", ["saved", "model.safetensors"])
+def test_a_recipe_starts_from_weights_with_a_new_head(pictures, weights, kind):
+    folder, variables = weights
+    resolved = transfer.resolve(recipe(pictures, folder / kind, data_options={"image_size": 6}))
+    found = transfer.start_variables(resolved, two_classes(), np.zeros((2, 6, 6, 3), np.float32))
+    wanted = {**variables, "params": {k: v for k, v in variables["params"].items() if k != "head"}}
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)
+
+
+def test_weights_bring_options_and_preprocessing(pictures, weights):
+    bare = recipe(pictures, weights[0] / "saved", model_options={}, data_options={"crop": 1.0})
+    resolved = transfer.resolve(bare)
+    assert resolved.model_options == {"features": 4, "stage_sizes": [1], "stem": "cifar"}
+    assert resolved.data_options == {
+        "image_size": 6,
+        "crop": 1.0,
+        "interpolation": "bicubic",
+        "mean": [0.1, 0.2, 0.3],
+        "std": [0.5, 0.5, 0.5],
+        "squash": False,
+    }
+    assert transfer.resolve(resolved) == resolved
+    assert transfer.resolve(dataclasses.replace(bare, weights=None)) == dataclasses.replace(bare, weights=None)
+
+
+def test_the_same_head(pictures, weights, tmp_path):
+    x = np.zeros((1, 6, 6, 3), np.float32)
+    variables = random_variables(two_classes(), x)
+    zoo.save_model(tmp_path / "two", "resnet18", variables, num_classes=2, **SMALL)
+    found = transfer.start_variables(recipe(pictures, tmp_path / "two", new_head=False), two_classes(), x)
+    jax.tree.map(np.testing.assert_array_equal, found, variables)
+    with pytest.raises(ValueError, match=r"do not fit 'resnet18'.*(?s:.)*params/head/kernel \[4, 5\], not \[4, 2\]"):
+        transfer.start_variables(recipe(pictures, weights[0] / "saved", new_head=False), two_classes(), x)
+
+
+def test_weights_that_are_wrong(pictures, weights, tmp_path):
+    saved = weights[0] / "saved"
+    with pytest.raises(ValueError, match="are those of 'resnet18', not of 'resnet34'"):
+        transfer.resolve(recipe(pictures, saved, model="resnet34"))
+    with pytest.raises(FileNotFoundError, match="there is no folder nowhere"):
+        transfer.resolve(recipe(pictures, "nowhere"))
+    wrong = recipe(pictures, saved, data_options={"image_size": 6}, model_options={**SMALL, "features": 8})
+    with pytest.raises(
+        ValueError, match=r"do not fit 'resnet18'.*\n  of another shape: batch_stats/norm_stem/mean \[4\]"
+    ):
+        build(wrong)
+    unlabelled = recipe(pictures, saved, task="regression", data="sum_sequence", validation=0)
+    with pytest.raises(ValueError, match=r"does not fit|takes images"):
+        build(unlabelled)
+
+
+# ---- a run ----
+
+
+@pytest.fixture(scope="module")
+def run(pictures, weights, tmp_path_factory):
+    """A run with all that belongs to it: frozen layers, augmentation, plateau, interrupted and not."""
+    folder = tmp_path_factory.mktemp("runs")
+    settings = recipe(
+        pictures,
+        weights[0] / "saved",
+        epochs=8.0,
+        trained_layers=3,
+        layer_rates={"head": 0.3},
+        augmentation="guide",
+        plateau_options={"patience": 3, "factor": 0.5, "least_change": 10.0},
+        precision="bfloat16",
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parallel, "devices_for", lambda batch_size: jax.devices()[:1])
+        report = train(settings, folder / "run", progress=False)
+    return folder / "run", settings, report
+
+
+def test_a_run_from_weights(run):
+    folder, _, report = run
+    assert report["test_accuracy"] >= 0.75
+    names = {path.name for path in folder.iterdir()}
+    assert {"recipe.json", "confusion_matrix.png", "history.csv", "tensorboard", "report.json", "curves.png"} <= names
+
+
+def test_frozen_layers_of_a_run(run, weights):
+    _, variables = zoo.load_model(run[0])
+    frozen = transfer.frozen_layers(zoo.create_model("resnet18", **SMALL), np.zeros((1, 6, 6, 3)), trained_layers=3)
+    for path, leaf in flat(variables["params"]).items():
+        if frozen(path):
+            assert same_bits(leaf, flat(weights[1]["params"])[path])
+
+
+def test_a_run_predicts_where_its_pictures_are_not(run, pictures, tmp_path, monkeypatch):
+    """Class names and preprocessing lie in the checkpoint."""
+    file = next((pictures / "test" / "sky").iterdir())
+    wanted = predict(run[0], [file])
+    moved = pictures.rename(tmp_path / "elsewhere")
+    try:
+        found = predict(run[0], [moved / "test" / "sky" / file.name])
+    finally:
+        moved.rename(pictures)
+    assert list(found[0].probabilities) == ["leaf", "sky"]
+    assert found[0].probabilities == wanted[0].probabilities
+    assert load_run(run[0]).dataset.reader.interpolation == "bicubic"
+
+
+def test_resumption_is_exact(run, tmp_path, monkeypatch):
+    """With augmentation, frozen layers and a learning rate that falls on a plateau."""
+    from train.loop import fitting as loop
+
+    _, settings, report = run
+    monkeypatch.setattr(parallel, "devices_for", lambda batch_size: jax.devices()[:1])
+    saved = loop.Checkpoints.save
+    calls = []
+
+    def interrupted(self, step, *args, **kwargs):
+        saved(self, step, *args, **kwargs)
+        calls.append(step)
+        if len(calls) == 4:
+            self.wait()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop.Checkpoints, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(settings, tmp_path / "run", progress=False)
+    again = train(settings, tmp_path / "run", progress=False, resume=True)
+    (_, first), (_, second) = zoo.load_model(run[0]), zoo.load_model(tmp_path / "run")
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+    assert {k: v for k, v in again.items() if k != "seconds"} == {k: v for k, v in report.items() if k != "seconds"}

@@ -1,0 +1,330 @@
+"""What a convolution is lowered to on a CPU equals XLA's own convolution, and so do its derivatives of every order."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax import export, lax
+
+from zoo.layers import convolution, cpu_convolution
+from zoo.layers.cpu_convolution import Geometry
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+@pytest.fixture(params=["as here", "without oneDNN"])
+def library(request, monkeypatch):
+    if request.param == "without oneDNN":
+        monkeypatch.setattr(cpu_convolution, "has_onednn", lambda: False)
+    jax.clear_caches()
+    yield request.param
+    jax.clear_caches()
+
+
+def plain(x, kernel, at):
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        at.strides,
+        at.pads,
+        rhs_dilation=at.dilation,
+        feature_group_count=at.groups,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def ours(x, kernel, at):
+    return convolution.conv(x, kernel, strides=at.strides, padding=at.pads, dilation=at.dilation, groups=at.groups)
+
+
+def assert_close(actual, wanted, rtol=1e-5):
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(wanted), strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        np.testing.assert_allclose(a, b, rtol=0, atol=rtol * max(1.0, float(jnp.abs(b).max(initial=0))))
+
+
+@st.composite
+def convolutions(draw):
+    """(batch, inputs, outputs, geometry), of every kind that has an output."""
+
+    def pair(low, high):
+        return draw(st.tuples(st.integers(low, high), st.integers(low, high)))
+
+    groups = draw(st.integers(1, 3))
+    inputs, outputs = (groups * draw(st.integers(1, 3)) for _ in range(2))
+    window, dilation, strides = pair(1, 4), pair(1, 2), pair(1, 3)
+    pads = (pair(-1, 3), pair(-1, 3))
+    least = [max((f - 1) * d + 1 - sum(p), 2) for f, d, p in zip(window, dilation, pads, strict=True)]
+    rows, columns = (n + draw(st.integers(0, 6)) for n in least)
+    return draw(st.integers(1, 3)), inputs, outputs, Geometry((rows, columns), window, strides, pads, dilation, groups)
+
+
+@pytest.mark.parametrize("onednn", [True, False])
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(case=convolutions())
+def test_output_and_gradients_are_those_of_the_plain_operation(onednn, case):
+    batch, inputs, outputs, at = case
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(batch, *at.size, inputs)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(*at.window, inputs // at.groups, outputs)), jnp.float32)
+    wanted, transpose = jax.vjp(lambda x, kernel: plain(x, kernel, at), x, kernel)
+    g = jnp.asarray(rng.normal(size=wanted.shape), jnp.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        if not onednn:
+            patch.setattr(cpu_convolution, "has_onednn", lambda: False)
+        found = (
+            cpu_convolution.output(x, kernel, at),
+            cpu_convolution.image_gradient(g, kernel, at),
+            cpu_convolution.kernel_gradient(x, g, at),
+        )
+        ways = [cpu_convolution._exchanged_kernel_gradient(x, g, at)]
+        if at.groups == 1:
+            ways.append(cpu_convolution._thin_kernel_gradient(x, g, at))
+            if min(min(p) for p in at.pads) >= 0:
+                assert_close(cpu_convolution._thin_output(x, kernel, at), wanted)
+    wanted_gradients = transpose(g)
+    assert_close(found, (wanted, *wanted_gradients))
+    assert_close(ways, [wanted_gradients[1]] * len(ways))
+
+
+CASES = {
+    "3×3": (5, 4, Geometry((7, 6), (3, 3), (1, 1), ((1, 1), (1, 1)))),
+    "3×3 stride 2": (5, 4, Geometry((7, 6), (3, 3), (2, 2), ((1, 1), (1, 1)))),
+    "thin output": (32, 3, Geometry((7, 6), (3, 3), (1, 1), ((1, 1), (1, 1)))),
+    "1×1 stride 2": (5, 4, Geometry((7, 6), (1, 1), (2, 2), ((0, 0), (0, 0)))),
+    "depthwise": (4, 4, Geometry((7, 6), (3, 3), (2, 1), ((1, 1), (1, 1)), (1, 1), 4)),
+    "grouped, dilated": (4, 6, Geometry((9, 8), (2, 3), (2, 1), ((1, 1), (2, 2)), (2, 2), 2)),
+}
+every_case = pytest.mark.parametrize("case", CASES)
+
+
+def arrays(case, batch=2):
+    inputs, outputs, at = CASES[case]
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(batch, *at.size, inputs)).astype(np.float32)
+    return x, rng.normal(size=(*at.window, inputs // at.groups, outputs)).astype(np.float32), at
+
+
+@every_case
+def test_compiled_and_eager_agree_with_the_plain_operation(case, library):
+    x, kernel, at = arrays(case)
+    wanted = plain(x, kernel, at)
+    assert_close(ours(x, kernel, at), wanted)
+    assert_close(jax.jit(ours, static_argnums=2)(x, kernel, at), wanted)
+
+
+@every_case
+def test_derivatives_of_every_order_and_mode(case, library):
+    x, kernel, at = arrays(case)
+    v, u = x[::-1], kernel[::-1, ::-1]
+
+    def derivatives(conv):
+        def value(x, kernel):
+            return jnp.sin(conv(x, kernel, at)).sum()
+
+        def norm(x, kernel):  # the gradient penalty of a GAN: a gradient of gradients
+            return jnp.square(jax.grad(value)(x, kernel)).sum()
+
+        forward = jax.jvp(lambda x, kernel: conv(x, kernel, at), (x, kernel), (v, u))
+        curvature = jax.jvp(jax.grad(value, argnums=(0, 1)), (x, kernel), (v, u))
+        return jax.jit(lambda: (forward, curvature, jax.grad(norm, argnums=(0, 1))(x, kernel)))()
+
+    assert_close(derivatives(ours), derivatives(plain), rtol=1e-4)
+
+
+@every_case
+def test_vmap_over_images_kernels_or_both(case, library):
+    x, kernel, at = arrays(case)
+    xs, kernels = jnp.stack([x, 2 * x, x[::-1]]), jnp.stack([kernel, -kernel, kernel[::-1]])
+    for axes, operands in (((0, None), (xs, kernel)), ((None, 0), (x, kernels)), ((0, 0), (xs, kernels))):
+        found = jax.vmap(lambda x, kernel: ours(x, kernel, at), axes)(*operands)
+        assert_close(found, jax.vmap(lambda x, kernel: plain(x, kernel, at), axes)(*operands))
+    per_example = jax.vmap(jax.grad(lambda kernel, x: jnp.square(ours(x[None], kernel, at)).sum()), (None, 0))
+    whole = jax.grad(lambda kernel: jnp.square(ours(x, kernel, at)).sum())(kernel)
+    assert_close(per_example(kernel, x).sum(0), whole, rtol=1e-4)
+
+
+def test_half_precision_stays_half():
+    x, kernel, at = arrays("3×3")
+    for dtype in (jnp.bfloat16, jnp.float16):
+        halves = x.astype(dtype), kernel.astype(dtype)
+        y, transpose = jax.vjp(lambda x, kernel: ours(x, kernel, at), *halves)
+        assert {a.dtype for a in (y, *transpose(y))} == {jnp.dtype(dtype)}
+        assert_close(y.astype(jnp.float32), plain(x, kernel, at), rtol=3e-2)
+
+
+def test_nothing_in_is_nothing_out():
+    x, kernel, at = arrays("3×3", batch=0)
+    y, transpose = jax.vjp(lambda x, kernel: ours(x, kernel, at), x, kernel)
+    assert y.shape == (0, 7, 6, 4)
+    dx, dkernel = transpose(y)
+    assert dx.shape == x.shape
+    np.testing.assert_array_equal(dkernel, np.zeros_like(kernel))
+
+
+def test_infinities_and_nans_come_through():
+    x, kernel, at = arrays("3×3")
+    x[0, 0, 0, 0], x[1, 2, 2, 1] = np.inf, np.nan
+    np.testing.assert_array_equal(jnp.isfinite(ours(x, kernel, at)), jnp.isfinite(plain(x, kernel, at)))
+
+
+def test_a_sharded_program_keeps_the_operation_that_the_partitioner_knows():
+    x, kernel, at = arrays("3×3", batch=8)
+    mesh = jax.make_mesh((8,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+    split = jax.device_put(x, jax.NamedSharding(mesh, jax.P("batch")))
+    compiled = jax.jit(ours, static_argnums=2).lower(split, kernel, at).compile()
+    assert "all-gather" not in (compiled.as_text() or "")
+    y = compiled(split, jax.device_put(kernel, jax.NamedSharding(mesh, jax.P())))
+    assert y.sharding.is_equivalent_to(split.sharding, y.ndim)
+    assert_close(y, plain(x, kernel, at))
+
+
+def test_each_device_of_a_mapped_program_computes_as_one_alone():
+    x, kernel, at = arrays("3×3 stride 2", batch=8)
+    gradient = jax.grad(lambda kernel, x: jnp.square(ours(x, kernel, at)).sum())
+    mapped = jax.pmap(lambda kernel, x: lax.psum(gradient(kernel, x), "batch"), axis_name="batch", in_axes=(None, 0))
+    assert_close(mapped(kernel, x[:, None])[0], gradient(kernel, x), rtol=1e-4)
+
+
+SWEEP = """
+import random
+import jax, jax.numpy as jnp
+from zoo.layers import cpu_convolution
+from zoo.layers.cpu_convolution import Geometry
+
+random.seed(0)
+
+def pair(low, high):
+    return random.randint(low, high), random.randint(low, high)
+
+def case():
+    channels, batch = random.choice([1, 3, 8, 17]), random.choice([1, 2])
+    groups, inputs = random.choice([(channels, 1), (channels, 1), (1, channels), (2, channels)])
+    outputs = groups * random.choice([1, 1, 2, 5])
+    at = Geometry(pair(5, 20), pair(1, 7), pair(1, 3), (pair(0, 6), pair(0, 6)), pair(1, 3), groups)
+    if random.random() < 0.2:
+        at = Geometry(at.size, (1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), groups)
+    return batch, at, groups * inputs, outputs
+
+cases = [c for c in (case() for _ in range(40)) if 0 not in c[1].out()]
+
+@jax.jit
+def sweep():
+    total = 0.0
+    for batch, at, inputs, outputs in cases:
+        x = jnp.ones((batch, *at.size, inputs))
+        kernel = jnp.ones((*at.window, inputs // at.groups, outputs))
+        g = jnp.ones((batch, *at.out(), outputs))
+        total += cpu_convolution.output(x, kernel, at).sum()
+        total += cpu_convolution.image_gradient(g, kernel, at).sum()
+        total += cpu_convolution.kernel_gradient(x, g, at).sum()
+    return total
+
+print("total", sweep())
+"""
+
+
+@pytest.mark.parametrize("instructions", ["ALL", "AVX2"])
+def test_onednn_never_turns_to_its_products_for_convolutions(instructions):
+    """They corrupt the heap: a process that ran some crashed, or hung, at any time afterwards."""
+    environment = {**os.environ, "ONEDNN_VERBOSE": "1", "ONEDNN_MAX_CPU_ISA": instructions}
+    done = subprocess.run([sys.executable, "-c", SWEEP], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    chosen = set(re.findall(r",exec,cpu,convolution,([^,]+),", done.stdout))
+    assert bool(chosen) == cpu_convolution.has_onednn()
+    assert not {name for name in chosen if "gemm" in name or "ref" in name}, chosen
+
+
+@pytest.mark.parametrize("target", PLATFORMS)
+def test_exported_programs_call_no_library(target):
+    x, kernel, at = arrays("3×3 stride 2")
+
+    def step(x, kernel):
+        y = ours(x, kernel, at)
+        return jax.grad(lambda kernel: jnp.square(convolution.max_pool(ours(x, kernel, at), (3, 3), (1, 1))).sum())(
+            kernel
+        ), y
+
+    text = export.export(jax.jit(step), platforms=[target])(x, kernel).mlir_module()
+    assert "onednn" not in text
+    assert text.count("stablehlo.convolution") >= 2, "XLA's convolution on every platform"
+    assert ("select_and_scatter" in text) == (target != "cpu"), "pooling as XLA has it, except on a CPU"
+
+
+def test_gpu_and_tpu_programs_are_the_plain_operation():
+    x, kernel, at = arrays("depthwise")
+
+    def gradients(conv):
+        def loss(x, kernel):
+            return jnp.square(conv(x, kernel, at)).sum()
+
+        return jax.grad(loss, argnums=(0, 1))
+
+    for target in ("cuda", "tpu"):
+        counts = [
+            export.export(jax.jit(gradients(conv)), platforms=[target])(x, kernel)
+            .mlir_module()
+            .count("stablehlo.convolution")
+            for conv in (ours, plain)
+        ]
+        assert counts[0] == counts[1] > 0
+
+
+@pytest.mark.parametrize("cpuinfo", ["flags : fpu sse4_2 avx avx512f", None])
+def test_onednn_is_not_called_where_the_cpu_has_no_avx2_or_does_not_say(cpuinfo, monkeypatch):
+    def read_text(path):
+        if cpuinfo is None:
+            raise PermissionError(path)
+        return cpuinfo
+
+    monkeypatch.setattr(cpu_convolution.Path, "read_text", read_text)
+    monkeypatch.setattr(cpu_convolution.metadata, "version", lambda name: "0.10.2")
+    assert not cpu_convolution.has_onednn.__wrapped__()
+
+
+def test_a_program_for_one_cpu_calls_onednn_where_it_is_unless_told_not_to(monkeypatch):
+    x, kernel, at = arrays("3×3")
+    known = platform.system() == "Linux" and platform.machine() == "x86_64"
+    assert cpu_convolution.has_onednn() == known, "try the custom call of this jaxlib, and say so in cpu_convolution"
+
+    def lowered():
+        return jax.jit(lambda x, kernel: ours(x, kernel, at)).lower(x, kernel).as_text()
+
+    assert ("__onednn$convolution" in lowered()) == known
+    monkeypatch.setattr(cpu_convolution, "ENABLED", False)
+    assert "onednn" not in lowered()
+
+
+@given(
+    size=st.tuples(st.integers(3, 9), st.integers(3, 9)),
+    window=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    strides=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    pads=st.tuples(*[st.tuples(st.integers(0, 1), st.integers(0, 1))] * 2),
+    levels=st.integers(1, 4),
+)
+@settings(max_examples=12, deadline=None, derandomize=True)
+def test_max_pool_on_a_cpu_gives_ties_to_the_first_like_the_plain_operation(size, window, strides, pads, levels):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.integers(0, levels, (2, *size, 3)), jnp.float32)
+
+    def windows(x):
+        return convolution._max_of_windows(x, window=window, strides=strides, pads=pads)
+
+    def taps(x):
+        return convolution._max_of_taps(x, window=window, strides=strides, pads=pads)
+
+    wanted, transpose = jax.vjp(windows, x)
+    found, ours = jax.vjp(taps, x)
+    g = rng.normal(size=wanted.shape).astype(np.float32)
+    np.testing.assert_array_equal(found, wanted)
+    assert_close(ours(g), transpose(g))

@@ -1,0 +1,123 @@
+"""Commands on models: list, card, convert, bench."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from train.cli import console
+from train.cli.arguments import Json, ModelOptions, model_options
+
+
+def list_(
+    pattern: Annotated[Positional[str], arg(metavar="PATTERN", help='wildcard, such as "resnet*"')] = "*",
+    json: Json = False,
+) -> None:
+    """List the models: name, parameters, input."""
+    import zoo
+
+    cards = [zoo.model_card(name) for name in zoo.list_models(pattern)]
+    rows = [
+        {"name": c.name, "task": c.task, "parameters": c.num_parameters, "input": list(c.input_shape), "paper": c.paper}
+        for c in cards
+    ]
+    if json:
+        return console.print_json(rows)
+    if not rows:
+        raise ValueError(f"no model matches {pattern!r}; `zoo list` shows all")
+    console.print_table(rows, ("name", "parameters", "input", "paper"))
+
+
+def card(
+    name: Annotated[Positional[str], arg(metavar="NAME", help="a model of `zoo list`")],
+    settings: ModelOptions = (),
+    json: Json = False,
+) -> None:
+    """Show a model: options, layer table, parameters, FLOPs of one inference."""
+    import zoo
+    from zoo import summary
+
+    entry = zoo.model_card(name)
+    given = model_options(settings)
+    model = zoo.create_model(name, **given)
+    x = entry.example()
+    try:
+        layers = summary.layers(model, x)
+    except TypeError as error:
+        raise ValueError(f"model {name!r} cannot be built with {', '.join(settings)}: {error}") from error
+    total = summary.count_parameters(summary.abstract_variables(model, x)["params"])
+    facts = {
+        "name": name,
+        "task": entry.task,
+        "paper": entry.paper,
+        "input": list(x.shape),
+        "parameters": total,
+        "flops": summary.flops(model, x),
+        "options": {k: getattr(v, "__name__", v) for k, v in {**entry.options, **given}.items()},
+        "weights_licence": entry.weights_licence,
+    }
+    if json:
+        return console.print_json({**facts, "layers": [layer._asdict() for layer in layers]})
+    for fact, value in facts.items():
+        print(f"{fact:16}{value:,}" if isinstance(value, int) else f"{fact:16}{value}")
+    print()
+    console.print_table([layer._asdict() for layer in layers], ("path", "kind", "output_shape", "num_parameters"))
+
+
+def convert(
+    name: Annotated[Positional[str], arg(metavar="NAME", help="a model of `zoo list`")],
+    source: Annotated[
+        Positional[str],
+        arg(metavar="FILE", help="weights of timm, torchvision or Keras: a file, a folder or a name on Hugging Face"),
+    ],
+    settings: ModelOptions = (),
+    *,
+    out: Annotated[Path, arg(help="the folder to write")],
+    origin: Annotated[
+        Literal["timm", "torchvision"] | None,
+        arg(help="whose preprocessing the weights want, where their names do not tell"),
+    ] = None,
+    new_head: Annotated[bool, arg(help="leave the last layer out")] = False,
+    json: Json = False,
+) -> None:
+    """Convert weights of others to a folder for `zoo predict`, `zoo export` and the field `weights` of a recipe."""
+    from zoo import pretrained
+
+    head: Literal["given", "new"] = "new" if new_head else "given"
+    weights = pretrained.convert(name, source, out, origin=origin, head=head, **model_options(settings))
+    prepared = weights.preprocessing._asdict() if weights.preprocessing else {}
+    facts = {"folder": str(out), "layout": weights.layout, "model_options": weights.model_options, **prepared}
+    if json:
+        return console.print_json(facts)
+    console.print_report(facts)
+
+
+def bench(
+    name: Annotated[Positional[str], arg(metavar="NAME", help="a model of `zoo list`")],
+    settings: ModelOptions = (),
+    batch_size: Annotated[int, arg(help="examples in a step")] = 32,
+    dtype: Annotated[str, arg(help="float32, bfloat16 or float16")] = "float32",
+    plan: Annotated[str, arg(help="jit, pmap or fsdp")] = "jit",
+    seconds: Annotated[float, arg(help="how long to measure each of train and inference")] = 5.0,
+    compare: Annotated[Literal["torch"] | None, arg(help="measure PyTorch beside it, turn by turn, on a CPU")] = None,
+    image_size: Annotated[int | None, arg(help="height and width of the images")] = None,
+    json: Json = False,
+) -> None:
+    """Measure training and inference of a model: step time, examples/s, compile time, memory, FLOP/s, utilisation."""
+    from train.measure.bench import bench as bench_model
+
+    results = bench_model(
+        name,
+        batch_size=batch_size,
+        dtype=dtype,
+        plan=plan,
+        seconds=seconds,
+        compare=compare,
+        image_size=image_size,
+        **model_options(settings),
+    )
+    if json:
+        return console.print_json(results)
+    console.print_report(results)

@@ -1,0 +1,112 @@
+"""Commands on recipes and trainings: recipes, train, compare, augment."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from train import launch
+from train.cli import console
+from train.cli.arguments import Json
+
+
+def recipes(
+    name: Annotated[Positional[str], arg(metavar="NAME", help="show this one whole")] = "", json: Json = False
+) -> None:
+    """List the recipes, or show one: what it trains, its command, its time and what it reached."""
+    import train.recipes  # noqa: F401
+    from train.recipe import describe_recipe, get_recipe, list_recipes
+
+    names = [name] if name else list_recipes()
+    rows = [{"name": n, "about": describe_recipe(n), "settings": asdict(get_recipe(n))} for n in names]
+    if json:
+        return console.print_json(rows)
+    for row in rows:
+        print(f"{row['name']}\n    " + row["about"].replace("\n", "\n    ").rstrip() + "\n")
+    if name:
+        print(get_recipe(name).to_json())
+
+
+def train(
+    recipe: Annotated[Positional[str], arg(metavar="RECIPE", help="a recipe of `zoo recipes`")] = "lenet5_digits",
+    settings: Annotated[
+        Positional[tuple[str, ...]],
+        arg(metavar="NAME=VALUE", help="changes to it, such as epochs=3 model_options.dropout_rate=0.2"),
+    ] = (),
+    run: Annotated[Path | None, arg(help="folder of the run; runs/RECIPE by default")] = None,
+    resume: Annotated[bool, arg(help="continue the run from its newest checkpoint")] = False,
+    distributed: Annotated[bool, arg(help="run as one of several processes, see the environment below")] = False,
+    json: Json = False,
+) -> None:
+    """Train a recipe.
+
+    The order of the data and the global batch do not depend on the number of devices or processes. With --distributed,
+    clusters that JAX knows (Slurm, Cloud TPU, Open MPI, Kubernetes) need nothing more; elsewhere set
+    JAX_COORDINATOR_ADDRESS (host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID for each process.
+    """
+    if distributed:
+        launch.join_processes()
+    import train.recipes  # noqa: F401
+    from train.recipe import get_recipe, override
+    from train.runs import run as runs
+
+    folder = run or Path("runs") / recipe
+    report = runs.train(override(get_recipe(recipe), settings), folder, resume=resume, progress=not json)
+    if json:
+        return console.print_json(report)
+    console.print_report(report)
+    if report:
+        print(f"\nkept in {folder}, for `zoo evaluate`, `zoo predict` and `zoo export`")
+
+
+def compare(
+    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN", help="folders that `zoo train` made")],
+    metric: Annotated[str, arg(help="a column of their history.csv")] = "loss",
+    out: Annotated[Path, arg(help="the picture to write, a PNG")] = Path("compare.png"),
+    json: Json = False,
+) -> None:
+    """Draw how a metric went in several runs, in training and on the validation split."""
+    from train.loop.callbacks import read_history
+    from train.measure import pictures
+
+    if not runs:
+        raise ValueError("no run given: zoo compare RUN RUN…")
+    histories = {str(run): read_history(run / "history.csv") for run in runs}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    pictures.compare(histories, out, metric=metric)
+    columns = (metric, f"validation_{metric}")
+    last = [{"run": run, **{c: row[c] for c in columns if c in row}} for run, (*_, row) in histories.items()]
+    if json:
+        return console.print_json({"file": str(out), "runs": last})
+    for row in last:
+        console.print_report(row)
+    print(f"curves in {out}")
+
+
+def augment(
+    recipe: Annotated[Positional[str], arg(metavar="RECIPE", help="a recipe of `zoo recipes`")],
+    settings: Annotated[
+        Positional[tuple[str, ...]],
+        arg(metavar="NAME=VALUE", help="changes to it, such as augmentation=guide augmentation_options.rotation=30"),
+    ] = (),
+    out: Annotated[Path, arg(help="the picture to write, a PNG")] = Path("augmentation.png"),
+    seed: Annotated[int, arg(help="the same seed draws the same changes")] = 0,
+    json: Json = False,
+) -> None:
+    """Draw what the augmentation of a recipe makes of its images: each row an image, first as it is."""
+    import train.recipes  # noqa: F401
+    from train.measure import pictures
+    from train.recipe import get_recipe, override
+    from train.runs.preview import augmented
+
+    images = augmented(override(get_recipe(recipe), settings), seed=seed)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    pictures.grid(images, out)
+    if json:
+        return console.print_json(
+            {"file": str(out), "images": images.shape[0], "draws": images.shape[1] - 1, "seed": seed}
+        )
+    print(f"{images.shape[0]} images and {images.shape[1] - 1} draws of each in {out}")

@@ -1,0 +1,68 @@
+"""Commands that use a trained run: evaluate, predict, export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from train.cli import console
+from train.cli.arguments import Json, RunFolder
+
+
+def evaluate(
+    run: RunFolder,
+    split: Annotated[str, arg(help="train, validation or test")] = "test",
+    classifier: Annotated[
+        Path | None, arg(help="the run of a classifier, to judge the images that a generative run draws")
+    ] = None,
+    importance_samples: Annotated[int, arg(help="of the importance-weighted bound of a VAE; 0 for none")] = 0,
+    json: Json = False,
+) -> None:
+    """Evaluate the best checkpoint of a run."""
+    from train.inference.evaluation import evaluate as evaluate_run
+    from train.inference.evaluation import likelihood_bound
+
+    report = evaluate_run(run, split)
+    if importance_samples:
+        bound = likelihood_bound(run, split, samples=importance_samples)
+        report[f"{split}_bound_with_{importance_samples}_samples"] = bound
+    if classifier is not None:
+        from train.inference.fidelity import fidelity
+
+        report |= fidelity(run, classifier, split)
+    if json:
+        return console.print_json(report)
+    console.print_report(report)
+
+
+def predict(
+    run: Annotated[Positional[Path], arg(metavar="RUN", help="a folder that `zoo train` or `zoo convert` made")],
+    files: Annotated[Positional[tuple[Path, ...]], arg(metavar="FILE", help="images")],
+    invert: Annotated[bool, arg(help="the images are dark on light, the training data light on dark")] = False,
+    json: Json = False,
+) -> None:
+    """Classify images with the best checkpoint of a run, or with converted weights: class and probability."""
+    from train.inference.prediction import predict as predict_files
+
+    if not files:
+        raise ValueError("no image given: zoo predict RUN FILE…")
+    predictions = predict_files(run, files, invert=invert)
+    if json:
+        return console.print_json([prediction._asdict() for prediction in predictions])
+    for prediction in predictions:
+        print(f"{prediction.file}: {prediction.label} ({prediction.probability:.1%})")
+
+
+def export(run: RunFolder, out: Annotated[Path, arg(help="the file to write")], json: Json = False) -> None:
+    """Export the best checkpoint of a run as StableHLO for cpu, cuda and tpu.
+
+    The file runs where only JAX is installed: jax.export.deserialize(open(FILE, "rb").read()).call(images).
+    """
+    from train.inference.export import export as export_run
+
+    facts = export_run(run, out)
+    if json:
+        return console.print_json(facts)
+    console.print_report(facts)

@@ -1,0 +1,95 @@
+"""Trained runs, ready for inference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+
+import data
+import zoo
+from train.recipe import Recipe, from_json
+from zoo.checkpoint import saved_meta
+
+
+class Run(NamedTuple):
+    """A trained run, ready for inference."""
+
+    recipe: Recipe
+    dataset: data.Dataset
+    model: Any  # a Flax module, with the methods and attributes that its task knows
+    variables: dict[str, Any]
+
+
+def load(folder: str | Path) -> Run:
+    """The best checkpoint of a run and what its recipe names. The data themselves are read only when asked for.
+
+    A folder of `zoo convert` will do as well: it is as a run that was trained on pictures which are not here.
+
+    Raises:
+      ValueError: the folder is no run, or has no checkpoint yet.
+    """
+    folder = Path(folder)
+    if (folder / "recipe.json").exists() or not (folder / "meta").is_dir():
+        recipe = read_recipe(folder)
+    else:
+        recipe = Recipe(model=saved_meta(folder)["model"], data="")
+    model, variables = zoo.load_model(folder)
+    meta = saved_meta(folder)
+    if "preprocessing" in meta:
+        dataset = _pictures(str(folder), meta, model)
+    elif recipe.data:
+        dataset = data.load(recipe.data, seed=recipe.seed, **recipe.data_options)
+    else:
+        raise ValueError(f"{folder} was saved without preprocessing: it is not known what its model wants to see")
+    return Run(recipe, dataset, model, jax.device_put(variables))
+
+
+def _pictures(name: str, meta: dict[str, Any], model: nn.Module) -> data.Dataset:
+    """What a model of pictures needs to know of its data, without the pictures."""
+    reader = data.ImageReader.of(**meta["preprocessing"])
+    classes = tuple(meta["classes"]) or tuple(map(str, range(getattr(model, "num_classes", 0))))
+    spec = data.Spec({"image": data.Field(reader.shape, "float32"), "label": data.Field((), "int32")}, classes)
+    return data.Dataset(name, spec, {}, reader.preprocess, image_shape=reader.shape, reader=reader)
+
+
+def read_recipe(folder: Path) -> Recipe:
+    """The recipe of a run.
+
+    Raises:
+      ValueError: the folder is no run.
+    """
+    path = folder / "recipe.json"
+    if not path.is_file():
+        raise ValueError(f"{folder} is not a run folder: it has no recipe.json, which `zoo train` writes")
+    try:
+        return from_json(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def require_split(dataset: data.Dataset, split: str) -> data.Source:
+    """A split by name.
+
+    Raises:
+      ValueError: there is none of this name.
+    """
+    if split not in dataset.splits:
+        raise ValueError(
+            f"data set {dataset.name!r} has no split {split!r}; it has {', '.join(sorted(dataset.splits))}"
+        )
+    return dataset.splits[split]
+
+
+def classes_of(run: Run) -> tuple[str, ...]:
+    """The names of a classifier's classes.
+
+    Raises:
+      ValueError: the run is no classifier.
+    """
+    classes = run.dataset.spec.classes
+    if run.recipe.task != "classification" or not classes:
+        raise ValueError(f"this run is no classifier, but does {run.recipe.task}")
+    return classes

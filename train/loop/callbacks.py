@@ -1,0 +1,125 @@
+"""Callbacks of the training loop: functions that are told of each dispatch and evaluation.
+
+What a callback needs to know of the past it takes from the history in its report, so that it behaves in a run that was
+interrupted as it would have in one that was not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+
+from train.loop.checkpoints import History
+from train.loop.fitting import Callback, Report
+from train.optim.plateau import Plateau
+
+
+def early_stopping(
+    monitor: str, patience: int, *, best_is_highest: bool = False, least_change: float = 0.0
+) -> Callback:
+    """Ends the training when `monitor` has not got better for `patience` evaluations (guide, section 12.1).
+
+    Args:
+      monitor: a column of the history, such as "validation_loss".
+      patience: evaluations to wait for a better one.
+      best_is_highest: whether more of it is better.
+      least_change: what counts as better.
+    """
+    if patience < 1:
+        raise ValueError(f"patience must be at least 1, not {patience}")
+    sign = 1 if best_is_highest else -1
+
+    def callback(report: Report) -> bool:
+        if not report.evaluated:
+            return False
+        if monitor not in report.history[-1]:
+            raise ValueError(f"cannot monitor {monitor!r}: the history has {', '.join(report.history[-1])}")
+        best, best_index = -float("inf"), 0
+        for index, row in enumerate(report.history):
+            if sign * row[monitor] > best + least_change:
+                best, best_index = sign * row[monitor], index
+        return len(report.history) - 1 - best_index >= patience
+
+    return callback
+
+
+@contextlib.contextmanager
+def progress_bar(total_steps: int, first_step: int = 0) -> Iterator[Callback]:
+    """A bar for the terminal or the notebook, with the metrics of the last evaluation beside it."""
+    from tqdm.auto import tqdm
+
+    with tqdm(total=total_steps, initial=first_step, unit="step", dynamic_ncols=True) as bar:
+
+        def callback(report: Report) -> None:
+            bar.update(report.step - bar.n)
+            if report.evaluated:
+                shown = {k: f"{v:.4g}" for k, v in report.history[-1].items() if k not in ("step", "epoch", "seconds")}
+                bar.set_postfix(shown, refresh=False)
+
+        yield callback
+
+
+@contextlib.contextmanager
+def tensorboard(
+    folder: str | Path, learning_rate: optax.Schedule, plateau: Plateau | None = None
+) -> Iterator[Callback]:
+    """Writes scalars for TensorBoard: training metrics for each dispatch, evaluations, and the learning rate."""
+    from tensorboardX import SummaryWriter
+
+    rate = jax.jit(learning_rate)  # a schedule is many small operations
+    with SummaryWriter(logdir=str(folder)) as writer:
+
+        def callback(report: Report) -> None:
+            if not report.evaluated:
+                scalars = {f"train/{name}": value for name, value in report.metrics.items()}
+                scale = 1.0 if plateau is None else plateau.scale(report.history)
+                scalars["train/learning_rate"] = scale * np.asarray(rate(report.step - 1)).item()
+            else:
+                scalars = {f"evaluation/{name}": value for name, value in report.history[-1].items() if name != "step"}
+            for name, value in scalars.items():
+                writer.add_scalar(name, value, report.step)
+
+        yield callback
+
+
+def csv_history(path: str | Path) -> Callback:
+    """Keeps the history as a CSV file that is whole at any moment."""
+    path = Path(path)
+
+    def callback(report: Report) -> None:
+        if report.evaluated:
+            write_history(path, report.history)
+
+    return callback
+
+
+def write_history(path: Path, history: History) -> None:
+    """Writes a row for each evaluation, replacing the file in one go."""
+    beside = path.with_suffix(".tmp")
+    with beside.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(history[0]))
+        writer.writeheader()
+        writer.writerows(history)
+    os.replace(beside, path)
+
+
+def read_history(path: Path) -> History:
+    """What `write_history` wrote.
+
+    Raises:
+      ValueError: there is no such file, or nothing in it.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} is not there; it is written by `zoo train` at the first evaluation")
+    with path.open(newline="") as file:
+        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    if not rows:
+        raise ValueError(f"{path} is empty")
+    return rows

@@ -1,0 +1,112 @@
+"""The pictures of a run: learning curves, the confusion matrix, grids of images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+
+from train.loop.checkpoints import History
+
+_BLUE, _ORANGE = "#2a6fbb", "#d9772b"
+
+
+def curves(history: History, path: str | Path, *, title: str = "") -> None:
+    """Draws each metric over the epochs, training beside validation, as a PNG."""
+    names = [name for name in history[0] if f"validation_{name}" in history[0]] or [
+        name for name in history[0] if name not in ("step", "epoch", "seconds")
+    ]
+    names.sort(key=lambda name: (name != "loss", name))
+    figure = Figure(figsize=(5 * len(names), 3.6), layout="constrained")
+    epochs = [row["epoch"] for row in history]
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        marker = "o" if len(history) == 1 else None
+        axes.plot(epochs, [row[name] for row in history], color=_BLUE, marker=marker, label="training")
+        if f"validation_{name}" in history[0]:
+            validation = [row[f"validation_{name}"] for row in history]
+            axes.plot(epochs, validation, color=_ORANGE, marker=marker, label="validation")
+        axes.set(xlabel="epoch", ylabel=name.replace("_", " "))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=epochs[-1] >= 2))
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+    figure.suptitle(title)
+    figure.savefig(path, dpi=120)
+
+
+def compare(histories: Mapping[str, History], path: str | Path, *, metric: str = "loss") -> None:
+    """Draws one metric of several runs over the epochs as a PNG, training dashed and validation solid.
+
+    Args:
+      histories: by what each is to be called.
+      path: the file.
+      metric: a column of each history.
+
+    Raises:
+      ValueError: a history has no such column.
+    """
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for index, (name, history) in enumerate(histories.items()):
+        if metric not in history[0]:
+            raise ValueError(f"{name} has no metric {metric!r}; it has {', '.join(history[0])}")
+        epochs = [row["epoch"] for row in history]
+        marker = "o" if len(history) == 1 else None
+        for column, style in ((metric, "--"), (f"validation_{metric}", "-")):
+            if column in history[0]:
+                label = f"{name}: {'validation' if column != metric else 'training'}"
+                values = [row[column] for row in history]
+                axes.plot(epochs, values, style, color=f"C{index}", marker=marker, label=label)
+    axes.set(xlabel="epoch", ylabel=metric.replace("_", " "))
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+def confusion_matrix(counts: np.ndarray, classes: Sequence[str], path: str | Path, *, title: str = "") -> None:
+    """Draws counts `[actual, predicted]` as a PNG, shaded by the share of each actual class."""
+    size = min(14, max(4, 0.55 * len(classes) + 1.5))
+    figure = Figure(figsize=(size, size), layout="constrained")
+    axes = figure.subplots()
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    ticks = np.arange(len(classes))
+    names = [
+        name if len(name) <= 30 else f"{name[:29]}…" for name in classes
+    ]  # longer ones leave no room to the matrix
+    axes.set_xticks(ticks, names, rotation=90 if max(map(len, names)) > 3 else 0)
+    axes.set_yticks(ticks, names)
+    axes.set(xlabel="predicted", ylabel="actual", title=title)
+    if len(classes) <= 20:
+        for row, column in np.ndindex(*counts.shape):
+            if counts[row, column]:
+                color = "white" if share[row, column] > 0.5 else "black"
+                axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=color, fontsize=9)
+    figure.savefig(path, dpi=120)
+
+
+def grid(images: np.ndarray, path: str | Path) -> None:
+    """Writes images in [0, 1] side by side as a PNG, small ones enlarged.
+
+    Args:
+      images: `[rows, columns, height, width, channels]`, or `[n, height, width, channels]` to be laid out in a square;
+        one channel or three.
+      path: the file.
+    """
+    if images.ndim == 4:
+        columns = math.ceil(math.sqrt(len(images)))
+        empty = -len(images) % columns
+        images = np.concatenate([images, np.zeros((empty, *images.shape[1:]), images.dtype)])
+        images = images.reshape(-1, columns, *images.shape[1:])
+    scale = max(1, 56 // images.shape[2])
+    images = np.round(images * 255).astype(np.uint8).repeat(scale, axis=2).repeat(scale, axis=3)
+    images = np.pad(images, ((0, 0), (0, 0), (0, scale), (0, scale), (0, 0)), constant_values=64)
+    rows, columns, height, width, channels = images.shape
+    picture = images.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, channels)
+    Image.fromarray(picture[..., 0] if channels == 1 else picture).save(path)

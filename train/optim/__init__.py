@@ -1,0 +1,1 @@
+"""Optimizers, schedules, and what is trained of a model."""

@@ -1,0 +1,177 @@
+"""From a recipe to what it names."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+
+import data
+import zoo
+from data import augment
+from train.loop import parallel
+from train.optim.freezing import Frozen, freeze
+from train.loop.fitting import Augment
+from train.optim.optimizers import optimizer
+from train.loop.parallel import Plan
+from train.optim.plateau import Plateau, scale_by_plateau
+from train.recipe import Recipe, load_data
+from train.optim.schedules import schedule
+from train.state import Task
+from train.tasks import OF_UNIT_IMAGES, TASKS, task_option
+from train.runs.transfer import frozen_layers, start_variables
+from zoo.registry import unknown
+
+PRECISIONS = ("float32", "bfloat16", "float16")
+
+
+class Parts(NamedTuple):
+    """What a recipe names, built."""
+
+    dataset: data.Dataset
+    model: nn.Module
+    model_options: dict[str, Any]
+    schedule: optax.Schedule
+    task: Task
+    plan: Plan
+    steps: int
+    augment: Augment | None
+    plateau: Plateau | None
+
+
+def build(recipe: Recipe) -> Parts:
+    """Builds all that a recipe names, and so finds out what it names wrongly.
+
+    Raises:
+      ValueError: a name, an option or a size is wrong.
+    """
+    if recipe.task not in TASKS:
+        raise ValueError(unknown("task", recipe.task, TASKS))
+    if recipe.precision not in PRECISIONS:
+        raise ValueError(unknown("precision", recipe.precision, PRECISIONS))
+    if recipe.task == "gan" and recipe.precision == "float16":
+        raise ValueError("the task gan scales no losses, which float16 needs; take precision=bfloat16")
+    if recipe.epochs <= 0:
+        raise ValueError(f"epochs must be positive, not {recipe.epochs}")
+    plan = parallel.plan(recipe.plan, parallel.devices_for(recipe.batch_size))
+    card = zoo.model_card(recipe.model)
+    dataset = load_data(recipe)
+    options = dict(recipe.model_options)
+    if dataset.spec.num_classes and "num_classes" in card.options:
+        options.setdefault("num_classes", dataset.spec.num_classes)
+    if dataset.spec.vocabulary and "vocab_size" in card.options:
+        options.setdefault("vocab_size", len(dataset.spec.vocabulary))
+    if "image" in dataset.spec.fields and "image_shape" in card.options:
+        options.setdefault("image_shape", dataset.spec.fields["image"].shape)
+    if recipe.precision != "float32":
+        options.setdefault("dtype", recipe.precision)
+    model = zoo.create_model(recipe.model, **options)
+    per_epoch = data.steps_per_epoch(len(dataset.splits["train"]), recipe.batch_size)
+    plan.rows(recipe.batch_size)
+    steps = max(1, round(recipe.epochs * per_epoch))
+    inputs = _require_inputs(recipe, dataset)
+    example = dataset.spec.example(2)
+    frozen = None
+    if recipe.trained_layers is not None or recipe.layer_rates:
+        layers = {"trained_layers": recipe.trained_layers, "layer_rates": recipe.layer_rates}
+        frozen = frozen_layers(model, example[inputs], **layers)
+    plateau = _plateau(recipe)
+    rate, tx = _optimizer(recipe, steps, frozen, plateau)
+    extras: dict[str, Any] = {"loss_scaling": True} if recipe.precision == "float16" else {}
+    if frozen is not None:
+        extras["frozen"] = frozen
+    if recipe.weights is not None:
+        extras["start"] = start_variables(recipe, model, example[inputs])
+    try:
+        task = TASKS[recipe.task](model, tx, **extras, **recipe.task_options)
+    except TypeError as error:
+        raise ValueError(f"task {recipe.task!r}: {error}") from None
+    change = augmentation(recipe, dataset)
+    _require_fit(recipe, dataset, model, task, example, plateau)
+    return Parts(dataset, model, options, rate, task, plan, steps, change, plateau)
+
+
+def _require_inputs(recipe: Recipe, dataset: data.Dataset) -> str:
+    """The field of the batch that the model takes."""
+    inputs = task_option(recipe, "inputs")
+    if inputs not in dataset.spec.fields:
+        raise ValueError(
+            f"data set {recipe.data!r} has no field {inputs!r} for the model; it has "
+            f"{', '.join(dataset.spec.fields)}: set task_options.inputs"
+        )
+    if recipe.task in OF_UNIT_IMAGES:
+        _require_unit_range(recipe, dataset, inputs)
+    return inputs
+
+
+def _optimizer(
+    recipe: Recipe, steps: int, frozen: Frozen | None, plateau: Plateau | None
+) -> tuple[optax.Schedule, optax.GradientTransformation]:
+    def scheduled(rate: float) -> optax.Schedule:
+        return schedule(recipe.schedule, rate, steps, **recipe.schedule_options)
+
+    rate = scheduled(recipe.learning_rate)
+    layer_rates = {pattern: scheduled(each) for pattern, each in recipe.layer_rates.items() if each}
+    tx = optimizer(recipe.optimizer, rate, layer_rates=layer_rates, **recipe.optimizer_options)
+    if frozen is not None:
+        tx = freeze(tx, frozen)
+    return rate, tx if plateau is None else optax.chain(tx, scale_by_plateau())
+
+
+def _plateau(recipe: Recipe) -> Plateau | None:
+    try:
+        return Plateau(**recipe.plateau_options) if recipe.plateau_options else None
+    except TypeError as error:
+        raise ValueError(f"plateau_options: {error}") from None
+
+
+def augmentation(recipe: Recipe, dataset: data.Dataset) -> Augment | None:
+    """What a recipe does to training images at random; None for nothing.
+
+    Raises:
+      ValueError: there is no such augmentation, or it cannot change these data.
+    """
+    policy = augment.policy(recipe.augmentation, **recipe.augmentation_options)
+    if policy == augment.Policy():
+        return None
+    if (policy.mixup or policy.cutmix) and recipe.task != "classification":
+        raise ValueError(f"mixup and cutmix mix the labels of a classifier; the task is {recipe.task!r}")
+    policy.require_shape(dataset.raw_image_shape)
+    return partial(augment.apply, policy, num_classes=dataset.spec.num_classes)
+
+
+def _require_fit(
+    recipe: Recipe,
+    dataset: data.Dataset,
+    model: nn.Module,
+    task: Task,
+    example: dict[str, np.ndarray],
+    plateau: Plateau | None,
+) -> None:
+    """Traces one evaluation: what does not fit is found before anything is compiled."""
+
+    def trace(key: jax.Array) -> Any:
+        return task.eval_step(task.init(key, example), example)
+
+    try:
+        metrics = jax.eval_shape(trace, jax.random.key(0))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"model {recipe.model!r} does not fit the data set {recipe.data!r}: {error}") from error
+    watched = ["step", *metrics, *(f"validation_{name}" for name in metrics if "validation" in dataset.splits)]
+    for monitor in [recipe.monitor, *([plateau.monitor] if plateau else [])]:
+        if monitor not in watched:
+            raise ValueError(unknown("metric to monitor", monitor, watched))
+
+
+def _require_unit_range(recipe: Recipe, dataset: data.Dataset, inputs: str) -> None:
+    source = dataset.splits["train"]
+    values = np.asarray(dataset.preprocess(source[np.arange(min(len(source), 100))])[inputs])
+    if values.min() < 0 or values.max() > 1:
+        raise ValueError(
+            f"the task {recipe.task!r} takes values in [0, 1], and those of {inputs!r} in the data set {recipe.data!r} "
+            f"go from {values.min():.3g} to {values.max():.3g}; leave data_options.standardize out"
+        )

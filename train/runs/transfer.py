@@ -1,0 +1,152 @@
+"""Transfer learning (guide, section 11): starting from given weights, and training some of the layers.
+
+Feature extraction trains the head alone (`trained_layers=1`), fine-tuning the last layers, each part with a learning
+rate of its own (`layer_rates`), full training everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+import zoo
+from train.optim.freezing import Frozen, matches
+from train.recipe import Recipe
+from zoo import pretrained
+from zoo.checkpoint import CHECKPOINTS, saved_meta
+from zoo.registry import unknown
+from zoo.summary import abstract_variables, layers
+
+_OF_THE_TASK = ("num_classes", "dtype", "param_dtype")
+"""Options of a model that do not come with its weights."""
+
+
+def layer_order(model: nn.Module, x: Any) -> list[str]:
+    """Paths of the modules that own parameters, in the order in which a model calls them on `x`.
+
+    The model's own parameters, such as a class token, come first, under "".
+    """
+    owners = {path.rpartition("/")[0] for path in flatten_dict(abstract_variables(model, x)["params"], sep="/")}
+    called = dict.fromkeys(layer.path for layer in layers(model, x) if layer.path in owners and layer.path)
+    return ([""] if "" in owners else []) + list(called)
+
+
+def frozen_layers(
+    model: nn.Module, x: Any, *, trained_layers: int | None = None, layer_rates: Mapping[str, float] | None = None
+) -> Frozen | None:
+    """Which parameters of a model a transfer leaves as they are; None for none of them.
+
+    Args:
+      model: the network.
+      x: a batch, of which only the shape matters.
+      trained_layers: only so many of the last layers are trained, in the order of execution. A layer is a module with
+        parameters of its own: a convolution, a norm, a dense layer.
+      layer_rates: learning rates by wildcard, see `train.optim.optimizers.optimizer`. A rate of 0 freezes, another one
+        trains, whatever `trained_layers` says.
+
+    Raises:
+      ValueError: a number is out of range, a wildcard means no parameter, or nothing is left to train.
+    """
+    order = layer_order(model, x)
+    rates = dict(layer_rates or {})
+    paths = list(flatten_dict(abstract_variables(model, x)["params"], sep="/"))
+    if trained_layers is not None and not 1 <= trained_layers <= len(order):
+        raise ValueError(f"trained_layers must be from 1 to the {len(order)} layers of the model, not {trained_layers}")
+    for pattern, rate in rates.items():
+        if isinstance(rate, bool) or not isinstance(rate, int | float) or rate < 0:
+            raise ValueError(f"a learning rate in layer_rates must be at least 0, not {pattern}={rate!r}")
+        if not any(matches(path, pattern) for path in paths):
+            raise ValueError(unknown("layer in layer_rates", pattern, order))
+    trained = set(order if trained_layers is None else order[-trained_layers:])
+
+    def frozen(path: str) -> bool:
+        rate = next((rate for pattern, rate in rates.items() if matches(path, pattern)), None)
+        return path.rpartition("/")[0] not in trained if rate is None else rate == 0
+
+    kept = [path for path in paths if frozen(path)]
+    if len(kept) == len(paths):
+        raise ValueError("trained_layers and layer_rates freeze every parameter; leave some to train")
+    return frozen if kept else None
+
+
+def start_variables(recipe: Recipe, model: nn.Module, x: Any) -> dict[str, Any] | None:
+    """The variables that a recipe's training starts from, without the last layer where that is to be new.
+
+    Args:
+      recipe: its `weights` are a run, a folder of `zoo convert` or `zoo.save_model`, or what `zoo.pretrained.load`
+        takes.
+      model: what the recipe trains.
+      x: a batch, of which only the shape matters.
+
+    Raises:
+      ValueError: the weights do not fit the model; all that does not is named.
+      FileNotFoundError: there are no such weights.
+    """
+    if recipe.weights is None:
+        return None
+    head = layer_order(model, x)[-1] if recipe.new_head else None
+    if _is_saved(recipe.weights):
+        found = zoo.load_model(recipe.weights).variables
+    else:
+        options = {name: value for name, value in recipe.model_options.items() if name not in _OF_THE_TASK}
+        found = pretrained.load(
+            recipe.model,
+            recipe.weights,
+            head="new" if recipe.new_head else "given",
+            channels=x.shape[-1],
+            num_classes=getattr(model, "num_classes", 0),
+            **options,
+        ).variables
+    given: dict[str, Any] = flatten_dict(found, sep="/")
+    wanted: dict[str, Any] = flatten_dict(abstract_variables(model, x), sep="/")
+    if head is not None:
+        given, wanted = (
+            {path: leaf for path, leaf in tree.items() if not path.startswith(f"params/{head}/")}
+            for tree in (given, wanted)
+        )
+    pretrained.require_same_entries(
+        f"the weights {recipe.weights} do not fit {recipe.model!r} with these options",
+        {path: leaf.shape for path, leaf in wanted.items()},
+        given,
+    )
+    return unflatten_dict(given, sep="/")
+
+
+def resolve(recipe: Recipe) -> Recipe:
+    """The recipe with what its weights bring along: options of the model, and of a folder of pictures.
+
+    What the recipe says itself stays.
+
+    Raises:
+      ValueError: the weights are those of another model.
+      FileNotFoundError: there are no such weights.
+    """
+    if recipe.weights is None:
+        return recipe
+    if _is_saved(recipe.weights):
+        meta = saved_meta(recipe.weights)
+        if meta["model"] != recipe.model:
+            raise ValueError(f"the weights {recipe.weights} are those of {meta['model']!r}, not of {recipe.model!r}")
+        options, preparation = meta["model_options"], meta.get("preprocessing", {})
+    else:
+        source = pretrained.describe(recipe.model, recipe.weights)
+        options = source.model_options
+        preparation = source.preprocessing._asdict() if source.preprocessing else {}
+    options = {name: value for name, value in options.items() if name not in _OF_THE_TASK}
+    if not recipe.data.startswith("folder:"):
+        preparation = {}
+    return replace(
+        recipe,
+        model_options={**options, **recipe.model_options},
+        data_options={**preparation, **recipe.data_options},
+    )
+
+
+def _is_saved(weights: str) -> bool:
+    """Whether this is a folder that Orbax wrote, of a run or of a model alone."""
+    return any((Path(weights) / inside).is_dir() for inside in (CHECKPOINTS, "meta"))

@@ -1,0 +1,219 @@
+"""The train step that all models with one loss share."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax import lax
+
+from train.metrics import Metrics, weigh
+from train.optim.freezing import Frozen, in_inference, merge, partition
+from train.precision import LossScale, all_finite, select
+from train.state import Batch, State, Task
+from zoo.layers import batch_axis
+
+PerExample = Callable[[Any, Batch], dict[str, jax.Array]]
+"""(outputs of the model, batch) → values for each example; "loss" is minimised, the others are reported."""
+
+Prepare = Callable[[Batch, jax.Array], Batch]
+"""(batch, key) → the batch with fields that are drawn anew each time, such as noise."""
+
+_LATENT, _PREPARE = 1, 2
+"""What is folded into a step's key for the draws that are not dropout's."""
+
+
+def gradient_task(
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    per_example: PerExample,
+    *,
+    inputs: str | Sequence[str],
+    prepare: Prepare | None = None,
+    ema_decay: float | None = None,
+    loss_scaling: bool = False,
+    frozen: Frozen = lambda path: False,
+    start: Mapping[str, Any] | None = None,
+) -> Task:
+    """A task that minimises the mean of a per-example loss by its gradient.
+
+    The model may draw from the streams "dropout" in training and "latent" in training and evaluation. Evaluation draws
+    the same numbers at every step, so that two evaluations differ by the parameters alone.
+
+    Args:
+      model: called as `model.apply(variables, batch[inputs], train=…)`.
+      tx: the optimizer.
+      per_example: gives the loss and what else is reported.
+      inputs: the field of the batch that the model takes, or several, which it takes in this order.
+      prepare: draws what is random in an example, in training and in evaluation, before the model sees it.
+      ema_decay: keeps an exponential moving average of the variables, which evaluation then uses.
+      loss_scaling: scales the loss dynamically and skips updates that overflow, for models that compute in float16.
+      frozen: parameters whose gradients are not computed, and which stay as they are to the bit. A module that has none
+        but these runs as in inference: its batch norms take their running statistics, which stay as they are too.
+        `train.optim.freezing.freeze` makes an optimizer that keeps no memory for them.
+      start: variables to start from; those of the model's that are not among them are drawn.
+
+    A field `mask` of the batch, 0 or 1 for each example, takes examples out of the loss and the metrics.
+    """
+    names = (inputs,) if isinstance(inputs, str) else tuple(inputs)
+
+    def prepared(batch: Batch, key: jax.Array) -> Batch:
+        return batch if prepare is None else prepare(batch, jax.random.fold_in(key, _PREPARE))
+
+    def init(key: jax.Array, batch: Batch) -> State:
+        def arguments(key: jax.Array) -> tuple[Any, ...]:
+            example = jax.tree.map(lambda x: jnp.asarray(np.zeros((1, *x.shape[1:]), x.dtype)), dict(batch))
+            example = prepared(example, key)
+            return tuple(example[name] for name in names)
+
+        state = create_state(key, lambda key: model.init(key, *arguments(key)), tx.init)
+        if start is not None:
+            state = start_from(state, start)
+        return dataclasses.replace(
+            start_average(state, ema_decay), loss_scale=LossScale.create() if loss_scaling else None
+        )
+
+    def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
+        key = step_key(state)
+        batch = prepared(batch, key)
+        scale = jnp.float32(1) if state.loss_scale is None else state.loss_scale.scale
+
+        trained, kept = partition(state.params, frozen)
+
+        def objective(trained: Any) -> tuple[jax.Array, tuple[Metrics, Any]]:
+            with nn.intercept_methods(in_inference(state.params, frozen)):
+                outputs, model_state = model.apply(
+                    {"params": merge(trained, kept), **state.model_state},
+                    *(batch[name] for name in names),
+                    train=True,
+                    rngs={"dropout": key, "latent": jax.random.fold_in(key, _LATENT)},
+                    mutable=list(state.model_state),
+                )
+            metrics = weigh(per_example(outputs, batch), batch.get("mask"))
+            loss = metrics["loss"].total / sum_over_devices(metrics["loss"].weight)
+            return loss * scale, (metrics, model_state)
+
+        gradients, (metrics, model_state) = jax.grad(objective, has_aux=True)(trained)
+        gradients = jax.tree.map(lambda g: g / scale, sum_over_devices(gradients))
+        gradients = merge(gradients, jax.tree.map(jnp.zeros_like, kept))
+        updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+        moved, _ = partition(optax.apply_updates(state.params, updates), frozen)
+        params = merge(moved, kept)  # -0 + 0 would not be -0
+        loss_scale = state.loss_scale
+        if loss_scale is not None:
+            finite = all_finite(gradients)
+            before = (state.params, state.opt_state, state.model_state)
+            params, opt_state, model_state = select(finite, (params, opt_state, model_state), before)
+            loss_scale = loss_scale.adjust(finite)
+        state = dataclasses.replace(
+            state,
+            step=state.step + 1,
+            params=params,
+            model_state=model_state,
+            opt_state=opt_state,
+            ema=average(state.ema, {"params": params, **model_state}, ema_decay),
+            loss_scale=loss_scale,
+        )
+        return state, sum_over_devices(metrics)
+
+    def eval_step(state: State, batch: Batch) -> Metrics:
+        key = evaluation_key(state)
+        batch = prepared(batch, key)
+        rngs = {"latent": jax.random.fold_in(key, _LATENT)}
+        outputs = model.apply(state.variables, *(batch[name] for name in names), rngs=rngs)
+        return sum_over_devices(weigh(per_example(outputs, batch), batch.get("mask")))
+
+    return Task(init, train_step, eval_step)
+
+
+def with_metrics(task: Task, change: Callable[[Metrics], Metrics]) -> Task:
+    """The same task, whose metrics are told in other words."""
+
+    def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
+        state, metrics = task.train_step(state, batch)
+        return state, change(metrics)
+
+    def eval_step(state: State, batch: Batch) -> Metrics:
+        return change(task.eval_step(state, batch))
+
+    return task._replace(train_step=train_step, eval_step=eval_step)
+
+
+def create_state(key: jax.Array, init_model: Callable[[jax.Array], Any], init_optimizer: Callable[[Any], Any]) -> State:
+    """The state before the first step, from `init_model(key)` and `init_optimizer(params)`."""
+    params_key, state_key = jax.random.split(key)
+
+    def create(key: jax.Array) -> tuple[Any, Any, Any]:
+        variables = dict(init_model(key))
+        params = variables.pop("params")
+        return params, variables, init_optimizer(params)
+
+    params, model_state, opt_state = jax.jit(create)(params_key)  # the forward pass itself is never computed
+    return State(jnp.int32(0), params, model_state, opt_state, state_key)
+
+
+def start_from(state: State, variables: Mapping[str, Any]) -> State:
+    """The state with these variables in the place of those that were drawn.
+
+    Raises:
+      ValueError: the model has no such variables, or of other shapes; all of them are named.
+    """
+    drawn: dict[str, Any] = flatten_dict({"params": state.params, **state.model_state}, sep="/")
+    given: dict[str, Any] = flatten_dict(dict(variables), sep="/")
+    shapes = {path: f"{list(leaf.shape)}" for path, leaf in drawn.items()}
+    wrong = [
+        f"{path} {list(np.shape(leaf))}, where the model has {shapes.get(path, 'none')}"
+        for path, leaf in sorted(given.items())
+        if shapes.get(path) != f"{list(np.shape(leaf))}"
+    ]
+    if wrong:
+        raise ValueError("cannot start from variables of another model:" + "".join(f"\n  {line}" for line in wrong))
+    # Copies: a step that donates its state must not take the variables with it.
+    copies = {path: jnp.array(leaf, drawn[path].dtype) for path, leaf in given.items()}
+    tree = unflatten_dict({**drawn, **copies}, sep="/")
+    return dataclasses.replace(state, params=tree.pop("params"), model_state=tree)
+
+
+def start_average(state: State, decay: float | None) -> State:
+    """The state with an average of its variables, where there is a decay to average them by."""
+    copied = None if decay is None else jax.tree.map(jnp.copy, state.variables)  # donated buffers must be distinct
+    return dataclasses.replace(state, ema=copied)
+
+
+def average(ema: Any, variables: Any, decay: float | None) -> Any:
+    """The exponential moving average after these variables; None without a decay.
+
+    Statistics of batch norm are averaged with the parameters: those of the last few steps do not suit an average over
+    many. What does not change stays as it is to the bit.
+    """
+    if decay is None:
+        return None
+    return jax.tree.map(lambda old, new: jnp.where(new == old, old, old + (1 - decay) * (new - old)), ema, variables)
+
+
+def step_key(state: State) -> jax.Array:
+    """The key of this step, a function of the state alone; devices that see their own examples have their own."""
+    return _of_device(jax.random.fold_in(state.key, state.step))
+
+
+def evaluation_key(state: State) -> jax.Array:
+    """The key of all evaluations, whatever the step; no step will ever have it."""
+    return _of_device(jax.random.fold_in(state.key, np.uint32(2**32 - 1)))
+
+
+def _of_device(key: jax.Array) -> jax.Array:
+    axis = batch_axis()
+    return key if axis is None else jax.random.fold_in(key, lax.axis_index(axis))
+
+
+def sum_over_devices(tree: Any) -> Any:
+    """The sum over the mapped batch axis, where there is one; a sharded `jit` has summed already."""
+    axis = batch_axis()
+    return tree if axis is None else lax.psum(tree, axis)

@@ -1,0 +1,260 @@
+"""Convolution and pooling as pure functions: the one place where their lowering is chosen.
+
+Images are NHWC, kernels HWIO. Layers and models call these and know nothing of platforms.
+
+A convolution is the trilinear form ⟨conv(x, w), g⟩ of an image, a kernel and an output. Fixing two of the three
+leaves an array: the output, the gradient for the image, the gradient for the kernel. Each of these is a primitive here,
+and the transposes of each are the two others, so that derivatives of every order stay among them. They lower to XLA's
+convolution, except in a program for a single CPU, where `zoo.cpu_convolution` says how.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial, reduce
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.core import ShapedArray
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from zoo.layers import cpu_convolution
+from zoo.layers.cpu_convolution import Geometry
+
+Padding = Literal["SAME", "VALID"] | int | Sequence[tuple[int, int]]
+
+
+def _output(x: Any, kernel: Any, at: Geometry) -> jax.Array:
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=at.strides,
+        padding=at.pads,
+        rhs_dilation=at.dilation,
+        feature_group_count=at.groups,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def _image_gradient(g: Any, kernel: Any, at: Geometry) -> jax.Array:
+    image = jax.ShapeDtypeStruct((g.shape[0], *at.size, kernel.shape[2] * at.groups), g.dtype)
+    return jax.linear_transpose(lambda x: _output(x, kernel, at), image)(g)[0]
+
+
+def _kernel_gradient(x: Any, g: Any, at: Geometry) -> jax.Array:
+    kernel = jax.ShapeDtypeStruct((*at.window, x.shape[-1] // at.groups, g.shape[-1]), x.dtype)
+    return jax.linear_transpose(lambda w: _output(x, w, at), kernel)(g)[0]
+
+
+def _primitive(name: str, plain: Callable[..., jax.Array], on_cpu: Callable[..., jax.Array]) -> Primitive:
+    primitive = Primitive(name)
+    primitive.def_impl(jax.jit(primitive.bind, static_argnames="at"))
+
+    @primitive.def_abstract_eval
+    def _(a: ShapedArray, b: ShapedArray, *, at: Geometry) -> ShapedArray:
+        result = jax.eval_shape(partial(plain, at=at), a, b)
+        return ShapedArray(result.shape, result.dtype)
+
+    def batch(args: Sequence[Any], axes: Sequence[int | None], *, at: Geometry) -> tuple[jax.Array, int]:
+        return jax.vmap(partial(plain, at=at), in_axes=tuple(axes))(*args), 0
+
+    batching.primitive_batchers[primitive] = batch
+
+    lower_plain = mlir.lower_fun(plain, multiple_results=False)
+    lower_on_cpu = mlir.lower_fun(on_cpu, multiple_results=False)
+
+    def lower(ctx: mlir.LoweringRuleContext, *args: Any, at: Geometry) -> Any:
+        module = ctx.module_context
+        # The partitioner of a sharded program knows XLA's convolution alone, and an exported one must run anywhere.
+        alone = getattr(module.axis_context, "num_devices", 1) == 1 and not module.lowering_parameters.for_export
+        return (lower_on_cpu if alone and cpu_convolution.ENABLED else lower_plain)(ctx, *args, at=at)
+
+    mlir.register_lowering(primitive, lower_plain)
+    mlir.register_lowering(primitive, lower, platform="cpu")
+    return primitive
+
+
+_output_p = _primitive("convolution", _output, cpu_convolution.output)
+_image_gradient_p = _primitive("convolution_image_gradient", _image_gradient, cpu_convolution.image_gradient)
+_kernel_gradient_p = _primitive("convolution_kernel_gradient", _kernel_gradient, cpu_convolution.kernel_gradient)
+
+PRIMITIVES = frozenset((_output_p, _image_gradient_p, _kernel_gradient_p))
+"""What convolutions look like in a jaxpr."""
+
+# The rules get the cotangent and both operands, of which the one that is sought is but a placeholder.
+ad.defbilinear(
+    _output_p,
+    lambda g, x, kernel, *, at: _image_gradient_p.bind(g, kernel, at=at),
+    lambda g, x, kernel, *, at: _kernel_gradient_p.bind(x, g, at=at),
+)
+ad.defbilinear(
+    _image_gradient_p,
+    lambda x, g, kernel, *, at: _output_p.bind(x, kernel, at=at),
+    lambda x, g, kernel, *, at: _kernel_gradient_p.bind(x, g, at=at),
+)
+ad.defbilinear(
+    _kernel_gradient_p,
+    lambda kernel, x, g, *, at: _image_gradient_p.bind(g, kernel, at=at),
+    lambda kernel, x, g, *, at: _output_p.bind(x, kernel, at=at),
+)
+
+
+def explicit_padding(
+    padding: Padding,
+    size: Sequence[int],
+    window: Sequence[int],
+    strides: Sequence[int],
+    dilation: Sequence[int] = (1, 1),
+) -> tuple[tuple[int, int], ...]:
+    """Padding as (before, after) for each spatial axis; `SAME` as TensorFlow and Keras define it."""
+    if isinstance(padding, int):
+        return tuple((padding, padding) for _ in window)
+    if isinstance(padding, str):
+        extent = [(w - 1) * d + 1 for w, d in zip(window, dilation, strict=True)]
+        return tuple(lax.padtype_to_pads(size, extent, strides, padding))
+    return tuple((before, after) for before, after in padding)
+
+
+def conv(
+    x: jax.Array,
+    kernel: jax.Array,
+    *,
+    strides: Sequence[int] = (1, 1),
+    padding: Padding = "SAME",
+    dilation: Sequence[int] = (1, 1),
+    groups: int = 1,
+) -> jax.Array:
+    """Cross-correlation (guide, eq. 33), output size ⌊(n + 2p − f) / s⌋ + 1 (eq. 34).
+
+    Args:
+      x: `[batch, height, width, channels]`.
+      kernel: `[height, width, channels // groups, features]`.
+      padding: an int is the same on all sides, as in PyTorch.
+
+    Returns:
+      `[batch, height', width', features]`.
+    """
+    size, window = x.shape[1:3], kernel.shape[:2]
+    pads = explicit_padding(padding, size, window, strides, dilation)
+    return _output_p.bind(x, kernel, at=Geometry(size, window, tuple(strides), pads, tuple(dilation), groups))
+
+
+def conv_transpose(
+    x: jax.Array, kernel: jax.Array, *, strides: Sequence[int] = (1, 1), padding: Padding = "SAME"
+) -> jax.Array:
+    """Transposed convolution: the gradient of `conv` with respect to its input, as in PyTorch and Keras.
+
+    Args:
+      x: `[batch, height, width, channels]`.
+      kernel: `[height, width, channels, features]`.
+      padding: what the convolution that is transposed would have. `SAME` gives size · stride, an int p gives
+        (size − 1) · stride + window − 2p.
+
+    Returns:
+      `[batch, height', width', features]`.
+    """
+    window = kernel.shape[:2]
+    scaled = [n * s for n, s in zip(x.shape[1:3], strides, strict=True)]
+    pads = explicit_padding(padding, scaled, window, strides)
+    if padding in ("SAME", "VALID"):
+        scaled = [
+            n + max(w - s, 0) if padding == "VALID" else n for n, w, s in zip(scaled, window, strides, strict=True)
+        ]
+    else:
+        scaled = [n - s + w - sum(p) for n, s, w, p in zip(scaled, strides, window, pads, strict=True)]
+    at = Geometry(tuple(scaled), window, tuple(strides), pads)
+    return _image_gradient_p.bind(x, kernel.swapaxes(2, 3), at=at)
+
+
+def _tiles(
+    x: jax.Array, window: Sequence[int], strides: Sequence[int], pads: Sequence[tuple[int, int]]
+) -> jax.Array | None:
+    """`[batch, rows, window, columns, window, channels]` where the windows lie side by side, else None."""
+    if tuple(window) != tuple(strides) or any(map(any, pads)):
+        return None
+    rows, columns = (n // w for n, w in zip(x.shape[1:3], window, strict=True))
+    x = x[:, : rows * window[0], : columns * window[1]]
+    return x.reshape(x.shape[0], rows, window[0], columns, window[1], x.shape[-1])
+
+
+def max_pool(
+    x: jax.Array,
+    window: Sequence[int] = (2, 2),
+    strides: Sequence[int] | None = None,
+    padding: Padding = "VALID",
+) -> jax.Array:
+    """Maximum over each window (guide, eq. 35); `strides` default to the window.
+
+    Of equal maxima the first takes the gradient, as in PyTorch.
+    """
+    strides = tuple(strides or window)
+    pads = explicit_padding(padding, x.shape[1:3], window, strides)
+    return lax.platform_dependent(
+        x,
+        cpu=partial(_max_of_taps, window=tuple(window), strides=strides, pads=pads),
+        default=partial(_max_of_windows, window=tuple(window), strides=strides, pads=pads),
+    )
+
+
+def _lowest(dtype: Any) -> np.ndarray:
+    # A NumPy scalar: a traced one hides from JAX that this is the start of a maximum, whose gradient it knows.
+    return np.asarray(-np.inf if jnp.issubdtype(dtype, jnp.floating) else jnp.iinfo(dtype).min, dtype)
+
+
+def _max_of_windows(x: jax.Array, *, window: Any, strides: Any, pads: Any) -> jax.Array:
+    return lax.reduce_window(x, _lowest(x.dtype), lax.max, (1, *window, 1), (1, *strides, 1), ((0, 0), *pads, (0, 0)))
+
+
+def _max_of_taps(x: jax.Array, *, window: Any, strides: Any, pads: Any) -> jax.Array:
+    """The same as maxima of shifted images, whose gradient is many times faster on a CPU than `select_and_scatter`.
+
+    For windows that lie side by side too: a maximum over axes of a reshaped image takes three times as long in its
+    gradient, and XLA fuses it with the matrix products that follow into one that takes forty times as long.
+    """
+    x = lax.pad(x, _lowest(x.dtype), ((0, 0, 0), *((*p, 0) for p in pads), (0, 0, 0)))
+    count = [(n - w) // s + 1 for n, w, s in zip(x.shape[1:3], window, strides, strict=True)]
+
+    def tap(i: int, j: int) -> jax.Array:
+        rows, columns = (slice(t, t + (n - 1) * s + 1, s) for t, n, s in zip((i, j), count, strides, strict=True))
+        return x[:, rows, columns]
+
+    return _first_max([tap(i, j) for i in range(window[0]) for j in range(window[1])])
+
+
+@jax.custom_jvp
+def _first_max(arrays: list[jax.Array]) -> jax.Array:
+    return reduce(jnp.maximum, arrays)
+
+
+@_first_max.defjvp
+def _(primals: tuple[list[jax.Array]], tangents: tuple[list[jax.Array]]) -> tuple[jax.Array, jax.Array]:
+    """The tangent of the first maximum, as `reduce_window` has it."""
+    ((arrays,), (directions,)) = primals, tangents
+    largest = _first_max(arrays)
+    total, free = jnp.zeros_like(directions[0]), jnp.full(largest.shape, True)
+    for array, direction in zip(arrays, directions, strict=True):
+        here = free & (array == largest)
+        total, free = total + jnp.where(here, direction, 0), free & ~here
+    return largest, total
+
+
+def avg_pool(
+    x: jax.Array,
+    window: Sequence[int] = (2, 2),
+    strides: Sequence[int] | None = None,
+    padding: Padding = "VALID",
+) -> jax.Array:
+    """Mean over each window (guide, eq. 36); padding counts as zeros in it. `strides` default to the window."""
+    strides = tuple(strides or window)
+    pads = explicit_padding(padding, x.shape[1:3], window, strides)
+    if (tiles := _tiles(x, window, strides, pads)) is not None:
+        return tiles.mean(axis=(2, 4))
+    total = lax.reduce_window(
+        x, np.zeros((), x.dtype), lax.add, (1, *window, 1), (1, *strides, 1), ((0, 0), *pads, (0, 0))
+    )
+    return total / math.prod(window)
