@@ -1,13 +1,12 @@
 """What a data set is: splits of raw examples, and the pure function that turns them into a model's batches."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
-
-from data.image import ImageReader
 
 Batch = dict[str, np.ndarray]
 
@@ -51,6 +50,25 @@ class Source(Protocol):
     def __getitem__(self, indices: np.ndarray, /) -> Batch: ...
 
 
+class Reader(Protocol):
+    """How a file becomes raw examples; a dataclass, so that a run can keep it beside its weights."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of an example."""
+        ...
+
+    def read(self, path: str | os.PathLike[str], /) -> np.ndarray:
+        """What is in a file."""
+        ...
+
+    def preprocess(self, batch: Any, /) -> Any:
+        """See `Dataset.preprocess`."""
+        ...
+
+
 class ArraySource:
     """Examples held in memory.
 
@@ -87,19 +105,30 @@ class Subset:
     """Some examples of a source that is not in memory."""
 
     def __init__(self, source: Source, indices: np.ndarray):
-        self._source = source
-        self._indices = indices
+        self.whole = source
+        self.indices = indices
 
     def __len__(self) -> int:
-        return len(self._indices)
+        return len(self.indices)
 
     def __getitem__(self, indices: np.ndarray, /) -> Batch:
-        return self._source[self._indices[indices]]
+        return self.whole[self.indices[indices]]
 
 
 def take(source: Source, indices: np.ndarray) -> Source:
     """The examples of `source` at `indices`: in memory if the source is, else read when asked for."""
     return ArraySource(source[indices]) if isinstance(source, ArraySource) else Subset(source, indices)
+
+
+def labels_of(source: Source) -> np.ndarray | None:
+    """The class of each example, integer [example], where they are known without reading the examples."""
+    if isinstance(source, ArraySource):
+        labels = source.arrays.get("label")
+        return labels if labels is not None and labels.ndim == 1 else None
+    if isinstance(source, Subset):
+        labels = labels_of(source.whole)
+        return None if labels is None else labels[source.indices]
+    return getattr(source, "labels", None)
 
 
 class LazySplits(Mapping[str, Source]):
@@ -138,7 +167,8 @@ class Dataset:
         preprocess: raw batch -> batch as in `spec`. A pure function of array methods and operators only, so it runs
             on numpy arrays on the host and on traced jax arrays inside a compiled step.
         image_shape: (height, width, channels) of an image before `preprocess`, where it is known without reading one.
-        reader: how image files become its images, where it consists of such.
+        reader: how files become its examples, where it consists of such: an `ImageReader` or a `TableReader`.
+        stratified: whether what is held out of its train split has the same share of each class.
     """
 
     name: str
@@ -146,7 +176,8 @@ class Dataset:
     splits: Mapping[str, Source]
     preprocess: Callable[[Any], Any]
     image_shape: tuple[int, int, int] | None = None
-    reader: ImageReader | None = None
+    reader: Reader | None = None
+    stratified: bool = False
 
     @property
     def raw_image_shape(self) -> tuple[int, ...]:

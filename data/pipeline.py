@@ -9,6 +9,9 @@ import numpy as np
 
 from data.dataset import Batch, Source
 
+TEST_SEED = 2**64 - 2
+"""Of the shuffle for a test split, always the same: another seed of the training must not move examples into it."""
+
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
     """Number of whole batches in an epoch; what remains is left out, other examples in each epoch.
@@ -52,7 +55,14 @@ def batch_indices(seed: int, num_examples: int, batch_size: int, start: int, cou
 
 
 def held_out(
-    num_examples: int, amount: float | int, seed: int, *, what: str, where: str, epoch: int = -1
+    num_examples: int,
+    amount: float | int,
+    seed: int,
+    *,
+    what: str,
+    where: str,
+    epoch: int = -1,
+    labels: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The examples of two parts, in order: those that stay, and those held out by a seeded shuffle.
 
@@ -63,6 +73,8 @@ def held_out(
         what: the option that asks for it, for the error.
         where: what the examples are taken from, likewise.
         epoch: negative, so that it is no epoch's order; another number, another shuffle.
+        labels: the class of each example, integer [example]. Where they are given, the same share of each class is held
+            out, to within one example, and the last example of a class stays.
 
     Raises:
         ValueError: if either part would be empty.
@@ -75,7 +87,21 @@ def held_out(
             f"at least one example on each side; got {amount!r} of the {num_examples} of {where}"
         )
     order = permutation(seed, num_examples, epoch)
+    if labels is not None:
+        order = _by_turns(order, labels)
     return np.sort(order[held:]), np.sort(order[:held])
+
+
+def _by_turns(order: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The order with the classes spread evenly: any beginning of it has the same share of each class."""
+    of_class = labels[order]
+    sizes = np.bincount(of_class)
+    place = np.empty(len(order), np.int64)  # of each example among those of its class
+    for label in np.flatnonzero(sizes):
+        place[of_class == label] = np.arange(sizes[label])
+    # In the middle of its equal part of [0, 1]; the last one of each class comes behind all others.
+    when = np.where(place == sizes[of_class] - 1, 2.0, (place + 0.5) / sizes[of_class])
+    return order[np.argsort(when, kind="stable")]
 
 
 # Threads and a deque, not grain: grain takes no iterator of batches, and its import alone costs more than a second.

@@ -3,37 +3,66 @@
 import difflib
 import functools
 import inspect
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from importlib.metadata import entry_points
 from typing import TypeVar
 
 from data import tfds
-from data.dataset import Dataset, take
+from data.dataset import Dataset, labels_of, take
 from data.pipeline import held_out
+
+_LOG = logging.getLogger(__name__)
 
 _BUILDERS: dict[str, Callable[..., Dataset]] = {}
 _Builder = TypeVar("_Builder", bound=Callable[..., Dataset])
 
 
-def dataset(name: str) -> Callable[[_Builder], _Builder]:
-    """Registers a builder under `name`. Its keyword-only arguments are the options of the data set; `seed` is passed
-    to a builder that takes it. A builder with an argument `path` is asked for as `name:PATH`.
+def register(name: str) -> Callable[[_Builder], _Builder]:
+    """Decorator that enters a function which builds a data set under `name`.
+
+        @data.register("mine")
+        def mine(*, standardize: bool = False) -> data.Dataset: …
+
+    Its keyword-only arguments are the options of the data set; `seed` is passed to a builder that takes it. A builder
+    with an argument `path` is asked for as `name:PATH`.
 
     Raises:
         ValueError: if the name is taken.
     """
 
-    def register(builder: _Builder) -> _Builder:
+    def enter(builder: _Builder) -> _Builder:
         if name in _BUILDERS:
-            raise ValueError(f"a data set named {name!r} is already registered, by {_BUILDERS[name].__module__}")
+            raise ValueError(f"a data set named {name!r} is registered already, by {_BUILDERS[name].__module__}")
         _BUILDERS[name] = builder
         return builder
 
-    return register
+    return enter
+
+
+@functools.cache
+def load_installed() -> None:
+    """Imports what installed packages offer under the entry point group `flaxzoo`, once."""
+    for entry in entry_points(group="flaxzoo"):
+        try:
+            entry.load()
+        except Exception as error:  # another package's fault must not take the zoo down with it
+            package = entry.dist.name if entry.dist else "a package"
+            _LOG.warning("%s offers %s to flaxzoo, which cannot be imported: %s", package, entry.value, error)
+
+
+def dataset_builder(name: str) -> Callable[..., Dataset] | None:
+    """The function that is registered for a name such as "digits" or "folder:PATH"; None for those of others."""
+    kind = name.partition(":")[0]
+    if kind not in _BUILDERS:
+        load_installed()
+    return _BUILDERS.get(kind)
 
 
 def list_datasets() -> list[str]:
     """Names of the data sets defined here. `load` also takes the names of TensorFlow Datasets."""
+    load_installed()
     return sorted(_BUILDERS)
 
 
@@ -43,7 +72,8 @@ def load(name: str, *, validation: float | int = 0, seed: int = 0, **options) ->
     Args:
         name: one of `list_datasets()`, some with a path, e.g. "folder:pictures", or else a name of TensorFlow Datasets,
             e.g. "cifar10" or "svhn_cropped:3.0.0".
-        validation: examples to take out of train by a seeded shuffle, as a fraction in (0, 1) or as a number.
+        validation: examples to take out of train by a seeded shuffle, as a fraction in (0, 1) or as a number. Of
+            folders, arrays and tables the same share of each class.
         seed: of that shuffle, and of the examples of a synthetic data set.
         **options: of the data set, see its builder.
 
@@ -54,12 +84,13 @@ def load(name: str, *, validation: float | int = 0, seed: int = 0, **options) ->
     """
     builder: Callable[..., Dataset]
     kind, _, path = name.partition(":")
-    if kind in _BUILDERS and (of_path := inspect.signature(_BUILDERS[kind]).parameters.get("path")):
+    ours = dataset_builder(name)
+    if ours is not None and (of_path := inspect.signature(ours).parameters.get("path")):
         if not path and of_path.default is of_path.empty:
             raise ValueError(f"data set {kind!r} needs a path: {kind}:PATH")
-        builder = functools.partial(_BUILDERS[kind], path) if path else _BUILDERS[kind]
-    elif name in _BUILDERS:
-        builder = _BUILDERS[name]
+        builder = functools.partial(ours, path) if path else ours
+    elif ours is not None and not path:
+        builder = ours
     elif name.partition(":")[0].partition("/")[0] in tfds.names():
         builder = functools.partial(tfds.build, name)
     else:
@@ -77,7 +108,7 @@ def load(name: str, *, validation: float | int = 0, seed: int = 0, **options) ->
     if "seed" in parameters:
         options["seed"] = seed
     built = builder(**options)
-    return _hold_out(built, validation, seed) if validation != 0 else built
+    return hold_out(built, validation, seed) if validation != 0 else built
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:
@@ -85,13 +116,21 @@ def _nearest(word: str, known: Iterable[str]) -> str:
     return f"; nearest: {', '.join(matches)}" if matches else ""
 
 
-def _hold_out(built: Dataset, validation: float | int, seed: int) -> Dataset:
+def hold_out(built: Dataset, validation: float | int, seed: int) -> Dataset:
+    """The data set with a validation split that is taken out of its train split.
+
+    Raises:
+        ValueError: if there is no train split, a validation split already, or if either part would be empty.
+    """
     if "validation" in built.splits or "train" not in built.splits:
         raise ValueError(
             f"validation={validation} takes examples out of a train split into a new validation split, but data set "
             f"{built.name!r} has the splits {', '.join(built.splits)}; leave validation at 0"
         )
     train = built.splits["train"]
-    rest, held = held_out(len(train), validation, seed, what="validation", where=f"data set {built.name!r}")
+    labels = labels_of(train) if built.stratified else None
+    rest, held = held_out(
+        len(train), validation, seed, what="validation", where=f"data set {built.name!r}", labels=labels
+    )
     splits = {"train": take(train, rest), "validation": take(train, held)}
     return replace(built, splits={**built.splits, **splits})

@@ -1,46 +1,56 @@
 """What the README says is so: its code runs, and its tables agree with the registries."""
 
 import functools
+import json
 import re
 import shlex
 from pathlib import Path
 
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import pytest
 
+import data
 import train.recipes  # noqa: F401
 import zoo
-from train import cli
+from tests.train.cli.command import python
+from train import cli, tasks
+from train import recipe as recipe_module
 from train.recipe import list_recipes
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
 
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
 def test_the_python_blocks_run_one_after_the_other(tmp_path, monkeypatch, capsys):
+    """With no name but what they define themselves."""
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    images = jnp.ones((8, 32, 32, 3))
-    known = {
-        "images": images,
-        "key": jax.random.key(0),
-        "tokens": jnp.zeros((2, 8), jnp.int32),
-        "batch": {"image": images, "label": jnp.arange(8) % 10},
-        "nn": nn,
-    }
-    exported = [block for block in blocks if "digits.stablehlo" in block]  # needs a trained run: see train/test_cli.py
-    for table in ("_builders", "_cards"):  # what the README registers is gone afterwards
-        monkeypatch.setattr(zoo.registry, table, dict(getattr(zoo.registry, table)))
+    blocks, known = BLOCKS, {"__name__": "readme"}
+    # Needs a trained run: see train/cli/test_using.py.
+    exported = [block for block in blocks if "digits.stablehlo" in block]
+    registries = (zoo.registry, "_builders"), (zoo.registry, "_cards"), (data.registry, "_BUILDERS"), (tasks, "TASKS")
+    for module, table in (*registries, (recipe_module, "_recipes")):  # what the README registers is gone afterwards
+        monkeypatch.setattr(module, table, dict(getattr(module, table)))
     for block in blocks:
         if block not in exported:
             exec(block, known)
     assert len(blocks) - len(exported) >= 4
     assert known["features"].num_classes == 0
     assert set(known["seen"]["intermediates"]) >= {"stage1", "stage4"}
-    assert int(known["state"].step) == 1
+    assert (int(known["state"].step), len(known["history"])) == (2 * 3, 2)
+    assert set(known["mine"].splits) == {"train", "validation", "test"}
     assert known["fitted"].history[-1]["validation_accuracy"] > 0.9
     assert "validation_accuracy" in capsys.readouterr().out
+
+
+def test_the_file_of_ones_own_trains(tmp_path):
+    (block,) = (block for block in BLOCKS if block.startswith("# my_digits.py"))
+    (tmp_path / "my_digits.py").write_text(block)
+    done = python("-m", "zoo", "train", "my_digits.py", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["test_accuracy"] > 0.9
+    done = python("-m", "zoo", "evaluate", "runs/my_recipe", "--import", "my_digits.py", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("name", zoo.list_models())
@@ -67,6 +77,7 @@ def test_every_command_is_understood(command, monkeypatch):
 
         return note
 
+    monkeypatch.setattr("train.code.import_code", called.append)
     monkeypatch.setattr(cli, "COMMANDS", {name: instead(function) for name, function in cli.COMMANDS.items()})
     cli.main(words)
     assert called

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import runpy
 import sys
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+runpy.run_path(str(Path(__file__).parents[1] / "train" / "start.py"))["require_ours"](Path(__file__).parents[1])
 
 if TYPE_CHECKING:
     from train.inference import generate as generate

@@ -1,6 +1,6 @@
 """`python -m train` is `zoo`."""
 
-from train.cli import main
+from train.start import main
 
 if __name__ == "__main__":
     main()

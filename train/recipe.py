@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import data
+from train.code import import_code
 from zoo.checkpoint import plain
-from zoo.registry import unknown
+from zoo.registry import load_installed, unknown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Recipe:
     """Names model, data, task, optimizer, schedule and length of a run; a run folder keeps it as JSON.
 
     Attributes:
-      model: a name of `zoo.list_models()`.
+      model: a name of `zoo.list_models()`; "" for that of the `weights`.
       data: a name that `data.load` takes.
       task: a name of `train.tasks.TASKS`.
       batch_size: examples in a step, over all devices and processes.
@@ -50,7 +51,7 @@ class Recipe:
       plan: "jit", "pmap" or "fsdp".
       seed: of parameters, dropout and the order of the data.
       evaluate_every: steps between evaluations; None for an epoch.
-      checkpoint_every: evaluations between checkpoints.
+      checkpoint_every: evaluations between checkpoints; the best and the last are always kept.
       keep: how many of the last checkpoints are kept beside the best.
       steps_per_dispatch: see `train.loop.fit`.
     """
@@ -97,7 +98,13 @@ _recipes: dict[str, Callable[[], Recipe]] = {}
 
 
 def recipe(function: Callable[[], Recipe]) -> Callable[[], Recipe]:
-    """Decorator that enters a recipe under the name of the function that makes it; its docstring is its card."""
+    """Decorator that enters a recipe under the name of the function that makes it; its docstring is its card.
+
+    @recipe
+    def my_digits() -> Recipe:
+        '''What it trains, how long it takes, what it reached.'''
+        return Recipe(model="mlp", data="digits")
+    """
     name = function.__name__
     if name in _recipes:
         raise ValueError(f"a recipe named {name!r} exists already; choose another name")
@@ -107,24 +114,57 @@ def recipe(function: Callable[[], Recipe]) -> Callable[[], Recipe]:
 
 def list_recipes() -> list[str]:
     """Names of all recipes, sorted."""
+    load_installed()
     return sorted(_recipes)
 
 
-def get_recipe(name: str) -> Recipe:
-    """A recipe by name.
+def recipe_name(reference: str) -> str:
+    """The name of a recipe that is given by name, as a file, or as `MODULE:NAME` or `FILE:NAME`, which is imported.
 
     Raises:
-      ValueError: there is none of this name; the nearest are listed.
+      ValueError: there is none of this name, and the nearest are listed; or the file has none, or several.
+      FileNotFoundError, ImportError: as `train.code.import_code`.
     """
-    if name not in _recipes:
-        raise ValueError(unknown("recipe", name, _recipes))
-    return _recipes[name]()
+    code, colon, name = ("", "", reference)
+    if reference.endswith(".py"):
+        code, name = reference, ""
+    elif ":" in reference:
+        code, colon, name = reference.rpartition(":")
+    if not code:
+        if name not in _recipes:
+            load_installed()
+        if name not in _recipes:
+            raise ValueError(unknown("recipe", name, _recipes))
+        return name
+    module = import_code(code)
+    here = [each for each, function in _recipes.items() if getattr(module, each, None) is function]
+    if not here:
+        raise ValueError(
+            f"{code} defines no recipe; put @recipe, of train.recipe, above a function that returns a Recipe"
+        )
+    if colon and name not in here:
+        raise ValueError(unknown(f"recipe in {code}", name, here))
+    if not colon and len(here) > 1:
+        raise ValueError(f"{code} defines several recipes; choose one, such as {code}:{here[0]}: {', '.join(here)}")
+    return name if colon else here[0]
 
 
-def describe_recipe(name: str) -> str:
+def get_recipe(reference: str) -> Recipe:
+    """A recipe by name, file, or `MODULE:NAME`; see `recipe_name`.
+
+    Raises:
+      ValueError: there is none; the nearest are listed.
+    """
+    name = recipe_name(reference)
+    made = _recipes[name]()
+    if not isinstance(made, Recipe):
+        raise ValueError(f"the recipe {name!r} must return a Recipe, not {type(made).__name__}")
+    return made
+
+
+def describe_recipe(reference: str) -> str:
     """The docstring of a recipe: command, time on a CPU, metric reached."""
-    get_recipe(name)
-    return inspect.getdoc(_recipes[name]) or ""
+    return inspect.getdoc(_recipes[recipe_name(reference)]) or ""
 
 
 def load_data(recipe: Recipe) -> data.Dataset:

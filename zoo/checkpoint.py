@@ -8,9 +8,10 @@ only these: the optimizer is never loaded, and arrays come back as NumPy, whatev
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -25,6 +26,67 @@ from zoo.summary import abstract_variables
 
 CHECKPOINTS = "checkpoints"
 """The folder inside a run that holds its checkpoints, one folder for each step."""
+
+
+class Preprocessing(NamedTuple):
+    """Resize, crop the centre, scale to [0, 1], subtract `mean` and divide by `std`.
+
+    `data.ImageReader.of(**preprocessing._asdict())` does so.
+
+    Attributes:
+      image_size: height and width of what the model sees, one number where they are equal.
+      crop: the part of the resized image's shorter side that the crop keeps.
+      interpolation: of the resizing, with antialiasing.
+      mean: of red, green and blue in [0, 1]; None for zeros.
+      std: likewise; None for ones.
+      squash: resize both sides to the same length, in place of the shorter one with the aspect ratio kept.
+      channels: 3 for colours, 1 for grey.
+    """
+
+    image_size: int | tuple[int, int]
+    crop: float = 1.0
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    mean: tuple[float, ...] | None = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] | None = (0.229, 0.224, 0.225)
+    squash: bool = False
+    channels: int = 3
+
+    @property
+    def resized(self) -> int:
+        """Length of the shorter side before the crop, rounded down as timm does."""
+        side = self.image_size if isinstance(self.image_size, int) else min(self.image_size)
+        return math.floor(side / self.crop + 1e-6)  # a quotient such as 224 / (224 / 232) may fall short
+
+
+class _Pair(NamedTuple):
+    model: nn.Module
+    variables: dict[str, Any]
+
+
+class Loaded(_Pair):
+    """What every loader gives, `model, variables = …`, and what is known beside it.
+
+    Attributes:
+      model: the module.
+      variables: what its `apply` takes.
+      preprocessing: how its images are prepared; None where it takes none, or where it is not known.
+      classes: what its outputs mean; empty where it is not known.
+    """
+
+    preprocessing: Preprocessing | None
+    classes: tuple[str, ...]
+
+    def __new__(
+        cls,
+        model: nn.Module,
+        variables: dict[str, Any],
+        preprocessing: Preprocessing | None = None,
+        classes: Sequence[str] = (),
+    ) -> Loaded:
+        """The pair, with the two as attributes."""
+        pair = super().__new__(cls, model, variables)
+        pair.preprocessing, pair.classes = preprocessing, tuple(classes)
+        return pair
 
 
 def save_model(
@@ -84,14 +146,17 @@ def _checkpoint(path: str | Path) -> Path:
     return best_checkpoint(folder) if (folder / CHECKPOINTS).is_dir() else folder
 
 
-def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
+def load_model(path: str | Path) -> Loaded:
     """Builds the model saved under `path` and reads its variables, as NumPy arrays.
+
+        model, variables = zoo.load_model("runs/first")
 
     Args:
       path: a folder that `save_model` wrote, a run folder (its best checkpoint is taken), or one step of a run.
 
     Returns:
-      The module and what its `apply` takes, averaged during training (`ema`) where that was asked for.
+      The module and what its `apply` takes, averaged during training (`ema`) where that was asked for; and how images
+      are prepared for it, where that was saved.
 
     Raises:
       ValueError: the folder holds no model, or a damaged one.
@@ -103,11 +168,29 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     for item in ("params", "model_state", "ema"):
         if item in meta.get("items", ()) and not (folder / item).is_dir():
             raise ValueError(f"the checkpoint {folder} is damaged: its item {item!r} is missing")
-    model = create_model(meta["model"], **meta["model_options"])
+    model = _create(folder, meta)
     variables = read_item(folder, "ema") or {"params": read_item(folder, "params"), **read_item(folder, "model_state")}
     if not variables.get("params"):
         raise ValueError(f"{folder} has no parameters, or an average of them that an older version made; train it anew")
-    return model, variables
+    prepared: Any = meta.get("preprocessing")
+    if prepared is not None:
+        lists: Any = {k: tuple(v) for k, v in prepared.items() if isinstance(v, list)}
+        prepared = Preprocessing(**{**prepared, **lists})
+    return Loaded(model, variables, prepared, meta.get("classes", ()))
+
+
+def _create(folder: Path, meta: Mapping[str, Any]) -> nn.Module:
+    """The model that a checkpoint names; where it is a user's own, the error says which file defines it."""
+    try:
+        return create_model(meta["model"], **meta["model_options"])
+    except ValueError as error:
+        sources = [code for code in meta.get("code", ()) if code["defines"] == f"model {meta['model']}"]
+        if not sources or not str(error).startswith("unknown model"):
+            raise
+        raise ValueError(
+            f"the model {meta['model']!r} in {folder} is defined in {sources[0]['file']}: import it first "
+            f"(--import {sources[0]['file']} on the command line)"
+        ) from None
 
 
 def require_variables(name: str, options: Mapping[str, Any], variables: Mapping[str, Any]) -> None:

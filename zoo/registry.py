@@ -5,13 +5,18 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import fnmatch
+import functools
 import inspect
+import logging
 from collections.abc import Callable, Iterable
+from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from zoo.summary import abstract_variables, count_parameters
 
 Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
 
@@ -26,7 +31,7 @@ class Card:
       input_shape: one example as the model takes it, without the batch axis (images are `[height, width, channels]`,
         tokens `[time]`).
       num_parameters: exact count of trainable parameters at the defaults and `input_shape`.
-      paper: where the architecture comes from.
+      paper: where the architecture comes from; empty where there is none.
       options: the fields that `create_model` takes, with their defaults.
       weights_licence: the licence of published weights, or None when there are none.
       input_dtype: of an example: float32, or int32 for tokens.
@@ -49,22 +54,41 @@ class Card:
 _builders: dict[str, Callable[..., nn.Module]] = {}
 _cards: dict[str, Card] = {}
 
+_LOG = logging.getLogger(__name__)
+
+_UNKNOWN = -1
+"""The number of parameters of a card until somebody asks for it."""
+
 
 def register(
     name: str,
     *,
-    task: str,
     input_shape: tuple[int, ...],
-    num_parameters: int,
-    paper: str,
+    task: str = "classification",
+    num_parameters: int | None = None,
+    paper: str = "",
     weights_licence: str | None = None,
     input_dtype: str = "float32",
     **options: Any,
 ) -> Callable[[Builder], Builder]:
     """Decorator that enters a module class under `name`, with `options` as this variant's defaults.
 
+        @zoo.register("mine", input_shape=(28, 28, 1))
+        class Mine(nn.Module): …
+
+    Args:
+      name: what `create_model` will take.
+      input_shape: of one example, without the batch axis.
+      task: what it is trained for, a name of `train.tasks.TASKS`.
+      num_parameters: how many there are, as a check: where it is given, another count is refused. Else it is computed
+        when it is first asked for.
+      paper: where the architecture comes from.
+      weights_licence: of published weights.
+      input_dtype: of an example, "int32" for tokens.
+      options: fields of the class and their defaults under this name.
+
     Raises:
-      ValueError: `name` is taken.
+      ValueError: `name` is taken, the class has no such field, or the model has another number of parameters.
     """
 
     def enter(builder: Builder) -> Builder:
@@ -75,16 +99,44 @@ def register(
             for field, parameter in inspect.signature(builder).parameters.items()
             if field not in ("parent", "name")
         }
-        _builders[name] = builder
+        for option in options:
+            if option not in defaults:
+                raise ValueError(unknown(f"field of {builder.__name__}, registered as {name!r}", option, defaults))
         settings = {**defaults, **options}
-        _cards[name] = Card(name, task, input_shape, num_parameters, paper, settings, weights_licence, input_dtype)
+        count = _UNKNOWN if num_parameters is None else num_parameters
+        entry = Card(name, task, tuple(input_shape), count, paper, settings, weights_licence, input_dtype)
+        # Those of the zoo are held to their counts by its tests: to trace them all would take seconds at each start.
+        whole = inspect.Parameter.empty not in settings.values()
+        if num_parameters is not None and whole and not builder.__module__.startswith("zoo."):
+            found = _count(builder, entry)
+            if found != num_parameters:
+                raise ValueError(
+                    f"{name!r} has {found:,} parameters, not {num_parameters:,}: correct num_parameters or leave it out"
+                )
+        _builders[name], _cards[name] = builder, entry
         return builder
 
     return enter
 
 
+def _count(builder: Callable[..., nn.Module], entry: Card) -> int:
+    return count_parameters(abstract_variables(_build(builder, entry, {}), entry.example())["params"])
+
+
+@functools.cache
+def load_installed() -> None:
+    """Imports what installed packages offer under the entry point group `flaxzoo`, once."""
+    for entry in entry_points(group="flaxzoo"):
+        try:
+            entry.load()
+        except Exception as error:  # another package's fault must not take the zoo down with it
+            package = entry.dist.name if entry.dist else "a package"
+            _LOG.warning("%s offers %s to flaxzoo, which cannot be imported: %s", package, entry.value, error)
+
+
 def list_models(pattern: str = "*") -> list[str]:
     """Names of the registered models that match a shell-style wildcard, sorted."""
+    load_installed()
     return sorted(fnmatch.filter(_builders, pattern))
 
 
@@ -94,6 +146,25 @@ def model_card(name: str) -> Card:
     Raises:
       ValueError: no model has this name; the nearest names are listed.
     """
+    card = _card(name)
+    if card.num_parameters == _UNKNOWN:
+        card = _cards[name] = dataclasses.replace(card, num_parameters=_count(_builders[name], card))
+    return card
+
+
+def model_builder(name: str) -> Callable[..., nn.Module]:
+    """The class that is registered under a name.
+
+    Raises:
+      ValueError: as `model_card`.
+    """
+    _card(name)
+    return _builders[name]
+
+
+def _card(name: str) -> Card:
+    if name not in _cards:
+        load_installed()
     if name not in _cards:
         raise ValueError(unknown("model", name, _cards))
     return _cards[name]
@@ -107,14 +178,17 @@ def create_model(name: str, **overrides: Any) -> nn.Module:
     Raises:
       ValueError: no model has this name, or it has no such option; the nearest names are listed.
     """
-    card = model_card(name)
+    return _build(model_builder(name), _card(name), overrides)
+
+
+def _build(builder: Callable[..., nn.Module], card: Card, overrides: dict[str, Any]) -> nn.Module:
     for option in overrides:
         if option not in card.options:
-            raise ValueError(unknown(f"option of model {name!r}", option, card.options))
+            raise ValueError(unknown(f"option of model {card.name!r}", option, card.options))
     settings = {**card.options, **overrides}
     missing = sorted(option for option, value in settings.items() if value is inspect.Parameter.empty)
     if missing:
-        raise ValueError(f"model {name!r} needs a value for: {', '.join(missing)}")
+        raise ValueError(f"model {card.name!r} needs a value for: {', '.join(missing)}")
     for option in ("dtype", "param_dtype"):
         if isinstance(settings.get(option), str):
             try:
@@ -124,7 +198,7 @@ def create_model(name: str, **overrides: Any) -> nn.Module:
                     f"{option} {settings[option]!r} does not exist; there are float32, bfloat16, float16 …"
                 ) from None
     # JSON and the command line know lists alone; a module must be hashable.
-    return _builders[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
+    return builder(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:

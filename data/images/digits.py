@@ -3,11 +3,11 @@
 import numpy as np
 
 from data.dataset import ArraySource, Batch, Dataset, Field, Spec, take
-from data.registry import dataset
+from data.registry import register
 from data.scaling import flatten, standardizer
 
 
-@dataset("digits")
+@register("digits")
 def digits(*, flat: bool = False, standardize: bool = False, upsample: int = 1) -> Dataset:
     """1437 train and 360 test examples: `train_test_split(test_size=0.2, random_state=42)`.
 

@@ -12,10 +12,10 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from data.dataset import ArraySource, Batch, Dataset, Field, LazySplits, Source, Spec, take
+from data.dataset import ArraySource, Batch, Dataset, Field, LazySplits, Source, Spec, labels_of, take
 from data.image import ImageReader, open_image, require_image_file
-from data.pipeline import held_out
-from data.registry import dataset
+from data.pipeline import TEST_SEED, held_out
+from data.registry import register
 
 SPLITS = {"train": ("train",), "validation": ("validation", "valid", "val"), "test": ("test",)}
 """The folders that each split may be in."""
@@ -66,7 +66,7 @@ class FolderSource:
         return {"image": images, "label": self.labels[indices]}
 
 
-@dataset("folder")
+@register("folder")
 def folder(
     path: str,
     *,
@@ -81,9 +81,8 @@ def folder(
     test: float | int | None = None,
     unreadable: Literal["raise", "skip"] = "raise",
     in_memory: bool | None = None,
-    seed: int = 0,
 ) -> Dataset:
-    """Pictures in `PATH/SPLIT/CLASS/…`, or in `PATH/CLASS/…` with a test split taken out by a seeded shuffle.
+    """Pictures in `PATH/SPLIT/CLASS/…`, or in `PATH/CLASS/…` with a fifth of each class taken out for the test split.
 
     A path that is not there is looked for in the folder that the environment variable `ZOO_DATA_DIR` names. Splits are
     the folders train, validation (or val) and test; classes are the names of folders, sorted; pictures may lie in
@@ -104,7 +103,6 @@ def folder(
         in_memory: whether decoded images are kept; by default where all of them take at most 1 GiB. Others are read
             when asked for: that files are images is found out before the first, that one is damaged when it is read
             (with "skip", before the first too, which takes the time of reading each).
-        seed: of the shuffle.
 
     Raises:
         FileNotFoundError: if there is no such folder.
@@ -137,7 +135,8 @@ def folder(
             return sources
         every = sources["train"]
         share = 0.2 if test is None else test
-        rest, held = held_out(len(every), share, seed, what="test", where=str(root), epoch=-2)
+        labels = labels_of(every)
+        rest, held = held_out(len(every), share, TEST_SEED, what="test", where=str(root), labels=labels)
         return {"train": take(every, rest), "test": take(every, held)}
 
     return Dataset(
@@ -147,6 +146,7 @@ def folder(
         preprocess=reader.preprocess,
         image_shape=reader.shape,
         reader=reader,
+        stratified=True,
     )
 
 

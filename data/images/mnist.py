@@ -15,7 +15,7 @@ import numpy as np
 from data import tfds
 from data.dataset import ArraySource, Batch, Dataset, Field, LazySplits, Spec
 from data.originals import download, verify
-from data.registry import dataset
+from data.registry import register
 from data.scaling import flatten, to_unit
 
 
@@ -59,7 +59,7 @@ FASHION_MNIST = Origin(
 )
 
 
-@dataset("mnist")
+@register("mnist")
 def mnist(*, pad: int = 0, flat: bool = False, standardize: bool = False) -> Dataset:
     """Handwritten digits (LeCun, Bottou, Bengio & Haffner, 1998), in the original order.
 
@@ -71,7 +71,7 @@ def mnist(*, pad: int = 0, flat: bool = False, standardize: bool = False) -> Dat
     return _build("mnist", MNIST, pad, flat, standardize)
 
 
-@dataset("fashion_mnist")
+@register("fashion_mnist")
 def fashion_mnist(*, pad: int = 0, flat: bool = False, standardize: bool = False) -> Dataset:
     """Photos of clothes (Xiao, Rasul & Vollgraf, 2017). Options as for `mnist`; mean 0.2860, deviation 0.3530."""
     return _build("fashion_mnist", FASHION_MNIST, pad, flat, standardize)

@@ -1,5 +1,5 @@
-"""Rows of numbers, and sequences of them."""
+"""Rows of numbers, sequences of them, and arrays of one's own."""
 
-from data.tables import iris, synthetic
+from data.tables import arrays, columns, iris, synthetic
 
-__all__ = ["iris", "synthetic"]
+__all__ = ["arrays", "columns", "iris", "synthetic"]

@@ -3,11 +3,11 @@
 import numpy as np
 
 from data.dataset import ArraySource, Batch, Dataset, Field, Spec, take
-from data.registry import dataset
+from data.registry import register
 from data.scaling import standardizer
 
 
-@dataset("iris")
+@register("iris")
 def iris(*, positive: str | None = None, standardize: bool = False) -> Dataset:
     """120 train and 30 test examples, stratified: `train_test_split(test_size=0.2, random_state=42, stratify=y)`.
 

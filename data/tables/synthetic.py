@@ -3,10 +3,10 @@
 import numpy as np
 
 from data.dataset import ArraySource, Dataset, Field, Spec
-from data.registry import dataset
+from data.registry import register
 
 
-@dataset("sum_sequence")
+@register("sum_sequence")
 def sum_sequence(*, length: int = 50, size: int = 1000, seed: int = 0) -> Dataset:
     """Standard normal sequences `inputs` [length, 1] and their sums over time `target` [1].
 

@@ -13,7 +13,7 @@ import numpy as np
 from data import tfds
 from data.dataset import ArraySource, Batch, Dataset, Field, Spec
 from data.originals import download, verify
-from data.registry import dataset
+from data.registry import register
 
 URL = (
     "https://raw.githubusercontent.com/karpathy/char-rnn/6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e/data/tinyshakespeare/"
@@ -43,7 +43,7 @@ class WindowSource(ArraySource):
         return {"tokens": arrays["text"][(indices * self._stride)[:, None] + np.arange(self._length + 1)[None]]}
 
 
-@dataset("text")
+@register("text")
 def text(path: str, *, length: int = 100) -> Dataset:
     """Any text file in UTF-8, asked for as `text:PATH`. Its vocabulary is its distinct characters, sorted.
 
@@ -65,7 +65,7 @@ def text(path: str, *, length: int = 100) -> Dataset:
     return _build(f"text:{path}", file.read_bytes(), str(file), length)
 
 
-@dataset("tiny_shakespeare")
+@register("tiny_shakespeare")
 def tiny_shakespeare(*, length: int = 100) -> Dataset:
     """A million characters of Shakespeare's plays (Karpathy, 2015), 65 distinct ones. Split and cut as `text` is.
 

@@ -6,7 +6,7 @@ from datetime import date
 import numpy as np
 
 from data.dataset import ArraySource, Dataset, Field, Spec
-from data.registry import dataset
+from data.registry import register
 from data.text.tokens import END, SPECIAL, encode, pad
 
 _MONTHS = (
@@ -47,7 +47,7 @@ _CHARACTERS = sorted({*"0123456789-", *(character for form in FORMS for day in _
 _LONGEST = max(len(form(day)) for form in FORMS for day in _A_YEAR)
 
 
-@dataset("dates")
+@register("dates")
 def dates(*, size: int = 50_000, seed: int = 0) -> Dataset:
     """Days from 1900 to 2099 in ten forms, and the same in ISO 8601: "3rd of March, 1998" → "1998-03-03".
 

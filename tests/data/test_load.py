@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 import data
-from data.registry import dataset
 
 
 def rows(dataset, split, field="image"):
@@ -27,7 +26,7 @@ def test_lists_its_own_names():
 
 def test_unknown_name_shows_the_nearest_and_all():
     with pytest.raises(
-        ValueError, match=r"'digit'; nearest: digits.*digits, fashion_mnist.* iris, mnist, sum_sequence"
+        ValueError, match=r"'digit'; nearest: digits.*digits, fashion_mnist.* iris, mnist, npz, sum_sequence"
     ):
         data.load("digit")
     with pytest.raises(ValueError, match=r"'cifar1'; nearest: cifar10"):
@@ -42,8 +41,8 @@ def test_unknown_option_shows_the_nearest_and_all():
 
 
 def test_duplicate_name_raises():
-    with pytest.raises(ValueError, match=r"'digits' is already registered, by data\.digits"):
-        dataset("digits")(lambda: None)
+    with pytest.raises(ValueError, match=r"'digits' is registered already, by data\.images\.digits"):
+        data.register("digits")(lambda: None)
 
 
 @pytest.mark.parametrize(("validation", "held"), [(0.1, 144), (1, 1), (200, 200), (1436, 1436)])

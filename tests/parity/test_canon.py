@@ -113,7 +113,7 @@ def test_logits_and_stages_of_timm(name):
     options = OPTIONS.get(name, {})
     model, x = zoo.create_model(name, **options), example(1, *zoo.model_card(name).input_shape)
     theirs = with_random_weights(of_timm(name))
-    variables = pretrained.from_torch(name, theirs.state_dict(), **options)
+    variables = pretrained.from_torch(name, theirs.state_dict(), **options).variables
     seen = []
     for module in stages(name, theirs):
         module.register_forward_hook(lambda module, inputs, output: seen.append(output))
@@ -137,7 +137,7 @@ def test_logits_of_torchvision(name):
     epsilon = pretrained.torchvision.EPSILON.get(name)
     options = {"epsilon": epsilon} if epsilon else OPTIONS.get(name, {})
     theirs = with_random_weights(of_torchvision(name))
-    variables = pretrained.from_torch(name, theirs.state_dict(), **options)
+    variables = pretrained.from_torch(name, theirs.state_dict(), **options).variables
     x = example(1, *((224, 224) if name in VITS else (161, 97)), 3)
     with torch.inference_mode():
         wanted = theirs(images(x))
@@ -149,7 +149,7 @@ def test_logits_of_vit_at_another_size(name):
     """Larger and smaller, and no square: timm resamples the position embeddings likewise."""
     model, x = zoo.create_model(name, num_layers=1), example(1, 240, 112, 3)
     theirs = with_random_weights(of_timm(name, dynamic_img_size=True, depth=1))
-    variables = pretrained.from_torch(name, theirs.state_dict(), num_layers=1)
+    variables = pretrained.from_torch(name, theirs.state_dict(), num_layers=1).variables
     with torch.inference_mode():
         wanted = theirs(images(x))
     assert_close(compiled(model.apply)(variables, x), wanted, 1e-5)
@@ -165,7 +165,7 @@ def test_features_are_what_timm_gives_without_classes(name):
     options = {**OPTIONS.get(name, {}), "num_classes": 0}
     model, x = zoo.create_model(name, **options), example(1, size, size, 1)
     theirs = with_random_weights(of_timm(name, num_classes=0, in_chans=1))
-    variables = pretrained.from_torch(name, theirs.state_dict(), **options, channels=1)
+    variables = pretrained.from_torch(name, theirs.state_dict(), **options, channels=1).variables
     with torch.inference_mode():
         wanted = theirs(images(x))
     assert_close(compiled(model.apply)(variables, x), wanted, 1e-5)
@@ -220,7 +220,7 @@ def test_training(name):
     model, x, label = zoo.create_model(name, **options), example(4, 64, 64, 3), np.arange(4)
     theirs = of_timm(name, num_classes=10, **({"dynamic_img_size": True} if name in VITS else {}))
     theirs = with_random_weights(theirs).train()
-    variables = pretrained.from_torch(name, theirs.state_dict(), **options)
+    variables = pretrained.from_torch(name, theirs.state_dict(), **options).variables
     theirs = theirs.double() if name in SMOOTH else theirs
 
     @compiled
@@ -255,7 +255,7 @@ def test_gradient_of_every_parameter_of_resnet50():
     name, label = "resnet50", np.arange(2)
     model, x = zoo.create_model(name, num_classes=10), example(2, 40, 40, 3)
     theirs = with_random_weights(of_timm(name, num_classes=10))
-    variables = pretrained.from_torch(name, theirs.state_dict(), num_classes=10)
+    variables = pretrained.from_torch(name, theirs.state_dict(), num_classes=10).variables
     theirs = theirs.double()
     torch.nn.functional.cross_entropy(theirs(images(x).double()), torch.from_numpy(label)).backward()
     with jax.enable_x64(True):

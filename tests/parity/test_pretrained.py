@@ -43,13 +43,13 @@ def assert_same(first, second):
 
 
 def load(file, options):
-    return pretrained.load("vit_tiny_patch16_224", file, **options)
+    return pretrained.load("vit_tiny_patch16_224", file, **options).variables
 
 
 def test_tensors_and_parameters(vit):
     options, variables, state = vit
     parameters = {key: torch.nn.Parameter(tensor) for key, tensor in state.items()}
-    assert_same(pretrained.from_torch("vit_tiny_patch16_224", parameters, **options), variables)
+    assert_same(pretrained.from_torch("vit_tiny_patch16_224", parameters, **options).variables, variables)
 
 
 def test_load_reads_a_file_of_torch(vit, tmp_path):
@@ -59,7 +59,9 @@ def test_load_reads_a_file_of_torch(vit, tmp_path):
     halves = {key: tensor.bfloat16() for key, tensor in state.items()}
     torch.save(halves, tmp_path / "model.pt")
     wanted = {key: tensor.float().numpy() for key, tensor in halves.items()}
-    assert_same(load(tmp_path / "model.pt", options), pretrained.from_torch("vit_tiny_patch16_224", wanted, **options))
+    assert_same(
+        load(tmp_path / "model.pt", options), pretrained.from_torch("vit_tiny_patch16_224", wanted, **options).variables
+    )
 
 
 class Unwanted:
@@ -181,7 +183,7 @@ def test_keras_applications(name, builder, size, kinds, tmp_path):
     for kind in kinds:
         file = tmp_path / f"model.{kind}"
         network.save_weights(file) if kind == "weights.h5" else network.save(file)
-        variables = pretrained.from_keras(name, file, **options)
+        variables = pretrained.from_keras(name, file, **options).variables
         prepared = pretrained.describe(name, file).preprocessing
         x = ((images / 255 - np.array(prepared.mean)) / np.array(prepared.std)).astype(np.float32)
         logits = np.asarray(jax.jit(zoo.create_model(name, **options).apply)(variables, x))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
 
 import chex
 import flax.linen as nn
@@ -42,7 +44,7 @@ def test_register_and_create():
 
 def test_variants_of_one_class_keep_their_own_defaults():
     for features in (1, 2):
-        zoo.register(f"line{features}", **ENTRY, features=features)(Line)
+        zoo.register(f"line{features}", input_shape=(3,), features=features)(Line)
     assert zoo.create_model("line1") == Line(1)
     assert zoo.create_model("line2") == Line(2)
 
@@ -131,3 +133,59 @@ def test_cards_tell_the_truth(name):
     assert {option: getattr(model, option) for option in card.options} == card.options
     with pytest.raises(dataclasses.FrozenInstanceError):
         card.num_parameters = 0
+
+
+# ---- what a user registers ----
+
+
+class Small(nn.Module):
+    num_classes: int = 3
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        return nn.Dense(self.num_classes)(x.reshape(len(x), -1))
+
+
+def test_a_name_and_a_shape_are_enough():
+    zoo.register("small", input_shape=(2, 2, 1))(Small)
+    card = zoo.model_card("small")
+    assert (card.num_parameters, card.task, card.paper, card.weights_licence) == (4 * 3 + 3, "classification", "", None)
+    assert card.example().shape == (1, 2, 2, 1)
+
+
+def test_a_wrong_count_is_refused():
+    with pytest.raises(ValueError, match="'small' has 15 parameters, not 16: correct num_parameters or leave it out"):
+        zoo.register("small", input_shape=(2, 2, 1), num_parameters=16)(Small)
+    assert "small" not in zoo.list_models()
+    zoo.register("small", input_shape=(2, 2, 1), num_parameters=15)(Small)
+    assert zoo.model_card("small").num_parameters == 15
+
+
+def test_an_option_that_is_no_field_is_refused():
+    with pytest.raises(ValueError, match="unknown field of Small, registered as 'small': 'num_class'; nearest: num_cl"):
+        zoo.register("small", input_shape=(2, 2, 1), num_class=2)(Small)
+
+
+class Offer(NamedTuple):
+    """An entry point of an installed package."""
+
+    value: str
+    load: Callable[[], None]
+    dist: None = None
+
+
+@pytest.mark.parametrize("find", [lambda: zoo.list_models(), lambda: zoo.model_card("theirs")], ids=["list", "by name"])
+def test_installed_packages_offer_models(monkeypatch, caplog, find):
+    def broken():
+        raise RuntimeError("no such device")
+
+    offers = [
+        Offer("broken_package", broken),
+        Offer("their_package", lambda: zoo.register("theirs", input_shape=(2,))(Small)),
+    ]
+    monkeypatch.setattr(registry, "entry_points", lambda group: offers if group == "flaxzoo" else [])
+    registry.load_installed.cache_clear()
+    find()
+    assert zoo.model_card("theirs").num_parameters == 9
+    assert "a package offers broken_package to flaxzoo, which cannot be imported: no such device" in caplog.text
+    registry.load_installed.cache_clear()

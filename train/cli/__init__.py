@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import logging
 import os
 import sys
 import threading
+import typing
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import tyro
+from tyro.conf import UseAppendAction, arg
 
 from train import launch
 from train.cli import making, models, training, using
@@ -30,6 +36,40 @@ COMMANDS = {
 }
 
 
+Imports = Annotated[
+    UseAppendAction[tuple[str, ...]],
+    arg(
+        name="import",
+        metavar="MODULE",
+        help="my_module or my_file.py with models, data sets, tasks or recipes of your own; as often as needed",
+    ),
+]
+
+
+def _with_imports(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the option --import, which makes a user's own code known before it runs."""
+
+    @functools.wraps(command)
+    def run(*arguments: Any, imports: tuple[str, ...] = (), **options: Any) -> None:
+        if options.get("distributed"):
+            launch.join_processes()  # before anything can ask JAX for its devices
+        if imports:
+            from train.code import import_code
+
+            for reference in imports:
+                import_code(reference)
+        command(*arguments, **options)
+
+    signature = inspect.signature(command)
+    hints = typing.get_type_hints(command, include_extras=True)
+    parameters = [p.replace(annotation=hints[p.name]) for p in signature.parameters.values()]
+    added = inspect.Parameter("imports", inspect.Parameter.KEYWORD_ONLY, default=(), annotation=Imports)
+    run.__signature__ = signature.replace(parameters=[*parameters, added])  # type: ignore[attr-defined]
+    run.__annotations__ = {**hints, "imports": Imports}
+    del run.__wrapped__  # type: ignore[attr-defined]
+    return run
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Runs one command. Mistakes of the user end in one line on stderr and exit status 1; ZOO_DEBUG=1 shows where."""
     if arguments is None:
@@ -41,7 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
         threading.excepthook = lambda args: None
     try:
         tyro.extras.subcommand_cli_from_dict(
-            COMMANDS,
+            {name: _with_imports(command) for name, command in COMMANDS.items()},
             args=arguments,
             prog="zoo",
             description="A functional model zoo for JAX and Flax: train, evaluate, use and measure its models.",

@@ -8,7 +8,6 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from train import launch
 from train.cli import console
 from train.cli.arguments import Json
 
@@ -31,14 +30,26 @@ def recipes(
 
 
 def train(
-    recipe: Annotated[Positional[str], arg(metavar="RECIPE", help="a recipe of `zoo recipes`")] = "lenet5_digits",
+    recipe: Annotated[
+        Positional[str | None],
+        arg(
+            metavar="RECIPE",
+            help="a recipe of `zoo recipes`, my_recipe.py, or my_module:name; lenet5_digits by default",
+        ),
+    ] = None,
     settings: Annotated[
         Positional[tuple[str, ...]],
         arg(metavar="NAME=VALUE", help="changes to it, such as epochs=3 model_options.dropout_rate=0.2"),
     ] = (),
     run: Annotated[Path | None, arg(help="folder of the run; runs/RECIPE by default")] = None,
-    resume: Annotated[bool, arg(help="continue the run from its newest checkpoint")] = False,
-    distributed: Annotated[bool, arg(help="run as one of several processes, see the environment below")] = False,
+    resume: Annotated[
+        bool,
+        arg(
+            help="continue the run from its newest checkpoint, with its own settings; begin it where there is none "
+            "yet; with epochs=N go on from its end"
+        ),
+    ] = False,
+    distributed: Annotated[bool, arg(help="run as one of several processes, see above")] = False,
     json: Json = False,
 ) -> None:
     """Train a recipe.
@@ -47,14 +58,18 @@ def train(
     clusters that JAX knows (Slurm, Cloud TPU, Open MPI, Kubernetes) need nothing more; elsewhere set
     JAX_COORDINATOR_ADDRESS (host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID for each process.
     """
-    if distributed:
-        launch.join_processes()
     import train.recipes  # noqa: F401
-    from train.recipe import get_recipe, override
+    from train.recipe import get_recipe, override, recipe_name
     from train.runs import run as runs
 
-    folder = run or Path("runs") / recipe
-    report = runs.train(override(get_recipe(recipe), settings), folder, resume=resume, progress=not json)
+    if recipe is not None and "=" in recipe:
+        recipe, settings = None, (recipe, *settings)
+    name = recipe_name(recipe or "lenet5_digits")
+    folder = run or Path("runs") / name
+    wanted = override(get_recipe(name), settings)
+    if resume and (folder / "recipe.json").is_file():
+        wanted = runs.continued(folder, settings, wanted if recipe else None)
+    report = runs.train(wanted, folder, resume=resume, progress=not json)
     if json:
         return console.print_json(report)
     console.print_report(report)

@@ -39,20 +39,33 @@ def evaluate(
 
 def predict(
     run: Annotated[Positional[Path], arg(metavar="RUN", help="a folder that `zoo train` or `zoo convert` made")],
-    files: Annotated[Positional[tuple[Path, ...]], arg(metavar="FILE", help="images")],
+    files: Annotated[
+        Positional[tuple[Path, ...]],
+        arg(metavar="FILE", help="images, folders of them or wildcards; for the run of a table CSV files"),
+    ],
+    top: Annotated[int, arg(help="how many of the most probable classes to print")] = 1,
     invert: Annotated[bool, arg(help="the images are dark on light, the training data light on dark")] = False,
     json: Json = False,
 ) -> None:
-    """Classify images with the best checkpoint of a run, or with converted weights: class and probability."""
+    """Classify images, or lines of a CSV file, with the best checkpoint of a run or with converted weights.
+
+    Of a regression the numbers are printed that it tells.
+    """
+    from train.inference.prediction import Estimate
     from train.inference.prediction import predict as predict_files
 
     if not files:
         raise ValueError("no image given: zoo predict RUN FILE…")
+    if top < 1:
+        raise ValueError(f"--top must be at least 1, not {top}")
     predictions = predict_files(run, files, invert=invert)
     if json:
         return console.print_json([prediction._asdict() for prediction in predictions])
-    for prediction in predictions:
-        print(f"{prediction.file}: {prediction.label} ({prediction.probability:.1%})")
+    for each in predictions:
+        if isinstance(each, Estimate):
+            print(f"{each.file}: {', '.join(f'{value:.6g}' for value in each.values)}")
+        else:
+            print(f"{each.file}: " + ", ".join(f"{label} ({share:.1%})" for label, share in each.top(top)))
 
 
 def export(run: RunFolder, out: Annotated[Path, arg(help="the file to write")], json: Json = False) -> None:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+import data
 from train.inference.decode import exact_match
 from train.inference.loading import Run, classes_of, load, require_split
 from train.loop import evaluate as evaluate_task
@@ -80,6 +81,9 @@ def examine(run: Run, split: str) -> Evaluation:
     if run.recipe.task == "seq2seq":
         inputs = task_option(run.recipe, "inputs")
         result[f"{split}_exact_match"] = exact_match(run.model, run.variables, run.dataset, split, inputs=inputs)
+    reader = run.dataset.reader
+    if run.recipe.task == "regression" and isinstance(reader, data.TableReader):
+        result[f"{split}_mae_of_{reader.target}"] = metrics["mae"] * reader.target_std  # in the units of the file
     if run.recipe.task != "classification":
         return Evaluation(result)
     from sklearn.metrics import classification_report, confusion_matrix

@@ -26,13 +26,21 @@ def export(folder: str | Path, out: str | Path) -> dict[str, object]:
       What was written: file, bytes, platforms, input and output shapes, classes in the order of the output.
 
     Raises:
-      ValueError: the run is no classifier of images.
+      ValueError: the run is no classifier of images, or its model is written for one size of batch.
       OSError: the file cannot be written.
     """
     run = load(folder)
     (batch,) = jax_export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *run.dataset.raw_image_shape), jnp.float32)
-    exported = jax_export.export(jax.jit(image_classifier(run)), platforms=PLATFORMS)(images)
+    try:
+        exported = jax_export.export(jax.jit(image_classifier(run)), platforms=PLATFORMS)(images)
+    except TypeError as error:
+        if "_DimExpr" not in str(error):
+            raise
+        raise ValueError(
+            f"the model {run.recipe.model!r} cannot be exported for batches of any size: it takes the size of a batch "
+            "for a number, as len(x) and int(x.shape[0]) do; x.shape[0] itself will do"
+        ) from error
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_bytes(exported.serialize())

@@ -10,6 +10,7 @@ import jax
 
 import data
 import zoo
+from train.inference.sources import require_sources
 from train.recipe import Recipe, from_json
 from zoo.checkpoint import saved_meta
 
@@ -36,10 +37,13 @@ def load(folder: str | Path) -> Run:
         recipe = read_recipe(folder)
     else:
         recipe = Recipe(model=saved_meta(folder)["model"], data="")
-    model, variables = zoo.load_model(folder)
     meta = saved_meta(folder)
+    require_sources(folder, meta)
+    model, variables = zoo.load_model(folder)
     if "preprocessing" in meta:
         dataset = _pictures(str(folder), meta, model)
+    elif "table" in meta:
+        dataset = _lines(str(folder), meta)
     elif recipe.data:
         dataset = data.load(recipe.data, seed=recipe.seed, **recipe.data_options)
     else:
@@ -53,6 +57,14 @@ def _pictures(name: str, meta: dict[str, Any], model: nn.Module) -> data.Dataset
     classes = tuple(meta["classes"]) or tuple(map(str, range(getattr(model, "num_classes", 0))))
     spec = data.Spec({"image": data.Field(reader.shape, "float32"), "label": data.Field((), "int32")}, classes)
     return data.Dataset(name, spec, {}, reader.preprocess, image_shape=reader.shape, reader=reader)
+
+
+def _lines(name: str, meta: dict[str, Any]) -> data.Dataset:
+    """What a model of a table needs to know of its data, without the table."""
+    reader = data.TableReader.of(**meta["table"])
+    told = {"label": data.Field((), "int32")} if reader.classes else {"target": data.Field((1,), "float32")}
+    spec = data.Spec({"features": data.Field(reader.shape, "float32"), **told}, reader.classes)
+    return data.Dataset(name, spec, {}, reader.preprocess, reader=reader)
 
 
 def read_recipe(folder: Path) -> Recipe:

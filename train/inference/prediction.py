@@ -1,8 +1,10 @@
-"""Images classified by a trained run."""
+"""What a trained run says of images, and of lines of a table."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import glob
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,45 +22,143 @@ _BATCH = 64
 
 
 class Prediction(NamedTuple):
-    """The class of one image, its probability, and the probabilities of all classes by name."""
+    """The class of one example, its probability, and the probabilities of all classes by name.
+
+    Attributes:
+      file: where the example is: an image file, or a file and a line of it.
+      label: the most probable class.
+      probability: of this class.
+      probabilities: of all classes.
+    """
 
     file: str
     label: str
     probability: float
     probabilities: dict[str, float]
 
+    def top(self, count: int) -> list[tuple[str, float]]:
+        """The most probable classes and their probabilities, the most probable first."""
+        return sorted(self.probabilities.items(), key=lambda each: -each[1])[:count]
 
-def predict(folder: str | Path, files: Sequence[str | Path], *, invert: bool = False) -> list[Prediction]:
-    """Classifies image files with the best checkpoint of a run.
+
+class Estimate(NamedTuple):
+    """The numbers that a regression tells of one example.
+
+    Attributes:
+      file: where the example is: a file, or a file and a line of it.
+      values: one for each target.
+    """
+
+    file: str
+    values: list[float]
+
+
+def predict(
+    folder: str | Path, files: Sequence[str | Path], *, invert: bool = False
+) -> list[Prediction] | list[Estimate]:
+    """What the best checkpoint of a run says of image files, or of the lines of CSV files.
 
     Args:
-      folder: the run of a classifier of images, or a folder of `zoo convert`.
-      files: in any format that Pillow reads; resized to what the data set has, and cropped where its were.
+      folder: the run of a classifier or a regression, on images or on a table; or a folder of `zoo convert`.
+      files: images in any format that Pillow reads, which are resized to what the data set has, and cropped where its
+        were; or CSV files with the columns of the run's own. A folder stands for all such files in it and in the
+        folders within, a wildcard such as "photos/*.jpg" for what it matches.
       invert: for dark strokes on a light ground, where the data set has light ones on a dark ground.
 
+    Returns:
+      For each example, in order, a `Prediction` of a classifier or an `Estimate` of a regression.
+
     Raises:
-      ValueError: the run is no classifier of images, or a file is no image.
+      FileNotFoundError: there is no such file, or none that a folder or a wildcard stands for.
+      ValueError: the run does something else, or a file cannot be read.
     """
     run = load(folder)
+    table = isinstance(run.dataset.reader, data.TableReader)
+    if run.recipe.task not in ("classification", "regression"):
+        classes_of(run)  # refuses
+    field = "features" if table else "image"
+    if field not in run.dataset.spec.fields:
+        raise ValueError(
+            f"the data of this run ({run.recipe.data}) are no images and no CSV file; they have the fields "
+            f"{', '.join(run.dataset.spec.fields)}"
+        )
+    outputs = jax.jit(_outputs(run, field))
+    names: list[str] = []
+    parts: list[np.ndarray] = []
+    for batch_names, batch in _batches(run, files_of(files, table=table), invert=invert):
+        names += batch_names
+        parts.append(np.asarray(outputs(batch)))
+    values = np.concatenate(parts)
+    if run.recipe.task == "regression":
+        if isinstance(run.dataset.reader, data.TableReader):
+            values = run.dataset.reader.unscaled(values)
+        return [Estimate(name, row.ravel().tolist()) for name, row in zip(names, values, strict=True)]
     classes = classes_of(run)
-    classify = jax.jit(image_classifier(run))
-    shape, reader = run.dataset.raw_image_shape, run.dataset.reader
+    return [
+        Prediction(name, classes[int(row.argmax())], float(row.max()), dict(zip(classes, row.tolist(), strict=True)))
+        for name, row in zip(names, values, strict=True)
+    ]
 
-    def decode(file: str | Path) -> np.ndarray:
+
+def files_of(given: Sequence[str | Path], *, table: bool = False) -> list[Path]:
+    """Files, and what folders and wildcards stand for: images, or CSV files of a `table`, sorted.
+
+    Raises:
+      FileNotFoundError: a folder or a wildcard stands for nothing.
+    """
+    found: list[Path] = []
+    for each in map(Path, given):
+        if each.is_dir():
+            inside = sorted(_within(each, table))
+        elif glob.has_magic(str(each)) and not each.exists():
+            inside = sorted(map(Path, glob.glob(str(each), recursive=True)))
+        else:
+            inside = [each]
+        if not inside:
+            raise FileNotFoundError(f"there is no {'CSV file' if table else 'image'} in {each}")
+        found += inside
+    return found
+
+
+def _within(folder: Path, table: bool) -> Iterator[Path]:
+    from PIL import Image
+
+    endings = {".csv"} if table else set(Image.registered_extensions())
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name[0] != "."]
+        yield from (Path(parent) / n for n in names if n[0] != "." and Path(n).suffix.lower() in endings)
+
+
+def _batches(run: Run, files: Sequence[Path], *, invert: bool) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Names of examples and the examples, raw, `[batch, …]`."""
+    reader = run.dataset.reader
+    if isinstance(reader, data.TableReader):
+        for file in files:
+            features = reader.read(file)
+            yield [f"{file}, row {row}" for row in range(1, len(features) + 1)], features
+        return
+    shape = run.dataset.raw_image_shape
+
+    def decode(file: Path) -> np.ndarray:
         if reader is None:
             return data.decode_image(file, shape, invert=invert)
         image = to_unit(reader.read(file))
         return 1 - image if invert else image
 
-    batches = [files[start : start + _BATCH] for start in range(0, len(files), _BATCH)]
-    probabilities = np.concatenate(
-        [np.asarray(classify(np.stack([decode(file) for file in each]))) for each in batches]
-    )
-    best = probabilities.argmax(axis=1)
-    return [
-        Prediction(str(file), classes[index], float(row[index]), dict(zip(classes, map(float, row), strict=True)))
-        for file, index, row in zip(files, best, probabilities, strict=True)
-    ]
+    for start in range(0, len(files), _BATCH):
+        batch = files[start : start + _BATCH]
+        yield [str(file) for file in batch], np.stack([decode(file) for file in batch])
+
+
+def _outputs(run: Run, field: str) -> Callable[[Any], jax.Array]:
+    """From raw examples to class probabilities, or to the targets of a regression."""
+
+    def outputs(raw: Any) -> jax.Array:
+        inputs = run.dataset.preprocess({field: raw})[field]
+        values = jnp.asarray(run.model.apply(run.variables, inputs))
+        return class_probabilities(values) if run.recipe.task == "classification" else values.astype(jnp.float32)
+
+    return outputs
 
 
 def image_classifier(run: Run) -> Callable[[Any], jax.Array]:
@@ -70,13 +170,8 @@ def image_classifier(run: Run) -> Callable[[Any], jax.Array]:
       ValueError: the run is no classifier of images.
     """
     classes_of(run)
-    _, dataset, model, variables = run
-    if "image" not in dataset.spec.fields:
+    if "image" not in run.dataset.spec.fields:
         raise ValueError(
-            f"the data of this run ({run.recipe.data}) are not images, but {', '.join(dataset.spec.fields)}"
+            f"the data of this run ({run.recipe.data}) are not images, but {', '.join(run.dataset.spec.fields)}"
         )
-
-    def classify(images: Any) -> jax.Array:
-        return class_probabilities(jnp.asarray(model.apply(variables, dataset.preprocess({"image": images})["image"])))
-
-    return classify
+    return _outputs(run, "image")

@@ -23,15 +23,30 @@ _LOG = logging.getLogger(__name__)
 
 
 class Restored(NamedTuple):
-    """What a checkpoint held: the state, a row for each evaluation until then, and whether training had ended."""
+    """What a checkpoint held.
+
+    Attributes:
+      state: everything that training goes on from.
+      history: a row for each evaluation until then.
+      finished: how many steps had been asked for where training ended there; 0 where it did not end.
+    """
 
     state: State
     history: History
-    finished: bool
+    finished: int
 
 
 class CheckpointError(RuntimeError):
     """A checkpoint could not be written, or none could be read."""
+
+
+def finished_steps(folder: str | Path) -> int:
+    """How many steps had been asked for where the training in a run folder has ended; 0 where it goes on."""
+    steps = [int(step.name) for step in (Path(folder) / weights.CHECKPOINTS).glob("*") if step.name.isdigit()]
+    try:
+        return int(weights.read_meta(Path(folder) / weights.CHECKPOINTS / str(max(steps)))["finished"]) if steps else 0
+    except (ValueError, KeyError):  # damaged: the one before it will be taken, from which training goes on
+        return 0
 
 
 class Checkpoints:
@@ -46,7 +61,8 @@ class Checkpoints:
       monitor: the column of the history that tells which checkpoint is best.
       best_is_highest: whether more of it is better.
       keep: how many of the last ones are kept beside the best.
-      every: how many evaluations lie between two checkpoints; the last evaluation always makes one.
+      every: how many evaluations lie between two checkpoints; the last evaluation always makes one, and so does one that
+        is better than all before it.
     """
 
     def __init__(
@@ -69,24 +85,25 @@ class Checkpoints:
         self._every = every
         self._manager = weights.manager(self._folder, keep=keep)
 
-    def save(self, step: int, state: State, history: History, *, finished: bool = False) -> None:
+    def save(self, step: int, state: State, history: History, *, finished: int = 0) -> None:
         """Saves in the background; the state may be donated as soon as this returns.
 
         Args:
           step: the name of the checkpoint.
           state: what to save.
           history: what goes with it, a row for each evaluation so far.
-          finished: whether training ends here; such a state is always saved.
+          finished: how many steps were asked for, where training ends here; 0 where it goes on. The state at the end is
+            always saved.
 
         Raises:
           CheckpointError: this checkpoint or the one before it could not be written, as on a full disk.
           ValueError: the history has no column of the name to monitor.
         """
-        if not finished and len(history) % self._every:
-            return
         if self._monitor not in history[-1]:
             raise ValueError(f"cannot monitor {self._monitor!r}: the history has {', '.join(history[-1])}")
-        score = float(np.nan_to_num(self._sign * history[-1][self._monitor], nan=-np.inf))
+        *before, score = map(self._score, history)
+        if not finished and len(history) % self._every and score <= max(before, default=-np.inf):
+            return
         meta = {**self._meta, "score": score, "history": history, "finished": finished}
         try:
             self._manager.save(
@@ -94,6 +111,11 @@ class Checkpoints:
             )
         except Exception as error:  # whatever Orbax and TensorStore make of a failed write
             raise self._failed(error) from error
+
+    def _score(self, row: Mapping[str, float]) -> float:
+        """How good a row of the history is; what is not finite is worse than all that is."""
+        value = self._sign * row[self._monitor]
+        return value if np.isfinite(value) else -np.inf
 
     def wait(self) -> None:
         """Returns when all is on disk.
@@ -129,7 +151,7 @@ class Checkpoints:
             if damaged:
                 _LOG.warning("continuing from the checkpoint before it, step %d", step)
                 self._manager.reload()
-            return Restored(state, meta["history"], meta["finished"])
+            return Restored(state, meta["history"], int(meta["finished"]))
         if damaged:
             step, reason = damaged[0]
             raise CheckpointError(f"none of the checkpoints in {self._folder} can be read; of step {step}: {reason}")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -21,6 +22,8 @@ from train.state import Batch, State, Task
 from train.tasks.step import step_key
 
 MAX_STEPS_PER_DISPATCH = 100
+
+_LOG = logging.getLogger(__name__)
 
 _AUGMENT = 3
 """What is folded into a step's key for augmentation; see also `train.tasks.step`."""
@@ -70,9 +73,13 @@ class Fitted(NamedTuple):
     history: History
 
 
+Data = data.Dataset | Mapping[str, Any] | tuple[Any, Any]
+"""A data set; arrays by field, as `data.from_arrays` takes them; or inputs and what is to be told of them."""
+
+
 def fit(
     task: Task,
-    dataset: data.Dataset,
+    dataset: Data,
     *,
     batch_size: int,
     epochs: float | None = None,
@@ -90,12 +97,15 @@ def fit(
 ) -> Fitted:
     """Trains a task.
 
+        fitted = fit(classification(model, optax.adam(1e-3)), (images, labels), batch_size=32, epochs=5)
+
     Which examples a step sees is a function of (seed, step) alone: it depends neither on devices and processes nor on
     interruptions. A run that continues from a checkpoint ends with the same bits as one that was never interrupted.
 
     Args:
       task: what to train.
-      dataset: its split "train" is trained on.
+      dataset: its split "train" is trained on. Or arrays by field, such as `{"features": x, "label": y}`; or a pair,
+        which is `image` and `label` where the second holds whole numbers or names, else `inputs` and `target`.
       batch_size: examples in a step, over all devices and processes.
       epochs: passes over the data, or
       steps: steps to take; one of the two.
@@ -109,12 +119,14 @@ def fit(
       augment: changes the training examples, before they are preprocessed, with a key of each step's own.
       adapt: changes the state after each evaluation, such as `train.optim.plateau.Plateau.rescale`.
       callbacks: told of each dispatch and evaluation.
-      checkpoints: where to save; training continues from the newest one there.
+      checkpoints: where to save; training continues from the newest one there. Where it had ended, it goes on if more
+        steps are asked for than then, with the schedule of the new length.
 
     Raises:
       ValueError: sizes that do not fit together, before anything is compiled.
       DivergedError: the loss became NaN or infinite; the message names the step.
     """
+    dataset = as_dataset(dataset)
     plan = plan or parallel.jit(parallel.devices_for(batch_size))
     training = feed(dataset, "train", plan)
     per_epoch = data.steps_per_epoch(training.num_examples, batch_size)
@@ -138,7 +150,9 @@ def fit(
         checkpoints.require_space(state)
         if (saved := checkpoints.restore(plan.unplace(plan.place(state)))) is not None:
             state, history = saved.state, saved.history
-            if saved.finished:
+            if saved.finished >= total:
+                if saved.finished > total:
+                    _LOG.warning("training has ended already, after %d steps; %d were asked for", saved.finished, total)
                 return Fitted(state, history)
     first = int(state.step)
     placed = plan.place(state)
@@ -187,7 +201,7 @@ def fit(
         report = Report(step, total, step / per_epoch, {}, history, True)
         stop = any([callback(report) for callback in callbacks])
         if checkpoints is not None:
-            checkpoints.save(step, plan.unplace(placed), history, finished=stop or step == total)
+            checkpoints.save(step, plan.unplace(placed), history, finished=total if stop or step == total else 0)
         if stop:
             break
     if checkpoints is not None:
@@ -195,16 +209,38 @@ def fit(
     return Fitted(plan.unplace(placed), history)
 
 
+def as_dataset(source: Data) -> data.Dataset:
+    """What `fit` and `evaluate` take as data, as a data set; arrays are its split "train".
+
+    Raises:
+      ValueError: see `data.from_arrays`.
+    """
+    if isinstance(source, data.Dataset):
+        return source
+    if isinstance(source, Mapping):
+        return data.from_arrays(**source)
+    if not isinstance(source, tuple) or len(source) != 2:
+        raise ValueError(
+            f"data are a data set, arrays by field or a pair of arrays; not {type(source).__name__}"
+            + (f" of {len(source)}" if isinstance(source, tuple) else "")
+        )
+    inputs, wanted = source
+    names = ("inputs", "target") if np.asarray(wanted).dtype.kind == "f" else ("image", "label")
+    return data.from_arrays(**dict(zip(names, (inputs, wanted), strict=True)))
+
+
 def evaluate(
     task: Task,
-    dataset: data.Dataset,
+    dataset: Data,
     state: State,
     *,
     split: str = "test",
     plan: Plan | None = None,
     batch_size: int = 128,
 ) -> dict[str, float]:
-    """The metrics of one split, every example counted once."""
+    """The metrics of one split, every example counted once; or of arrays, as `fit` takes them."""
+    if not isinstance(dataset, data.Dataset):
+        dataset, split = as_dataset(dataset), "train"
     plan = plan or parallel.jit()
     return evaluator(task, feed(dataset, split, plan), plan, batch_size)(plan.place(state))
 

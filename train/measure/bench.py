@@ -72,7 +72,11 @@ def bench(
         raise ValueError(f"there is no task {card.task!r} to measure {name!r} with")
     layout = parallel.plan(plan)
     layout.rows(batch_size)
-    model = zoo.create_model(name, dtype=dtype, **options)
+    if "dtype" in card.options:
+        options["dtype"] = dtype
+    elif dtype != "float32":
+        raise ValueError(f"the model {name!r} has no dtype to choose; it is measured in float32")
+    model = zoo.create_model(name, **options)
     task = TASKS[card.task](model, optimizer("adamw", 1e-3))
     batch, inputs = _random_batch(card, model, batch_size, image_size)
     state = task.init(jax.random.key(0), batch)

@@ -12,7 +12,8 @@ def mlp_digits() -> Recipe:
 
     Command: zoo train mlp_digits
     Time: 6 s on 2 CPU cores, start and reports included; an epoch takes 3 ms.
-    Reached: 98.1 % of the 360 test images (98.3 % to 98.6 % at the end of training, over six seeds).
+    Reached: 98.1 % of the 360 test images (98.1 % to 98.6 % over six seeds), by the checkpoint of the lowest validation
+      loss: by accuracy on 144 held-out images, it is 96.9 % to 98.6 %.
     """
     return Recipe(
         model="mlp",
@@ -23,6 +24,7 @@ def mlp_digits() -> Recipe:
         epochs=50.0,
         learning_rate=5e-3,
         schedule="cosine",
+        monitor="validation_loss",
         checkpoint_every=10,
     )
 

@@ -14,19 +14,25 @@ import data
 import zoo
 from data import augment
 from train.loop import parallel
-from train.optim.freezing import Frozen, freeze
 from train.loop.fitting import Augment
-from train.optim.optimizers import optimizer
 from train.loop.parallel import Plan
+from train.optim.freezing import Frozen, freeze
+from train.optim.optimizers import optimizer
 from train.optim.plateau import Plateau, scale_by_plateau
-from train.recipe import Recipe, load_data
 from train.optim.schedules import schedule
+from train.recipe import Recipe, load_data
+from train.runs.transfer import frozen_layers, start_variables
 from train.state import Task
 from train.tasks import OF_UNIT_IMAGES, TASKS, task_option
-from train.runs.transfer import frozen_layers, start_variables
 from zoo.registry import unknown
 
 PRECISIONS = ("float32", "bfloat16", "float16")
+
+_ADVICE = {
+    "label": "; numbers are told by task=regression",
+    "target": "; classes are told by task=classification",
+}
+"""What to do where a data set lacks a field."""
 
 
 class Parts(NamedTuple):
@@ -67,6 +73,10 @@ def build(recipe: Recipe) -> Parts:
         options.setdefault("vocab_size", len(dataset.spec.vocabulary))
     if "image" in dataset.spec.fields and "image_shape" in card.options:
         options.setdefault("image_shape", dataset.spec.fields["image"].shape)
+    if "target" in dataset.spec.fields:
+        for option in ("num_classes", "num_outputs"):
+            if option in card.options:
+                options.setdefault(option, dataset.spec.fields["target"].shape[-1])
     if recipe.precision != "float32":
         options.setdefault("dtype", recipe.precision)
     model = zoo.create_model(recipe.model, **options)
@@ -159,6 +169,11 @@ def _require_fit(
 
     try:
         metrics = jax.eval_shape(trace, jax.random.key(0))
+    except KeyError as error:
+        raise ValueError(
+            f"the task {recipe.task!r} needs the field {error.args[0]!r}; the data set {recipe.data!r} has "
+            f"{', '.join(dataset.spec.fields)}{_ADVICE.get(error.args[0], '')}"
+        ) from error
     except (ValueError, TypeError) as error:
         raise ValueError(f"model {recipe.model!r} does not fit the data set {recipe.data!r}: {error}") from error
     watched = ["step", *metrics, *(f"validation_{name}" for name in metrics if "validation" in dataset.splits)]

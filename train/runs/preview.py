@@ -6,8 +6,8 @@ import jax
 import numpy as np
 
 from data.scaling import to_unit
-from train.runs.build import augmentation
 from train.recipe import Recipe, load_data
+from train.runs.build import augmentation
 from train.runs.transfer import resolve
 
 

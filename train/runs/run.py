@@ -10,28 +10,35 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 
+import data
 import zoo
-from train.loop import callbacks
-from train.measure import pictures
-from train.runs.build import Parts, build
-from train.loop.checkpoints import Checkpoints, History
+from train.inference.evaluation import examine
 from train.inference.generate import VOCABULARY
 from train.inference.loading import Run, read_recipe
-from train.inference.evaluation import examine
-from train.loop.fitting import fit
-from train.metrics import higher_is_better
-from train.recipe import Recipe, differences
 from train.inference.sample import GENERATORS, draw
-from train.state import State
+from train.inference.sources import require_sources, sources
+from train.loop import callbacks
+from train.loop.checkpoints import Checkpoints, History, finished_steps
+from train.loop.fitting import fit
+from train.measure import pictures
+from train.metrics import higher_is_better
+from train.recipe import Recipe, differences, override
+from train.runs.build import Parts, build
 from train.runs.transfer import resolve
-from zoo.checkpoint import plain
+from train.state import State
+from zoo.checkpoint import CHECKPOINTS, best_checkpoint, plain, saved_meta
 from zoo.summary import count_parameters
+
+_LOG = logging.getLogger(__name__)
 
 NUM_SAMPLES = 64
 """Images in each picture of samples."""
@@ -46,13 +53,16 @@ def train(recipe: Recipe, folder: str | Path, *, resume: bool = False, progress:
       recipe: what to train.
       folder: the run; made if it is not there.
       resume: continue the run in this folder from its newest checkpoint, exactly as if it had not been interrupted.
+        Where there is no run yet, it begins. A recipe that differs in nothing but more `epochs` goes on from the end.
+        Where nothing is left to do, nothing is written.
       progress: whether to show a bar.
 
     Returns:
-      The report, as in `report.json`.
+      The report, as in `report.json`: `steps` and `seconds` of the whole training; all other figures are of the best
+      checkpoint, that of `best_step`.
 
     Raises:
-      ValueError: the recipe is wrong, or the folder holds another run, or none to resume.
+      ValueError: the recipe is wrong, or the folder holds another run.
       CheckpointError: a checkpoint cannot be written or read.
       DivergedError: the loss is no longer a number.
     """
@@ -62,6 +72,9 @@ def train(recipe: Recipe, folder: str | Path, *, resume: bool = False, progress:
     if first_process:
         _claim(folder, recipe, resume)
     parts = build(recipe)
+    if resume and finished_steps(folder) >= parts.steps and (folder / "report.json").is_file():
+        _LOG.warning("the run in %s has ended already; nothing is left to do", folder)
+        return json.loads((folder / "report.json").read_text()) if first_process else {}
     best_is_highest = higher_is_better(recipe.monitor)
     folder.mkdir(parents=True, exist_ok=True)
     if first_process:
@@ -108,7 +121,8 @@ def train(recipe: Recipe, folder: str | Path, *, resume: bool = False, progress:
     callbacks.write_history(folder / "history.csv", fitted.history)
     pictures.curves(fitted.history, folder / "curves.png", title=folder.name)
     _, variables = zoo.load_model(folder)
-    last = fitted.history[-1]
+    step = int(best_checkpoint(folder).name)
+    best = next(row for row in fitted.history if row["step"] == step)
     split = "test" if "test" in parts.dataset.splits else "validation"
     run = Run(recipe, parts.dataset, parts.model, variables)
     examined = examine(run, split) if split in parts.dataset.splits else None
@@ -119,22 +133,47 @@ def train(recipe: Recipe, folder: str | Path, *, resume: bool = False, progress:
         )
     summary = {
         "parameters": count_parameters(variables["params"]),
-        "steps": int(last["step"]),
-        "seconds": round(last["seconds"], 1),
-        **{name: value for name, value in last.items() if name not in ("step", "seconds")},
+        "steps": int(fitted.history[-1]["step"]),
+        "seconds": round(fitted.history[-1]["seconds"], 1),
+        "best_step": step,
+        **{name: value for name, value in best.items() if name not in ("step", "seconds")},
         **({} if examined is None else examined.report),
     }
     (folder / "report.json").write_text(json.dumps(summary, indent=2) + "\n")
     return summary
 
 
+def continued(folder: Path, settings: Sequence[str], named: Recipe | None = None) -> Recipe:
+    """The recipe of the run in a folder, with settings changed.
+
+    Args:
+      folder: the run.
+      settings: see `train.recipe.override`.
+      named: the recipe that the user names, where one is named: the run must train its model for its task.
+
+    Raises:
+      ValueError: the folder holds a run of another recipe, or a setting is wrong.
+    """
+    kept = read_recipe(folder)
+    for field in ("task", "model"):
+        if named is not None and getattr(named, field) not in ("", getattr(kept, field)):
+            raise ValueError(
+                f"the run in {folder} has the {field} {getattr(kept, field)!r}, and this recipe the {field} "
+                f"{getattr(named, field)!r}; resume it with its own recipe, or choose another folder with --run"
+            )
+    return override(kept, settings)
+
+
 def _meta(recipe: Recipe, parts: Parts) -> dict[str, Any]:
     """What each checkpoint says of its model: enough to use it where the pictures that it was trained on are not."""
-    meta = {"model": recipe.model, "model_options": plain(parts.model_options)}
+    meta: dict[str, Any] = {"model": recipe.model, "model_options": plain(parts.model_options)}
+    if codes := sources(recipe):
+        meta["code"] = [code._asdict() for code in codes]
     reader = parts.dataset.reader
     if reader is None:
         return meta
-    return {**meta, "preprocessing": plain(dataclasses.asdict(reader)), "classes": list(parts.dataset.spec.classes)}
+    kind = "preprocessing" if isinstance(reader, data.ImageReader) else "table"
+    return {**meta, kind: plain(dataclasses.asdict(reader)), "classes": list(parts.dataset.spec.classes)}
 
 
 class CheckpointsWithSamples(Checkpoints):
@@ -145,7 +184,7 @@ class CheckpointsWithSamples(Checkpoints):
         self._run = Run(recipe, parts.dataset, parts.model, {})
         self._samples = Path(folder) / "samples"
 
-    def save(self, step: int, state: State, history: History, *, finished: bool = False) -> None:
+    def save(self, step: int, state: State, history: History, *, finished: int = 0) -> None:
         """Draws, and saves in the background as `Checkpoints` does."""
         if jax.process_count() == 1:  # else no process has the whole state
             images = draw(self._run._replace(variables=jax.device_get(state.variables)), NUM_SAMPLES)
@@ -156,16 +195,24 @@ class CheckpointsWithSamples(Checkpoints):
 
 def _claim(folder: Path, recipe: Recipe, resume: bool) -> None:
     exists = (folder / "recipe.json").exists()
-    if resume:
-        changed = differences(read_recipe(folder), recipe)
+    if resume and exists:
+        kept = read_recipe(folder)
+        longer = recipe.epochs > kept.epochs
+        changed = differences(replace(kept, epochs=recipe.epochs) if longer else kept, recipe)
         if changed:
             raise ValueError(
-                f"the recipe differs from that of the run in {folder}; resume with the same settings, or train into "
-                f"another folder with --run:\n  " + "\n  ".join(changed)
+                f"the recipe differs from that of the run in {folder} in more than a greater number of epochs; resume "
+                f"with the same settings, or train into another folder with --run:\n  " + "\n  ".join(changed)
             )
+        if (folder / CHECKPOINTS).is_dir() and any(each.name.isdigit() for each in (folder / CHECKPOINTS).iterdir()):
+            require_sources(folder, saved_meta(folder))
+        else:
+            _LOG.warning("the run in %s has no checkpoint yet; it begins anew", folder)
     elif exists:
         raise ValueError(
             f"{folder} holds a run already; continue it with --resume, or choose another folder with --run"
         )
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists and is not a run folder; choose another folder with --run")
+    elif resume:
+        _LOG.warning("there is no run in %s yet; it begins", folder)

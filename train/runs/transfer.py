@@ -127,13 +127,22 @@ def resolve(recipe: Recipe) -> Recipe:
       FileNotFoundError: there are no such weights.
     """
     if recipe.weights is None:
+        if not recipe.model:
+            raise ValueError(
+                "this recipe starts from given weights: say which, weights=runs/NAME or a folder of `zoo convert`, or "
+                "a file and its model, weights=FILE model=NAME"
+            )
         return recipe
     if _is_saved(recipe.weights):
         meta = saved_meta(recipe.weights)
+        if not recipe.model:
+            recipe = replace(recipe, model=meta["model"])
         if meta["model"] != recipe.model:
             raise ValueError(f"the weights {recipe.weights} are those of {meta['model']!r}, not of {recipe.model!r}")
         options, preparation = meta["model_options"], meta.get("preprocessing", {})
     else:
+        if not recipe.model:
+            raise ValueError(f"which model are the weights {recipe.weights} for? Say model=NAME, of `zoo list`")
         source = pretrained.describe(recipe.model, recipe.weights)
         options = source.model_options
         preparation = source.preprocessing._asdict() if source.preprocessing else {}

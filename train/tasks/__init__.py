@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from train.recipe import Recipe
 from train.state import Task
@@ -14,6 +14,8 @@ from train.tasks.reconstruction import reconstruction
 from train.tasks.regression import regression
 from train.tasks.seq2seq import seq2seq
 from train.tasks.vae import vae
+
+Constructor = TypeVar("Constructor", bound=Callable[..., Task])
 
 TASKS: dict[str, Callable[..., Task]] = {
     "classification": classification,
@@ -27,13 +29,42 @@ TASKS: dict[str, Callable[..., Task]] = {
 }
 """Task constructors by the name that a recipe gives."""
 
+
+def register(constructor: Constructor) -> Constructor:
+    """Decorator that makes a task constructor known to recipes under the name of its function.
+
+        @train.tasks.register
+        def mine(model, tx, *, inputs: str = "image", **options) -> Task: …
+
+    Its keyword arguments are what a recipe's `task_options` set; `inputs` names the field of a batch that the model
+    takes.
+
+    Raises:
+      ValueError: the name is taken.
+    """
+    name = constructor.__name__
+    if name in TASKS:
+        raise ValueError(f"a task named {name!r} is registered already; choose another name")
+    TASKS[name] = constructor
+    return constructor
+
+
 OF_UNIT_IMAGES = ("diffusion", "gan", "reconstruction", "vae")
 """The tasks that make images, and take them with values in [0, 1]."""
 
 
 def task_option(recipe: Recipe, name: str) -> Any:
-    """An option of the recipe's task, as it is given there or by default."""
-    return recipe.task_options.get(name, inspect.signature(TASKS[recipe.task]).parameters[name].default)
+    """An option of the recipe's task, as it is given there or by default.
+
+    Raises:
+      ValueError: it is not given, and the task has no default for it.
+    """
+    if name in recipe.task_options:
+        return recipe.task_options[name]
+    parameter = inspect.signature(TASKS[recipe.task]).parameters.get(name)
+    if parameter is None or parameter.default is parameter.empty:
+        raise ValueError(f"the task {recipe.task!r} has no default for {name!r}; set task_options.{name}")
+    return parameter.default
 
 
 __all__ = [
@@ -44,6 +75,7 @@ __all__ = [
     "gan",
     "language_modeling",
     "reconstruction",
+    "register",
     "regression",
     "seq2seq",
     "task_option",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -61,7 +62,16 @@ def gradient_task(
       start: variables to start from; those of the model's that are not among them are drawn.
 
     A field `mask` of the batch, 0 or 1 for each example, takes examples out of the loss and the metrics.
+
+    Raises:
+      ValueError: the model cannot be told whether it is in training.
     """
+    taken = inspect.signature(type(model).__call__).parameters
+    if "train" not in taken and not any(p.kind is p.VAR_KEYWORD for p in taken.values()):
+        raise ValueError(
+            f"{type(model).__name__} takes no `train`, which says whether it is in training: write "
+            "def __call__(self, x, *, train=False)"
+        )
     names = (inputs,) if isinstance(inputs, str) else tuple(inputs)
 
     def prepared(batch: Batch, key: jax.Array) -> Batch:

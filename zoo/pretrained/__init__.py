@@ -1,23 +1,27 @@
 """Weights that others have trained: from their files to the variables of our models, and back.
 
-variables = pretrained.load("resnet50", "resnet50.safetensors")
-logits = zoo.create_model("resnet50").apply(variables, images)
+model, variables = pretrained.load("resnet50", "resnet50.safetensors")
+logits = model.apply(variables, images)
 model, variables = pretrained.from_hub("openai-community/gpt2")
 """
 
+from zoo.checkpoint import Loaded, Preprocessing
 from zoo.pretrained.files import convert, describe, load
 from zoo.pretrained.hub import from_hub, load_tokenizer, to_hub
-from zoo.pretrained.inputs import Preprocessing, preprocessing
+from zoo.pretrained.imagenet import imagenet_classes
+from zoo.pretrained.inputs import preprocessing
 from zoo.pretrained.keras import from_keras
 from zoo.pretrained.state_dict import from_torch, require_same_entries, to_torch
 
 __all__ = [
+    "Loaded",
     "Preprocessing",
     "convert",
     "describe",
     "from_hub",
     "from_keras",
     "from_torch",
+    "imagenet_classes",
     "load",
     "load_tokenizer",
     "preprocessing",

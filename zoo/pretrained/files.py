@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from zoo.checkpoint import save_model
+from zoo.checkpoint import Loaded, Preprocessing, save_model
 from zoo.pretrained import keras, torchvision
 from zoo.pretrained.hub import fetched_folder, read_json
-from zoo.pretrained.inputs import Preprocessing, preprocessing
+from zoo.pretrained.imagenet import IMAGENET_CLASSES, imagenet_classes
+from zoo.pretrained.inputs import preprocessing
 from zoo.pretrained.state_dict import from_torch, layout_of, read_state_dict
 
 _KERAS = (".keras", ".h5")
@@ -48,37 +49,63 @@ def describe(name: str, source: str | Path, origin: str | None = None, **overrid
     Raises:
       FileNotFoundError, ImportError, OSError, ValueError: as `load`.
     """
+    return _open(name, source, origin, overrides)[0]
+
+
+def _open(
+    name: str, source: str | Path, origin: str | None, overrides: dict[str, Any]
+) -> tuple[Weights, dict[str, Any]]:
+    """What is known of the weights, and a state dict where they are one."""
     file, config = _locate(source)
     if file.suffix in _KERAS:
         prepared = preprocessing(name, "keras") if name in keras.OPTIONS else None
         if name == "efficientnet_b0" and prepared is not None:
             mean, std = keras.normalization(file)
             prepared = prepared._replace(mean=mean, std=std)
-        return Weights(file, "keras", keras.OPTIONS.get(name, {}), prepared)
-    layout = origin or layout_of(name, read_state_dict(file), **overrides)
+        return Weights(file, "keras", keras.OPTIONS.get(name, {}), prepared), {}
+    state = read_state_dict(file)
+    layout = origin or layout_of(name, state, **overrides)
     epsilon = torchvision.EPSILON.get(name) if layout == "torchvision" else None
     options = {"epsilon": epsilon} if epsilon else {}
     if "pretrained_cfg" in config:
         names = config.get("label_names") or config["pretrained_cfg"].get("label_names") or ()
-        return Weights(
-            file, layout, options, _of_timm(config["pretrained_cfg"]), config.get("num_classes"), tuple(names)
-        )
+        prepared = _of_timm(config["pretrained_cfg"])
+        return Weights(file, layout, options, prepared, config.get("num_classes"), tuple(names)), state
     try:
         prepared = preprocessing(name, layout)
     except ValueError:
         prepared = None
-    return Weights(file, layout, options, prepared)
+    return Weights(file, layout, options, prepared), state
 
 
-def load(name: str, source: str | Path, **options: Any) -> dict[str, Any]:
-    """The variables of a model from weights of others.
+def load(
+    name: str,
+    source: str | Path,
+    *,
+    origin: str | None = None,
+    head: Literal["given", "new"] = "given",
+    channels: int = 3,
+    **overrides: Any,
+) -> Loaded:
+    """A model with weights of others, and how its images are prepared.
+
+        resnet = pretrained.load("resnet50", "timm/resnet50.a1_in1k")
+        model, variables = resnet
+        reader = data.ImageReader.of(**resnet.preprocessing._asdict())
 
     Args:
       name: of a registered model.
       source: a file: `.safetensors`, `.keras`, `.weights.h5` or `.h5` of Keras, or what `torch.save` wrote (never
         unpickling more than tensors); a folder with `model.safetensors` and `config.json`, as timm saves them; or the
         name of a repository on the hub of Hugging Face, such as "timm/resnet18.a1_in1k".
-      options: `head` and `channels`, see `from_torch`, and options of the model, such as `num_classes`.
+      origin: see `describe`.
+      head: "given" takes the last layer from the file; "new" leaves it out, and the model's own starts at zero.
+      channels: of the images.
+      overrides: options of the model. What the weights demand need not be given.
+
+    Returns:
+      The model and its variables. The classes are those that a configuration beside the file names, else those of
+      ImageNet where there are 1000 outputs.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -86,10 +113,24 @@ def load(name: str, source: str | Path, **options: Any) -> dict[str, Any]:
       OSError: the repository cannot be fetched.
       ValueError: the file holds no weights, or as `from_torch` and `from_keras`.
     """
-    file, _ = _locate(source)
-    if file.suffix in _KERAS:
-        return keras.from_keras(name, file, **options)
-    return from_torch(name, read_state_dict(file), **options)
+    weights, state = _open(name, source, origin, overrides)
+    if head == "given" and weights.num_classes is not None:
+        overrides.setdefault("num_classes", weights.num_classes)
+    overrides = {**weights.model_options, **overrides}
+    if weights.layout == "keras":
+        model, variables = keras.from_keras(name, weights.file, head=head, channels=channels, **overrides)
+    else:
+        model, variables = from_torch(name, state, head=head, channels=channels, **overrides)
+    prepared = weights.preprocessing
+    classes = weights.classes
+    if not classes and prepared is not None and getattr(model, "num_classes", 0) == IMAGENET_CLASSES:
+        classes = imagenet_classes()
+    return Loaded(
+        model,
+        variables,
+        prepared._replace(channels=channels) if prepared else None,
+        classes if head == "given" else (),
+    )
 
 
 def convert(
@@ -109,7 +150,7 @@ def convert(
       source: see `load`.
       out: the folder to write.
       origin: see `describe`.
-      head: see `from_torch`.
+      head: see `load`.
       channels: of the images.
       overrides: options of the model, beside those that the weights demand.
 
@@ -122,13 +163,19 @@ def convert(
     weights = describe(name, source, origin, **overrides)
     if weights.preprocessing is None:
         raise ValueError(f"it is not known what images the weights {source} want to see: no origin lists {name!r}")
-    if weights.num_classes is not None:
-        overrides.setdefault("num_classes", weights.num_classes)
-    options = {**overrides, **weights.model_options}
-    variables = load(name, weights.file, head=head, channels=channels, **options)
-    prepared = weights.preprocessing._asdict()
-    classes = weights.classes if head == "given" else ()
-    save_model(out, name, variables, preprocessing={**prepared, "channels": channels}, classes=classes, **options)
+    loaded = load(name, source, origin=origin, head=head, channels=channels, **overrides)
+    options = {**weights.model_options, **overrides}
+    if hasattr(loaded.model, "num_classes"):
+        options["num_classes"] = loaded.model.num_classes
+    assert loaded.preprocessing is not None  # as `describe` found
+    save_model(
+        out,
+        name,
+        loaded.variables,
+        preprocessing=loaded.preprocessing._asdict(),
+        classes=loaded.classes,
+        **options,
+    )
     return weights
 
 

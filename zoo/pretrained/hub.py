@@ -19,6 +19,7 @@ import numpy as np
 import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from zoo.checkpoint import Loaded
 from zoo.pretrained.hugging_face import ACTIVATIONS, FAMILIES, TIED, Family, Place
 from zoo.pretrained.state_dict import read_safetensors, require_same_entries
 from zoo.registry import unknown
@@ -35,9 +36,7 @@ _WEIGHTS, _INDEX, _CONFIG, _TOKENIZER = (
 )
 
 
-def from_hub(
-    source: str | Path, *, architecture: str | None = None, **options: Any
-) -> tuple[nn.Module, dict[str, Any]]:
+def from_hub(source: str | Path, *, architecture: str | None = None, **options: Any) -> Loaded:
     """A model and its variables from a folder in the format of Hugging Face, or from its hub: BERT, GPT-2 or Llama.
 
         model, variables = from_hub("openai-community/gpt2", dtype=jnp.bfloat16)
@@ -72,7 +71,7 @@ def from_hub(
         path: jnp.asarray(_from_foreign(found[places[path].key], places[path]), leaf.dtype)
         for path, leaf in wanted.items()
     }
-    return model, unflatten_dict({tuple(path.split("/")): array for path, array in variables.items()})
+    return Loaded(model, unflatten_dict({tuple(path.split("/")): array for path, array in variables.items()}))
 
 
 def to_hub(model: nn.Module, variables: Mapping[str, Any], folder: str | Path) -> None:

@@ -2,37 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from typing import Literal, NamedTuple
-
+from zoo.checkpoint import Preprocessing
 from zoo.registry import unknown
-
-Triple = tuple[float, float, float]
-
-
-class Preprocessing(NamedTuple):
-    """Resize, crop the centre, scale to [0, 1], subtract `mean` and divide by `std`.
-
-    Attributes:
-      image_size: height and width of what the model sees.
-      crop: the part of the resized image's shorter side that the crop keeps.
-      interpolation: of the resizing, with antialiasing.
-      mean: of red, green and blue in [0, 1].
-      std: likewise.
-      squash: resize both sides to the same length, in place of the shorter one with the aspect ratio kept.
-    """
-
-    image_size: int
-    crop: float
-    interpolation: Literal["bilinear", "bicubic"]
-    mean: Triple = (0.485, 0.456, 0.406)
-    std: Triple = (0.229, 0.224, 0.225)
-    squash: bool = False
-
-    @property
-    def resized(self) -> int:
-        """Length of the shorter side before the crop, rounded down as timm does."""
-        return math.floor(self.image_size / self.crop + 1e-6)  # a quotient such as 224 / (224 / 232) may fall short
 
 
 def preprocessing(name: str, source: str | None = None) -> Preprocessing:

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from zoo.checkpoint import Loaded
 from zoo.pretrained.state_dict import require_same_entries
 from zoo.registry import create_model, model_card
 from zoo.summary import abstract_variables
@@ -66,8 +67,10 @@ def from_keras(
     head: Literal["given", "new"] = "given",
     channels: int = 3,
     **overrides: Any,
-) -> dict[str, Any]:
-    """The variables of `create_model(name, **overrides)` from a `.keras`, `.weights.h5` or `.h5` file.
+) -> Loaded:
+    """A model and its variables from a `.keras`, `.weights.h5` or `.h5` file.
+
+        model, variables = from_keras("resnet50", "resnet50.keras")
 
     Of VGG16, ResNet50 and EfficientNetB0, saved with `save` or `save_weights`. What Keras does to its images first is
     `preprocessing(name, "keras")` here. ResNet50 and VGG16 see blue before green before red there, and red first here.
@@ -78,7 +81,8 @@ def from_keras(
       head: "given" takes the last layer from the file, which must have as many outputs as the model; "new" leaves it
         out, also where the file has none (`include_top=False`), and the model's own starts at zero.
       channels: of the images.
-      overrides: options of the model; those in `OPTIONS` are needed.
+      overrides: options of the model. What Keras's weights demand (`OPTIONS`) need not be given, nor `num_classes`
+        where the head is.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -89,14 +93,16 @@ def from_keras(
         raise ValueError(f"no weights of Keras are known for {name!r}; there are some for {', '.join(OPTIONS)}")
     if head not in ("given", "new"):
         raise ValueError(f'head must be "given" or "new", not {head!r}')
-    if OPTIONS[name].items() - overrides.items():
-        needed = ", ".join(f"{option}={value!r}" for option, value in OPTIONS[name].items())
-        raise ValueError(f"Keras's {name} needs other options: pass {needed} here and to create_model")
+    for option, value in OPTIONS[name].items():
+        if overrides.setdefault(option, value) != value:
+            raise ValueError(f"Keras's {name} has {option}={value!r}, not {overrides[option]!r}: leave it out")
     model = create_model(name, **overrides)
     table = list(_TABLES[type(model)](model))
+    found = read_keras(path, table)
+    if head == "given" and "num_classes" not in overrides and "predictions/bias" in found:
+        model = create_model(name, **overrides, num_classes=len(found["predictions/bias"]))
     image = jax.ShapeDtypeStruct((1, *model_card(name).input_shape[:2], channels), jnp.float32)
     wanted: dict[str, Any] = flatten_dict(abstract_variables(model, image), sep="/")
-    found = read_keras(path, table)
     if head == "new":
         table = [layer for layer in table if layer.path != "head"]
         found = {key: array for key, array in found.items() if not key.startswith("predictions/")}
@@ -123,7 +129,9 @@ def from_keras(
     for layer in table:
         if layer.norm:  # normalising x + bias by a mean is normalising x by the mean less the bias
             variables[f"batch_stats/{layer.norm}/mean"] -= found[f"{layer.name}/bias"]
-    return unflatten_dict({tuple(key.split("/")): jnp.asarray(array) for key, array in variables.items()})
+    return Loaded(
+        model, unflatten_dict({tuple(key.split("/")): jnp.asarray(array) for key, array in variables.items()})
+    )
 
 
 def read_keras(path: str | Path, table: list[Layer]) -> dict[str, np.ndarray]:

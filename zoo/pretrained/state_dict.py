@@ -18,7 +18,7 @@ import numpy as np
 import safetensors
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from zoo.checkpoint import require_variables
+from zoo.checkpoint import Loaded, require_variables
 from zoo.pretrained import timm, torchvision
 from zoo.pretrained.place import Place, from_foreign, to_foreign
 from zoo.registry import create_model, model_card
@@ -26,6 +26,9 @@ from zoo.summary import abstract_variables
 
 _HEAD = "head/"
 _COUNTER = "num_batches_tracked"
+
+_SHOWN = 20
+"""The most entries that an error lists of each kind."""
 
 
 def from_torch(
@@ -35,8 +38,10 @@ def from_torch(
     head: Literal["given", "new"] = "given",
     channels: int = 3,
     **overrides: Any,
-) -> dict[str, Any]:
-    """The variables of `create_model(name, **overrides)` from a state dict of timm or torchvision, told by its keys.
+) -> Loaded:
+    """A model and its variables from a state dict of timm or torchvision, told by its keys.
+
+        model, variables = from_torch("resnet18", torch_model.state_dict())
 
     Args:
       name: of a registered model.
@@ -44,24 +49,21 @@ def from_torch(
       head: "given" takes the last layer from the state dict, which must have as many outputs as the model; "new" leaves
         it there, and the model's own, where it has one, starts at zero (Dosovitskiy et al. 2021, section 3.2).
       channels: of the images.
-      overrides: options of the model, such as `num_classes`.
+      overrides: options of the model. What the weights demand need not be given: the `epsilon` of torchvision's norms,
+        and `num_classes` where the head is given.
 
     Raises:
-      ValueError: no layout is known for the model, the keys resemble none, or entries are missing, unexpected or of
-        another shape; all of them are named.
+      ValueError: no layout is known for the model, the keys resemble none, an option contradicts the weights, or
+        entries are missing, unexpected or of another shape; all of them are named.
     """
     model = create_model(name, **overrides)
     if head not in ("given", "new"):
         raise ValueError(f'head must be "given" or "new", not {head!r}')
-    image = jax.ShapeDtypeStruct((1, *model_card(name).input_shape[:2], channels), jnp.float32)
-    wanted: dict[str, Any] = flatten_dict(abstract_variables(model, image), sep="/")
     found = {torchvision.modern(key): x for key, x in state_dict.items() if not key.endswith(_COUNTER)}
-    layout = _layout(name, model, wanted, found)
-    epsilon = torchvision.EPSILON.get(name) if layout == "torchvision" else None
-    if epsilon and getattr(model, "epsilon", epsilon) != epsilon:
-        raise ValueError(
-            f"torchvision's {name} normalises with ε = {epsilon}: pass epsilon={epsilon} here and to create_model"
-        )
+    image = jax.ShapeDtypeStruct((1, *model_card(name).input_shape[:2], channels), jnp.float32)
+    layout = _layout(name, model, flatten_dict(abstract_variables(model, image), sep="/"), found)
+    model = create_model(name, **overrides, **_demanded(name, layout, model, found, head, overrides))
+    wanted: dict[str, Any] = flatten_dict(abstract_variables(model, image), sep="/")
     places = {path: _place(layout, model, path) for path in wanted}
     if head == "new":
         file_head = {_place(layout, model, f"params/{_HEAD}{leaf}").key for leaf in ("kernel", "bias")}
@@ -79,7 +81,30 @@ def from_torch(
         index, count = place.part
         part = array.reshape(count, -1, *array.shape[1:])[index] if count > 1 else array
         variables[path] = from_foreign(part, place, wanted[path].shape).astype(wanted[path].dtype)
-    return unflatten_dict({tuple(path.split("/")): jnp.asarray(array) for path, array in variables.items()})
+    return Loaded(
+        model, unflatten_dict({tuple(path.split("/")): jnp.asarray(array) for path, array in variables.items()})
+    )
+
+
+def _demanded(
+    name: str, layout: str, model: nn.Module, found: Mapping[str, Any], head: str, given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The options that the weights ask for and that are not given.
+
+    Raises:
+      ValueError: one that is given contradicts them.
+    """
+    options: dict[str, Any] = {}
+    if layout == "torchvision" and (epsilon := torchvision.EPSILON.get(name)):
+        options["epsilon"] = epsilon
+        if given.get("epsilon", epsilon) != epsilon:
+            raise ValueError(
+                f"torchvision's {name} normalises with ε = {epsilon}, not {given['epsilon']}: leave it out"
+            )
+    outputs = found.get(_place(layout, model, f"params/{_HEAD}bias").key)
+    if head == "given" and outputs is not None and hasattr(model, "num_classes"):
+        options["num_classes"] = int(np.shape(outputs)[0])
+    return {option: value for option, value in options.items() if option not in given}
 
 
 def to_torch(name: str, variables: Mapping[str, Any], **overrides: Any) -> dict[str, np.ndarray]:
@@ -168,7 +193,7 @@ def require_same_entries(problem: str, wanted: Mapping[str, tuple[int, ...]], fo
     """Refuses arrays by name that are not those wanted.
 
     Raises:
-      ValueError: says the `problem`, and names all that are missing, unexpected or of another shape.
+      ValueError: says the `problem`, and names what is missing, unexpected or of another shape, up to 20 of each.
     """
     shapes = {key: tuple(np.shape(x)) for key, x in found.items()}
     missing = [f"{key} {list(shape)}" for key, shape in wanted.items() if key not in shapes]
@@ -180,7 +205,11 @@ def require_same_entries(problem: str, wanted: Mapping[str, tuple[int, ...]], fo
     ]
     problems = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
     if any(problems.values()):
-        lines = [f"\n  {kind}: {entry}" for kind, entries in problems.items() for entry in sorted(entries)]
+        lines = []
+        for kind, entries in problems.items():
+            lines += [f"\n  {kind}: {entry}" for entry in sorted(entries)[:_SHOWN]]
+            if len(entries) > _SHOWN:
+                lines.append(f"\n  {kind}: … and {len(entries) - _SHOWN} more")
         raise ValueError(f"{problem}:{''.join(lines)}")
 
 

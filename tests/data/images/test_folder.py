@@ -17,7 +17,7 @@ from data.images import folder as folders
 def write(path, colour, size=(5, 7), **options):
     """A picture of one colour with a little noise."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    noise = np.random.default_rng(len(str(path))).integers(0, 10, (*size, 3))
+    noise = np.random.default_rng(list(path.stem.encode())).integers(0, 10, (*size, 3))
     Image.fromarray(np.uint8(np.clip(np.array(colour) + noise, 0, 255))).save(path, **options)
     return path
 

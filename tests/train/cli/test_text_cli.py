@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import data
-from tests.train.cli.test_cli import error, parsed, run
+from tests.train.cli.command import error, parsed, run
 from train.loop import parallel
 
 TEXT = "one for sorrow, two for joy,\nthree for a girl, four for a boy;\n" * 40

@@ -101,12 +101,21 @@ def test_the_last_and_the_best_are_kept(run):
     chex.assert_trees_all_equal(variables["params"], jax.device_get(make_state(2).params))
 
 
-def test_every_second_evaluation_and_the_last(tmp_path):
+@pytest.mark.parametrize(
+    ("losses", "saved"),
+    [
+        ([1.0, 1.0, 1.0, 1.0, 1.0], [1, 2, 4, 5]),
+        ([3.0, 2.0, 1.0, 4.0, 5.0], [1, 2, 3, 4, 5]),
+        ([np.nan, 2.0, np.inf, -np.inf, 3.0], [2, 4, 5]),
+    ],
+)
+def test_every_second_evaluation_the_last_and_those_that_are_better(tmp_path, losses, saved):
+    """What is not finite is better than nothing else."""
     checkpoints = Checkpoints(tmp_path, META, keep=9, every=2)
     for step in range(1, 6):
-        checkpoints.save(step, make_state(), history(*[1.0] * step), finished=step == 5)
+        checkpoints.save(step, make_state(), history(*losses[:step]), finished=5 if step == 5 else 0)
     checkpoints.close()
-    assert steps(tmp_path) == [2, 4, 5]
+    assert steps(tmp_path) == saved
 
 
 @pytest.mark.parametrize("options", [{}, {"ema_decay": 0.9, "loss_scaling": True}])

@@ -9,6 +9,7 @@ import os
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 import train.recipes  # noqa: F401
 import zoo
@@ -18,6 +19,7 @@ from train.loop import parallel
 from train.metrics import higher_is_better
 from train.recipe import Recipe, describe_recipe, differences, from_json, get_recipe, list_recipes, literal, override
 from train.runs.build import build
+from train.runs.transfer import resolve
 
 BASE = Recipe(model="mlp", data="digits", model_options={"dropout_rate": 0.1}, data_options={"flat": True})
 with_mnist = pytest.mark.skipif("ZOO_DATA_DIR" not in os.environ, reason="MNIST is read from ZOO_DATA_DIR")
@@ -204,18 +206,32 @@ def test_every_recipe_describes_itself(name):
 
 
 def needs_files(name):
-    return get_recipe(name).data == "mnist" or get_recipe(name).data.startswith("folder:")
+    return get_recipe(name).data in ("mnist", "tiny_shakespeare", "folder:cifar10_jpg_subset")
+
+
+@pytest.fixture
+def own_data(tmp_path, monkeypatch):
+    """What the recipes for a user's own data take, by the names that they have there."""
+    monkeypatch.chdir(tmp_path)
+    lines = "".join(f"{index},{index % 7},{'ab'[index % 2]}\n" for index in range(60))
+    (tmp_path / "table.csv").write_text(f"x,y,kind\n{lines}")
+    for index in range(60):
+        file = tmp_path / "pictures" / "abc"[index % 3] / f"{index}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8, 3), 4 * index, np.uint8)).save(file)
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=with_mnist) if needs_files(n) else n for n in list_recipes()])
-def test_every_recipe_builds(name, tmp_path):
+def test_every_recipe_builds(name, tmp_path, own_data):
     wanted = get_recipe(name)
-    if wanted.weights:  # of a run of another recipe, which has another head
-        model = zoo.create_model(wanted.model, **wanted.model_options, num_classes=7)
+    if wanted.weights or not wanted.model:  # of a run of another recipe, which has another head
+        options = wanted.model_options or {"stem": "cifar", "features": 4}
+        model = zoo.create_model("resnet18", **options, num_classes=7)
         variables = random_variables(model, np.zeros((1, 32, 32, 3), np.float32))
-        zoo.save_model(tmp_path / "weights", wanted.model, variables, **wanted.model_options, num_classes=7)
+        prepared = zoo.pretrained.Preprocessing(32)._asdict()
+        zoo.save_model(tmp_path / "weights", "resnet18", variables, preprocessing=prepared, **options, num_classes=7)
         wanted = dataclasses.replace(wanted, weights=str(tmp_path / "weights"))
-    parts = build(wanted)
+    parts = build(resolve(wanted))
     assert parts.dataset.name == wanted.data
     per_epoch = len(parts.dataset.splits["train"]) // wanted.batch_size
     rates = [float(parts.schedule(step)) for step in (0, 1, round(wanted.epochs * per_epoch) - 1)]

@@ -63,7 +63,7 @@ def test_there_and_back_is_the_identity(name):
     state = pretrained.to_torch(name, variables, **options)
     sizes = [array.size for key, array in state.items() if not key.endswith("num_batches_tracked")]
     assert sum(sizes) == sum(leaf.size for leaf in jax.tree.leaves(variables))
-    assert_same(pretrained.from_torch(name, state, **options), variables)
+    assert_same(pretrained.from_torch(name, state, **options).variables, variables)
 
 
 @every_family
@@ -71,7 +71,7 @@ def test_torchvisions_layout_is_told_by_its_keys(name):
     epsilon = torchvision.EPSILON.get(name)
     options, variables = small(name, **({"epsilon": epsilon} if epsilon else {}))
     state = in_torchvisions_layout(name, variables, options)
-    assert_same(pretrained.from_torch(name, state, **options), variables)
+    assert_same(pretrained.from_torch(name, state, **options).variables, variables)
 
 
 def test_arrays_lie_in_memory_as_files_take_them(tmp_path):
@@ -79,7 +79,7 @@ def test_arrays_lie_in_memory_as_files_take_them(tmp_path):
     state = pretrained.to_torch("resnet18", variables, **options)
     assert all(array.flags.c_contiguous and array.flags.writeable for array in state.values())
     safetensors.numpy.save_file(state, tmp_path / "model.safetensors")
-    assert_same(pretrained.load("resnet18", tmp_path / "model.safetensors", **options), variables)
+    assert_same(pretrained.load("resnet18", tmp_path / "model.safetensors", **options).variables, variables)
 
 
 def test_counters_are_zeros_on_the_way_out_and_ignored_on_the_way_in(resnet):
@@ -90,14 +90,14 @@ def test_counters_are_zeros_on_the_way_out_and_ignored_on_the_way_in(resnet):
     }
     assert all(array.shape == () and array.dtype == np.int64 and array == 0 for array in counters.values())
     others = {key: array for key, array in state.items() if key not in counters}
-    assert_same(pretrained.from_torch("resnet18", others, **options), variables)
+    assert_same(pretrained.from_torch("resnet18", others, **options).variables, variables)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16, np.float64])
 def test_other_float_types_become_float32(resnet, dtype):
     options, _, state = resnet
     cast = {key: array.astype(dtype) for key, array in state.items()}
-    variables = pretrained.from_torch("resnet18", cast, **options)
+    variables = pretrained.from_torch("resnet18", cast, **options).variables
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype("float32")}
     wanted = cast["layer1.0.conv1.weight"].astype(np.float32).transpose(2, 3, 1, 0)
     np.testing.assert_array_equal(variables["params"]["stage1_block1"]["conv1"]["kernel"], wanted)
@@ -105,7 +105,7 @@ def test_other_float_types_become_float32(resnet, dtype):
 
 def test_variables_are_of_param_dtype(resnet):
     options, _, state = resnet
-    variables = pretrained.from_torch("resnet18", state, **options, param_dtype="bfloat16")
+    variables = pretrained.from_torch("resnet18", state, **options, param_dtype="bfloat16").variables
     assert variables["params"]["conv_stem"]["kernel"].dtype == jnp.bfloat16
     assert variables["batch_stats"]["norm_stem"]["var"].dtype == jnp.float32
 
@@ -129,7 +129,7 @@ def test_another_head_is_asked_for_by_name(resnet):
     options, variables, state = resnet
     with pytest.raises(ValueError, match=r'(?s)head="new".*fc.weight \[3, 32\], not \[7, 32\]'):
         pretrained.from_torch("resnet18", state, **{**options, "num_classes": 7})
-    found = pretrained.from_torch("resnet18", state, **{**options, "num_classes": 7}, head="new")
+    found = pretrained.from_torch("resnet18", state, **{**options, "num_classes": 7}, head="new").variables
     assert_same(without(found, "head"), without(variables, "head"))
     assert_same(found["params"]["head"], {"kernel": np.zeros((32, 7), np.float32), "bias": np.zeros(7, np.float32)})
     with pytest.raises(ValueError, match=r"head must be .*, not 'drop'"):
@@ -141,7 +141,7 @@ def test_without_classes_there_is_no_head(resnet):
     headless = {**options, "num_classes": 0}
     with pytest.raises(ValueError, match=r"unexpected: fc.bias \[3\]\n  unexpected: fc.weight \[3, 32\]"):
         pretrained.from_torch("resnet18", state, **headless)
-    assert_same(pretrained.from_torch("resnet18", state, **headless, head="new"), without(variables, "head"))
+    assert_same(pretrained.from_torch("resnet18", state, **headless, head="new").variables, without(variables, "head"))
 
 
 def test_images_of_one_channel():
@@ -149,7 +149,7 @@ def test_images_of_one_channel():
     model = zoo.create_model("resnet18", **options)
     variables = random_variables(model, np.zeros((1, 9, 9, 1), np.float32))
     state = pretrained.to_torch("resnet18", variables, **options)
-    assert_same(pretrained.from_torch("resnet18", state, **options, channels=1), variables)
+    assert_same(pretrained.from_torch("resnet18", state, **options, channels=1).variables, variables)
     with pytest.raises(ValueError, match=r"conv1.weight \[4, 1, 7, 7\], not \[4, 3, 7, 7\]"):
         pretrained.from_torch("resnet18", state, **options)
 
@@ -176,11 +176,35 @@ def test_variables_of_another_model_are_not_written(resnet):
 
 
 @pytest.mark.parametrize("name", torchvision.EPSILON)
-def test_torchvisions_epsilon_is_demanded(name):
+def test_torchvisions_epsilon_comes_with_its_weights(name):
     options, variables = small(name)
     state = in_torchvisions_layout(name, variables, options)
-    with pytest.raises(ValueError, match=rf"torchvision's {name} normalises with ε = 0.001: pass epsilon=0.001"):
-        pretrained.from_torch(name, state, **options)
+    assert pretrained.from_torch(name, state, **options).model.epsilon == 1e-3
+    with pytest.raises(ValueError, match=rf"torchvision's {name} normalises with ε = 0.001, not 1e-05: leave it out"):
+        pretrained.from_torch(name, state, **options, epsilon=1e-5)
+
+
+def test_the_number_of_classes_comes_with_the_head(resnet):
+    options, variables, state = resnet
+    rest = {option: value for option, value in options.items() if option != "num_classes"}
+    model, found = pretrained.from_torch("resnet18", state, **rest)
+    assert model == zoo.create_model("resnet18", **options)
+    assert_same(found, variables)
+
+
+def test_a_model_of_imagenet_knows_its_classes(tmp_path):
+    options, variables = small("resnet18", num_classes=1000)
+    state = pretrained.to_torch("resnet18", variables, **options)
+    safetensors.numpy.save_file(state, tmp_path / "model.safetensors")
+    given = {option: value for option, value in options.items() if option != "num_classes"}
+    loaded = pretrained.load("resnet18", tmp_path / "model.safetensors", **given)
+    assert (len(loaded.classes), loaded.classes[0], loaded.classes[999]) == (1000, "tench", "toilet tissue")
+    assert loaded.preprocessing == pretrained.preprocessing("resnet18", "timm")
+    pretrained.convert("resnet18", tmp_path / "model.safetensors", tmp_path / "converted", **given)
+    again = zoo.load_model(tmp_path / "converted")
+    assert (again.classes, again.preprocessing) == (loaded.classes, loaded.preprocessing)
+    assert again.model == loaded.model
+    assert pretrained.load("resnet18", tmp_path / "model.safetensors", head="new", **given).classes == ()
 
 
 def test_names_of_older_files():
@@ -198,8 +222,8 @@ def test_load_reads_safetensors(resnet, tmp_path, dtype):
     cast = {key: array.astype(dtype) for key, array in state.items() if array.ndim}
     file = tmp_path / "model.safetensors"
     safetensors.numpy.save_file(cast, file)
-    wanted = pretrained.from_torch("resnet18", cast, **options)
-    assert_same(pretrained.load("resnet18", str(file), **options), wanted)
+    wanted = pretrained.from_torch("resnet18", cast, **options).variables
+    assert_same(pretrained.load("resnet18", str(file), **options).variables, wanted)
 
 
 def test_load_names_what_is_wrong_with_a_file(resnet, tmp_path, monkeypatch):

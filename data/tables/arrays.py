@@ -1,0 +1,250 @@
+"""Arrays of one's own, in memory or in an NPZ file, as a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.dataset import ArraySource, Batch, Dataset, Field, Source, Spec, labels_of, take
+from data.image import ImageReader
+from data.pipeline import TEST_SEED, held_out
+from data.registry import hold_out, register
+from data.scaling import standardizer, to_unit
+
+_SPLITS = ("train", "validation", "test")
+
+
+def from_arrays(
+    *,
+    test: Mapping[str, Any] | float | int = 0,
+    validation: float | int = 0,
+    classes: Sequence[str] | None = None,
+    standardize: bool = False,
+    seed: int = 0,
+    name: str = "arrays",
+    **fields: Any,
+) -> Dataset:
+    """A data set of arrays, one for each field of an example, with the example first.
+
+        digits = data.from_arrays(image=images, label=labels, test=0.2)
+        houses = data.from_arrays(features=rows, target=prices, test={"features": more, "target": their_prices})
+
+    What a field is follows from its name and type:
+
+    - `image`: uint8, which become float32 in [0, 1], or floats as they are. `[example, height, width]` gets a channel.
+    - `label`: the class of each example, as integers from 0, as any other integers, as booleans or as names; also
+      one-hot. `[example]` or `[example, 1]`.
+    - `target`: numbers to be told, `[example]` or `[example, targets]`.
+    - any other, such as `features`, `inputs` or `tokens`: floats become float32, integers int32.
+
+    Args:
+        test: the arrays of the test split by field, or the share (or number) of the examples to take out for it.
+        validation: share or number of the training examples to take out for the validation split, by a seeded shuffle.
+        classes: names of the classes in the order of their numbers, where the labels are numbers. By default the
+            distinct labels, sorted.
+        standardize: whether `features` (or `inputs`) get zero mean and unit variance, by the statistics of the training
+            examples, the validation split among them.
+        seed: of the shuffle for `validation`. That for `test` is always the same.
+        name: of the data set, for messages.
+        **fields: the arrays.
+
+    Raises:
+        ValueError: if lengths differ, if numbers are not finite, if a label has no class, or if a type has no meaning.
+    """
+    names = None if classes is None else tuple(map(str, classes))
+    if names is not None and len(set(names)) < len(names):
+        raise ValueError(f"{name}: two classes have the same name: {', '.join(names)}")
+    if "label" in fields:
+        fields["label"], names = _labels(fields["label"], names, name)
+    train = ArraySource({field: _checked(field, array, name) for field, array in fields.items()})
+    splits: dict[str, Source] = {"train": train}
+    if isinstance(test, Mapping):
+        test = dict(test)
+        if set(test) != set(fields):
+            raise ValueError(f"{name}: the test split needs the fields {', '.join(fields)}; got {', '.join(test)}")
+        if "label" in test:
+            test["label"], _ = _labels(test["label"], names, f"{name} (test)")
+        splits["test"] = ArraySource({field: _checked(field, array, f"{name} (test)") for field, array in test.items()})
+        for field, array in splits["test"].arrays.items():
+            if array.shape[1:] != train.arrays[field].shape[1:]:
+                raise ValueError(
+                    f"{name}: an example of {field} has the shape {list(train.arrays[field].shape[1:])} in train and "
+                    f"{list(array.shape[1:])} in test"
+                )
+    elif test:
+        rest, held = held_out(len(train), test, TEST_SEED, what="test", where=name, labels=labels_of(train))
+        splits = {"train": take(train, rest), "test": take(train, held)}
+    built = of_splits(name, splits, names or (), standardize=standardize)
+    return hold_out(built, validation, seed) if validation else built
+
+
+def of_splits(name: str, splits: Mapping[str, Source], classes: tuple[str, ...], *, standardize: bool) -> Dataset:
+    """The data set of splits whose arrays are checked, with the preprocessing that their fields ask for."""
+    train = splits["train"]
+    assert isinstance(train, ArraySource)
+    standardized = [field for field in ("features", "inputs") if standardize and field in train.arrays]
+    scale = {field: standardizer(train.arrays[field]) for field in standardized}
+
+    def preprocess(batch: Batch) -> Batch:
+        changed = {field: function(batch[field]) for field, function in scale.items() if field in batch}
+        if "image" in batch:
+            changed["image"] = to_unit(batch["image"])
+        return {**batch, **changed}
+
+    image = train.arrays.get("image")
+    reader = None
+    if image is not None and image.ndim == 4 and image.shape[-1] in (1, 3):
+        reader = ImageReader(image_size=(image.shape[1], image.shape[2]), channels=image.shape[3], squash=True)
+    example = preprocess(train[np.arange(1)])
+    return Dataset(
+        name=name,
+        spec=Spec({field: Field(array.shape[1:], str(array.dtype)) for field, array in example.items()}, classes),
+        splits=dict(splits),
+        preprocess=preprocess,
+        image_shape=None if reader is None else reader.shape,
+        reader=reader,
+        stratified=True,
+    )
+
+
+@register("npz")
+def npz(path: str, *, test: float | int | None = None, classes: Sequence[str] | None = None, standardize: bool = False):
+    """The arrays in a file that `np.savez` wrote, asked for as `npz:FILE`.
+
+    Arrays are named by field, as for `from_arrays`; those of another split have its name before or behind:
+    `test_image`, `label_train`. `x` and `y` are taken for `image` and `label` where `y` holds integers or names, else
+    for `inputs` and `target`, so that `x_train, y_train, x_test, y_test` will do.
+
+    Args:
+        path: of the file.
+        test: share or number of examples of the test split, where the file has none; 0.2 by default.
+        classes: see `from_arrays`.
+        standardize: see `from_arrays`.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no NPZ file, holds Python objects, or as `from_arrays`.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+    except Exception as error:  # zipfile, zlib and NumPy raise what they met first
+        reason = "it holds Python objects" if "allow_pickle" in str(error) else str(error).splitlines()[0]
+        raise ValueError(f"{path} is no file of arrays that np.savez wrote: {reason}") from None
+    found: dict[str, dict[str, Any]] = {split: {} for split in _SPLITS}
+    for key, array in arrays.items():
+        split, field = _split_and_field(key)
+        if field in found[split]:
+            raise ValueError(f"{path}: two arrays are {field!r} of the split {split!r}")
+        found[split][field] = array
+    if not found["train"]:
+        raise ValueError(
+            f"{path} has no training arrays, such as image and label; it has {', '.join(arrays) or 'none'}"
+        )
+    y = np.asarray(found["train"].get("y", 0))
+    roles = {"x": "image", "y": "label"} if y.dtype.kind in "iubUS" else {"x": "inputs", "y": "target"}
+    found = {split: {roles.get(field, field): array for field, array in of.items()} for split, of in found.items()}
+    if test is not None and found["test"]:
+        raise ValueError(f"test={test} makes a test split where there is none, but {path} has arrays for one")
+    options: dict[str, Any] = {"name": f"npz:{path}", "standardize": standardize}
+    if not found["validation"]:
+        share = found["test"] or (0.2 if test is None else test)
+        return from_arrays(**found["train"], test=share, classes=classes, **options)
+    whole = from_arrays(**found["train"], test=found["validation"], classes=classes, **options)
+    names = classes or whole.spec.classes or None
+    splits = {"train": whole.splits["train"], "validation": whole.splits["test"]}
+    if found["test"]:
+        splits["test"] = from_arrays(**found["train"], test=found["test"], classes=names, **options).splits["test"]
+    return of_splits(f"npz:{path}", splits, whole.spec.classes, standardize=standardize)
+
+
+def _split_and_field(key: str) -> tuple[str, str]:
+    for split in _SPLITS:
+        for field in (key.removeprefix(f"{split}_"), key.removesuffix(f"_{split}")):
+            if field != key:
+                return split, field.lower()
+    return "train", key.lower()
+
+
+def _checked(field: str, array: Any, where: str) -> np.ndarray:
+    """The array with a type that models compute with."""
+    array = np.asarray(array)
+    if array.ndim == 0 or not len(array):
+        raise ValueError(f"{where}: {field} is empty, or no array with the example first: its shape is {array.shape}")
+    if array.dtype.kind == "f":
+        array = array.astype(np.float32)
+        if not np.isfinite(array).all():
+            row = int(np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))[0])
+            raise ValueError(f"{where}: {field} holds numbers that are not finite; the first is in example {row}")
+    elif array.dtype.kind in "iu":
+        if field == "image" and array.dtype != np.uint8:
+            raise ValueError(f"{where}: images are uint8, or floats in [0, 1]; not {array.dtype}")
+        array = array if field == "image" else _narrowed(field, array, where)
+    elif array.dtype.kind == "b":
+        array = array.astype(np.int32)
+    else:
+        raise ValueError(f"{where}: {field} holds neither numbers nor booleans, but {array.dtype}")
+    if field == "image" and array.ndim == 3:
+        array = array[..., None]
+    if field == "target":
+        array = array.astype(np.float32).reshape(len(array), -1)
+    return array
+
+
+def _narrowed(field: str, array: np.ndarray, where: str) -> np.ndarray:
+    bounds = np.iinfo(np.int32)
+    if array.min() < bounds.min or array.max() > bounds.max:
+        raise ValueError(f"{where}: {field} holds integers beyond 32 bits")
+    return array.astype(np.int32)
+
+
+def _labels(labels: Any, classes: tuple[str, ...] | None, where: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels as int32 [example], and the names of the classes."""
+    array = np.asarray(labels)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    elif array.ndim == 2:
+        if array.dtype.kind not in "fiub" or not (np.isin(array, (0, 1)).all() and (array.sum(axis=1) == 1).all()):
+            raise ValueError(f"{where}: labels [example, classes] must be one-hot; else give [example]")
+        names = classes or tuple(map(str, range(array.shape[1])))
+        if len(names) != array.shape[1]:
+            raise ValueError(f"{where}: one-hot labels of {array.shape[1]} classes, and {len(names)} names")
+        return array.argmax(axis=1).astype(np.int32), names
+    if array.ndim != 1 or not len(array):
+        raise ValueError(f"{where}: labels are [example], not {list(array.shape)}")
+    if array.dtype.kind == "f":
+        if not (np.isfinite(array).all() and (array == np.round(array)).all()):
+            raise ValueError(f"{where}: labels are whole numbers or names; numbers to be told are called target")
+        array = array.astype(np.int64)
+    if array.dtype.kind not in "iubOUS":
+        raise ValueError(f"{where}: labels are whole numbers or names, not {array.dtype}")
+    if array.dtype.kind == "b" and classes is not None:
+        array = array.astype(np.int64)
+    if array.dtype.kind == "O" and not all(isinstance(each, str) for each in array):
+        raise ValueError(f"{where}: labels are whole numbers or names; a mixture, or None, is neither")
+    texts = np.array([each.decode() if isinstance(each, bytes) else str(each) for each in array.tolist()])
+    if classes is None:
+        distinct = np.unique(array)
+        # A class without an example has a number nevertheless: 0, 1 and 3 of four.
+        counted = array.dtype.kind in "iu" and distinct[0] >= 0 and distinct[-1] < 2 * len(distinct)
+        values = range(int(distinct[-1]) + 1) if counted and distinct[0] == 0 else distinct.tolist()
+        classes = tuple(each.decode() if isinstance(each, bytes) else str(each) for each in values)
+    elif array.dtype.kind in "iu" and not set(texts) <= set(classes):
+        if array.min() < 0 or array.max() >= len(classes):
+            bad = int(np.flatnonzero((array < 0) | (array >= len(classes)))[0])
+            raise ValueError(f"{where}: label {array[bad]} of example {bad} is none of the {len(classes)} classes")
+        return array.astype(np.int32), classes
+    number = {name: index for index, name in enumerate(classes)}
+    unknown = [index for index, text in enumerate(texts.tolist()) if text not in number]
+    if unknown:
+        raise ValueError(
+            f"{where}: label {str(texts[unknown[0]])!r} of example {unknown[0]} is none of the classes "
+            f"{', '.join(classes[:20])}{' …' if len(classes) > 20 else ''}"
+        )
+    return np.array([number[text] for text in texts.tolist()], np.int32), classes

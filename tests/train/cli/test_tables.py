@@ -1,0 +1,72 @@
+"""A table and arrays of a user's own, from the files to predictions."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_diabetes, load_iris
+
+from tests.train.cli.command import error, parsed, run
+
+
+def table(path, names, rows):
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([names, *rows])
+    return path
+
+
+@pytest.fixture(scope="module")
+def flowers(tmp_path_factory):
+    """A folder with iris as a CSV file, species by name, and a run on it."""
+    folder, found = tmp_path_factory.mktemp("flowers"), load_iris()
+    rows = [[*row, found.target_names[label]] for row, label in zip(found.data, found.target, strict=True)]
+    table(folder / "flowers.csv", ["a", "b", "c", "d", "species"], rows)
+    report = parsed("train", "mlp_table", f"data=csv:{folder / 'flowers.csv'}", "epochs=40", "--run", folder / "run")
+    return folder, report, rows
+
+
+def test_training_and_evaluating(flowers):
+    folder, report, _ = flowers
+    assert report["test_accuracy"] > 0.9
+    assert parsed("evaluate", folder / "run")["test_accuracy"] == report["test_accuracy"]
+
+
+def test_lines_are_classified_where_the_table_is_not(flowers, tmp_path):
+    folder, _, rows = flowers
+    (folder / "flowers.csv").rename(folder / "gone.csv")
+    try:
+        file = table(
+            tmp_path / "new.csv", ["d", "c", "b", "a"], [row[3::-1] for row in rows]
+        )  # another order, no species
+        found = parsed("predict", folder / "run", file)
+        assert np.mean([each["label"] == row[4] for each, row in zip(found, rows, strict=True)]) > 0.9
+        assert run("predict", folder / "run", tmp_path).startswith(f"{file}, row 1: setosa (")
+        table(file, ["a", "b", "c"], [[1, 2, 3]])
+        assert "has no column 'd'; it has a, b, c" in error("predict", folder / "run", file)
+    finally:
+        (folder / "gone.csv").rename(folder / "flowers.csv")
+
+
+def test_a_number_is_told_in_the_units_of_the_file(tmp_path):
+    found = load_diabetes()
+    rows = [[*row, value] for row, value in zip(found.data, found.target, strict=True)]
+    file = table(tmp_path / "t.csv", [*found.feature_names, "progress"], rows)
+    assert "needs the field 'label'; the data set " in error("train", "mlp_table", f"data=csv:{file}")
+    settings = ["task=regression", "epochs=20", "--run", tmp_path / "run"]
+    report = parsed("train", "mlp_table", f"data=csv:{file}", *settings)
+    values = np.array([each["values"][0] for each in parsed("predict", tmp_path / "run", file)])
+    assert np.abs(values - found.target).mean() < 50  # that of the mean alone is 66
+    deviation = report["test_mae_of_progress"] / report["test_mae"]
+    assert deviation == pytest.approx(found.target.std(), rel=0.1)
+
+
+def test_arrays_in_a_file(tmp_path):
+    rng = np.random.default_rng(0)
+    labels = np.arange(120) % 3
+    images = np.uint8(rng.integers(0, 60, (120, 8, 8)) + 80 * labels[:, None, None])
+    np.savez(tmp_path / "a.npz", x_train=images[:90], y_train=labels[:90], x_test=images[90:], y_test=labels[90:])
+    settings = ["model=mlp", "data_options={}", "epochs=60", "batch_size=16", "--run", tmp_path / "run"]
+    report = parsed("train", "lenet5_digits", f"data=npz:{tmp_path / 'a.npz'}", *settings)
+    assert report["test_accuracy"] > 0.9

@@ -1,0 +1,62 @@
+"""Arrays in the place of a data set: what `fit` and `evaluate` make of them."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import numpy as np
+import optax
+import pytest
+
+import data
+from train.loop import evaluate, fit
+from train.tasks import classification, regression
+
+X = np.random.default_rng(0).normal(size=(64, 5)).astype(np.float32)
+LABEL = (X[:, 0] > 0).astype(np.int64)
+
+
+class Linear(nn.Module):
+    size: int
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        return nn.Dense(self.size)(x)
+
+
+def trained(source, task):
+    fitted = fit(task, source, batch_size=16, epochs=30)
+    return fitted, evaluate(task, source, fitted.state, split="train")
+
+
+@pytest.mark.parametrize(
+    "labels", [LABEL, np.array(["no", "yes"])[LABEL], LABEL.astype(bool)], ids=["int", "str", "bool"]
+)
+def test_a_pair_of_inputs_and_labels(labels):
+    _, metrics = trained((X, labels), classification(Linear(2), optax.adam(0.1)))
+    assert metrics["accuracy"] > 0.95
+
+
+def test_a_pair_of_inputs_and_numbers():
+    _, metrics = trained((X, X @ np.arange(5.0)), regression(Linear(1), optax.adam(0.3)))
+    assert metrics["loss"] < 0.01
+
+
+def test_arrays_by_field_are_the_data_set_of_them():
+    arrays = {"features": X, "label": LABEL}
+    task = classification(Linear(2), optax.adam(0.1), inputs="features")
+    (first, metrics), (second, _) = trained(arrays, task), trained(data.from_arrays(**arrays), task)
+    assert [{**row, "seconds": 0} for row in first.history] == [{**row, "seconds": 0} for row in second.history]
+    assert metrics["accuracy"] > 0.95
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (X, "data are a data set, arrays by field or a pair of arrays; not ndarray"),
+        ((X,), "not tuple of 1"),
+        ((X, LABEL[:3]), "same number of examples"),
+    ],
+)
+def test_what_is_refused(source, message):
+    with pytest.raises(ValueError, match=message):
+        fit(classification(Linear(2), optax.sgd(0.1)), source, batch_size=8, epochs=1)

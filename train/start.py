@@ -1,0 +1,79 @@
+"""Where the command `zoo` starts, and how Python finds `data`, `train` and `zoo`.
+
+A file `train.py` in the working directory, or a folder `data` with an `__init__.py`, hides our package of the same
+name. Of our three packages the first that is imported runs this file, and from then on a name that is hidden is one
+error, which says what to rename. The command itself takes our packages, whatever lies beside it: its start is
+installed as a module of its own, `flaxzoo`, whose name nobody's file has.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from typing import Any
+
+NAMES = ("data", "train", "zoo")
+
+
+class OurPackages:
+    """A finder of Python's import system for our three names.
+
+    Args:
+      root: the folder that our packages are in.
+      whatever_hides: whether ours are taken also where others come first on the path.
+    """
+
+    def __init__(self, root: str, *, whatever_hides: bool):
+        self._root = root
+        self._whatever_hides = whatever_hides
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """Ours, or None for Python to go on.
+
+        Raises:
+          ImportError: something else has the name, and comes first.
+        """
+        if name not in NAMES:
+            return None
+        ours, found = PathFinder.find_spec(name, [self._root]), PathFinder.find_spec(name)
+        if ours is None or found is None or _same(found.origin, ours.origin):
+            return None
+        if self._whatever_hides:
+            return ours
+        raise ImportError(_hidden(name, found.origin))
+
+
+def _same(first: str | None, second: str | None) -> bool:
+    return first is not None and second is not None and Path(first).resolve() == Path(second).resolve()
+
+
+def _hidden(name: str, by: str | None) -> str:
+    path = Path(by or name)
+    there = path.parent if path.name == "__init__.py" else path
+    return f"{there} hides the package {name!r} of flaxzoo: rename it, or start Python in another folder"
+
+
+def require_ours(root: Path) -> None:
+    """From now on `data`, `train` and `zoo` are ours, or an error.
+
+    Raises:
+      ImportError: one of them is imported already, and is not ours.
+    """
+    for name in NAMES:
+        found, ours = getattr(sys.modules.get(name), "__file__", None), root / name / "__init__.py"
+        if found is not None and ours.is_file() and not _same(found, str(ours)):
+            raise ImportError(_hidden(name, found))
+    if not any(type(finder).__name__ == OurPackages.__name__ for finder in sys.meta_path):
+        sys.meta_path.insert(0, OurPackages(str(root), whatever_hides=False))
+
+
+def main() -> None:
+    """The command `zoo`."""
+    here = Path(__file__).resolve().parents[1]
+    places = [here, *map(Path, sys.path)]
+    root = next((place for place in places if all((place / name / "__init__.py").is_file() for name in NAMES)), here)
+    sys.meta_path.insert(0, OurPackages(str(root), whatever_hides=True))
+    from train.cli import main
+
+    main()
