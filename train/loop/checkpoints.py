@@ -61,8 +61,8 @@ class Checkpoints:
       monitor: the column of the history that tells which checkpoint is best.
       best_is_highest: whether more of it is better.
       keep: how many of the last ones are kept beside the best.
-      every: how many evaluations lie between two checkpoints; the last evaluation always makes one, and so does one that
-        is better than all before it.
+      every: how many evaluations lie between two checkpoints; the last evaluation always makes one, and so does one
+        that is better than all before it.
     """
 
     def __init__(
