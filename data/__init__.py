@@ -11,16 +11,16 @@ All of it is numpy on the host; `preprocess` may as well run inside a compiled t
 import runpy
 from pathlib import Path
 
-runpy.run_path(str(Path(__file__).parents[1] / "train" / "start.py"))["require_ours"](Path(__file__).parents[1])
+runpy.run_path(str(Path(__file__).parents[1] / "train" / "entry.py"))["require_ours"](Path(__file__).parents[1])
 
 # Each wing registers its data sets when it is imported.
-from data import images, tables, text
+from data import images, sequences, tables, text
 from data.dataset import ArraySource, Dataset, Field, Source, Spec
 from data.image import ImageReader, decode_image
 from data.pipeline import batch_indices, prefetch, steps_per_epoch
 from data.registry import list_datasets, load, register
 from data.tables.arrays import from_arrays
-from data.tables.columns import TableReader
+from data.tables.csv_file import TableReader
 
 __all__ = [
     "ArraySource",
@@ -38,6 +38,7 @@ __all__ = [
     "load",
     "prefetch",
     "register",
+    "sequences",
     "steps_per_epoch",
     "tables",
     "text",

@@ -77,7 +77,7 @@ def test_every_command_is_understood(command, monkeypatch):
 
         return note
 
-    monkeypatch.setattr("train.code.import_code", called.append)
+    monkeypatch.setattr("train.user_code.import_code", called.append)
     monkeypatch.setattr(cli, "COMMANDS", {name: instead(function) for name, function in cli.COMMANDS.items()})
     cli.main(words)
     assert called

@@ -10,10 +10,9 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-runpy.run_path(str(Path(__file__).parents[1] / "train" / "start.py"))["require_ours"](Path(__file__).parents[1])
+runpy.run_path(str(Path(__file__).parents[1] / "train" / "entry.py"))["require_ours"](Path(__file__).parents[1])
 
 if TYPE_CHECKING:
-    from train.inference import generate as generate
     from train.loop import callbacks as callbacks
     from train.loop import parallel as parallel
     from train.optim import freezing as freezing
@@ -26,22 +25,22 @@ SHORT = {
     "build": "runs.build",
     "callbacks": "loop.callbacks",
     "checkpoint": "loop.checkpoints",
-    "decode": "inference.decode",
+    "decode": "inference.beam_search",
     "export": "inference.export",
     "feed": "loop.feed",
     "fidelity": "inference.fidelity",
     "freezing": "optim.freezing",
-    "generate": "inference.generate",
+    "generate": "inference.writing",
     "optimizers": "optim.optimizers",
     "parallel": "loop.parallel",
     "pictures": "measure.pictures",
     "plateau": "optim.plateau",
     "run": "runs.run",
-    "sample": "inference.sample",
+    "sample": "inference.drawing",
     "schedules": "optim.schedules",
     "step": "tasks.step",
     "transfer": "runs.transfer",
-    "translate": "inference.translate",
+    "translate": "inference.translation",
 }
 """Modules that are imported without their wing too: `from train import parallel`, `from train.freezing import freeze`.
 

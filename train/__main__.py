@@ -1,6 +1,6 @@
 """`python -m train` is `zoo`."""
 
-from train.start import main
+from train.entry import main
 
 if __name__ == "__main__":
     main()

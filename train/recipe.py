@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import data
-from train.code import import_code
+from train.user_code import import_code
 from zoo.checkpoint import plain
 from zoo.registry import load_installed, unknown
 
@@ -123,7 +123,7 @@ def recipe_name(reference: str) -> str:
 
     Raises:
       ValueError: there is none of this name, and the nearest are listed; or the file has none, or several.
-      FileNotFoundError, ImportError: as `train.code.import_code`.
+      FileNotFoundError, ImportError: as `train.user_code.import_code`.
     """
     code, colon, name = ("", "", reference)
     if reference.endswith(".py"):

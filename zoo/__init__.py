@@ -9,7 +9,7 @@ import runpy
 import sys
 from pathlib import Path
 
-runpy.run_path(str(Path(__file__).parents[1] / "train" / "start.py"))["require_ours"](Path(__file__).parents[1])
+runpy.run_path(str(Path(__file__).parents[1] / "train" / "entry.py"))["require_ours"](Path(__file__).parents[1])
 
 # Each wing registers its models when it is imported.
 from zoo import basic, generative, layers, pretrained, sequence, text, vision

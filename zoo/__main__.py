@@ -4,4 +4,4 @@ import runpy
 from pathlib import Path
 
 if __name__ == "__main__":
-    runpy.run_path(str(Path(__file__).parents[1] / "train" / "start.py"))["main"]()
+    runpy.run_path(str(Path(__file__).parents[1] / "train" / "entry.py"))["main"]()

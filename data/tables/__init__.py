@@ -1,5 +1,5 @@
-"""Rows of numbers, sequences of them, and arrays of one's own."""
+"""Rows of numbers, and arrays of one's own."""
 
-from data.tables import arrays, columns, iris, synthetic
+from data.tables import arrays, csv_file, iris
 
-__all__ = ["arrays", "columns", "iris", "synthetic"]
+__all__ = ["arrays", "csv_file", "iris"]

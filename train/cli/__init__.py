@@ -16,22 +16,22 @@ import tyro
 from tyro.conf import UseAppendAction, arg
 
 from train import launch
-from train.cli import making, models, training, using
+from train.cli import generation, inference, models, training
 
 COMMANDS = {
     "list": models.list_,
     "card": models.card,
     "recipes": training.recipes,
     "train": training.train,
-    "evaluate": using.evaluate,
-    "sample": making.sample,
-    "generate": making.generate,
+    "evaluate": inference.evaluate,
+    "sample": generation.sample,
+    "generate": generation.generate,
     "compare": training.compare,
-    "translate": making.translate,
+    "translate": generation.translate,
     "augment": training.augment,
     "convert": models.convert,
-    "predict": using.predict,
-    "export": using.export,
+    "predict": inference.predict,
+    "export": inference.export,
     "bench": models.bench,
 }
 
@@ -54,7 +54,7 @@ def _with_imports(command: Callable[..., None]) -> Callable[..., None]:
         if options.get("distributed"):
             launch.join_processes()  # before anything can ask JAX for its devices
         if imports:
-            from train.code import import_code
+            from train.user_code import import_code
 
             for reference in imports:
                 import_code(reference)

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 import data
-from train.inference.decode import exact_match
+from train.inference.beam_search import exact_match
 from train.inference.loading import Run, classes_of, load, require_split
 from train.loop import evaluate as evaluate_task
 from train.loop import parallel

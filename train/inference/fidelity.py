@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from train.inference.drawing import draw, generator
 from train.inference.loading import Run, load, require_split
 from train.inference.prediction import image_classifier
-from train.inference.sample import draw, generator
 from train.loop.feed import padded_rows
 
 _BATCH = 256

@@ -10,7 +10,7 @@ import jax
 
 import data
 import zoo
-from train.inference.sources import require_sources
+from train.inference.required_code import require_sources
 from train.recipe import Recipe, from_json
 from zoo.checkpoint import saved_meta
 

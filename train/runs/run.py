@@ -21,11 +21,11 @@ import jax
 
 import data
 import zoo
+from train.inference.drawing import GENERATORS, draw
 from train.inference.evaluation import examine
-from train.inference.generate import VOCABULARY
 from train.inference.loading import Run, read_recipe
-from train.inference.sample import GENERATORS, draw
-from train.inference.sources import require_sources, sources
+from train.inference.required_code import require_sources, sources
+from train.inference.writing import VOCABULARY
 from train.loop import callbacks
 from train.loop.checkpoints import Checkpoints, History, finished_steps
 from train.loop.fitting import fit

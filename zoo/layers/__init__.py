@@ -2,20 +2,17 @@
 
 from zoo.layers.basic import (
     BATCH_AXIS,
-    Conv,
-    ConvTranspose,
-    Dropout,
-    DropPath,
     adaptive_avg_pool,
     batch_axis,
     flatten,
     global_avg_pool,
-    he_normal,
     record,
     require_image,
     require_tokens,
 )
-from zoo.layers.norms import BatchNorm
+from zoo.layers.batch_norm import BatchNorm
+from zoo.layers.conv_layers import Conv, ConvTranspose, he_normal
+from zoo.layers.dropout import Dropout, DropPath
 
 __all__ = [
     "BATCH_AXIS",

@@ -290,8 +290,8 @@ def causal_context(tokens: jax.Array, max_len: int, cache: Cache | None, mask: j
       max_len: the longest sequence that the model takes.
       cache: of the tokens before these.
       mask: `[batch, time]`, which tokens are no padding: boolean, or without a cache also integers that number the
-        sequences which are packed in a row (0 for padding). Positions count tokens of the same sequence, wherever
-        padding stands.
+        sequences which are packed in a row (0 for padding). A position is the number of earlier tokens of the same
+        sequence, wherever padding stands.
 
     Raises:
       ValueError: the shapes do not fit, or the tokens are more than the model takes.
@@ -317,6 +317,7 @@ def causal_context(tokens: jax.Array, max_len: int, cache: Cache | None, mask: j
         return Context(index, None, True)
     number = mask.astype(jnp.int32)
     same = (number[:, :, None] == number[:, None, :]) & (number != 0)[:, None]
-    first = jnp.pad(number[:, 1:] != number[:, :-1], ((0, 0), (1, 0)))
-    positions = index - lax.cummax(jnp.where(first, index, 0), axis=1)
+    before = (same & (index[:, :, None] > index[:, None])).sum(axis=2, dtype=jnp.int32)
+    so_far = jnp.maximum(jnp.cumsum(number != 0, axis=1, dtype=jnp.int32) - 1, 0)
+    positions = jnp.where(number != 0, before, so_far)  # those of padding as with a cache
     return Context(positions, same[:, None], True)

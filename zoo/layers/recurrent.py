@@ -18,7 +18,8 @@ from flax.linen.dtypes import promote_dtype
 from jax import lax
 from jax.nn.initializers import Initializer
 
-from zoo.layers.basic import Dropout, record
+from zoo.layers.basic import record
+from zoo.layers.dropout import Dropout
 
 State = tuple[jax.Array, ...]
 """What a layer carries from step to step, each `[batch, hidden_size]`; its output is the last of them."""

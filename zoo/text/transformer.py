@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from zoo.layers import Dropout, record, require_tokens
 from zoo.layers.attention import Cache, causal_context, empty_cache, sinusoids
-from zoo.layers.block import Block
+from zoo.layers.transformer_block import Block
 from zoo.registry import register
 
 

@@ -9,8 +9,8 @@ import scipy.special
 
 import data
 import train.recipes  # noqa: F401
+from train.inference.drawing import draw
 from train.inference.loading import Run
-from train.inference.sample import draw
 from train.loop import parallel
 from train.loop.fitting import evaluate, fit
 from train.recipe import get_recipe, override

@@ -18,7 +18,7 @@ import zoo
 from data.text.tokens import END, PAD, START
 from tests.descriptors import random_variables
 from train import cli
-from train.inference.decode import decode, exact_match
+from train.inference.beam_search import decode, exact_match
 from train.metrics import merge, summarize
 from train.tasks import seq2seq
 

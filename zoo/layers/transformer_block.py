@@ -12,7 +12,7 @@ from jax.nn.initializers import Initializer
 
 from zoo.layers.activations import activation
 from zoo.layers.attention import MultiHeadAttention
-from zoo.layers.basic import Dropout
+from zoo.layers.dropout import Dropout
 
 
 class Block(nn.Module):

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from data.registry import dataset_builder
-from train.code import Code, source_of
 from train.recipe import Recipe
 from train.tasks import TASKS
+from train.user_code import Code, source_of
 from zoo.registry import list_models, model_builder
 
 _LOG = logging.getLogger(__name__)

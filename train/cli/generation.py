@@ -24,7 +24,7 @@ def sample(
     json: Json = False,
 ) -> None:
     """Draw images from the best checkpoint of a VAE, a GAN or a diffusion model."""
-    from train.inference import sample as sampling
+    from train.inference import drawing as sampling
     from train.measure import pictures
 
     side = math.isqrt(max(n, 0))
@@ -59,7 +59,7 @@ def generate(
     json: Json = False,
 ) -> None:
     """Write text with the best checkpoint of a language model."""
-    from train.inference import generate as generation
+    from train.inference import writing as generation
 
     pieces = generation.write(
         generation.load(run),
@@ -89,7 +89,7 @@ def translate(
     json: Json = False,
 ) -> None:
     """Translate texts with the best checkpoint of a run of the task seq2seq."""
-    from train.inference.translate import translate as translate_texts
+    from train.inference.translation import translate as translate_texts
 
     if not texts:
         raise ValueError('no text given: zoo translate RUN "TEXT"…')

@@ -62,7 +62,7 @@ def test_a_script_called_train_can_use_the_models_alone(tmp_path):
 
 def test_the_command_takes_its_own_packages(clash):
     folder, _, hidden = clash
-    start = f"import runpy; runpy.run_path({str(ROOT / 'train' / 'start.py')!r})['main']()"
+    start = f"import runpy; runpy.run_path({str(ROOT / 'train' / 'entry.py')!r})['main']()"
     done = python("-c", start, "list", "mlp", cwd=folder, path=(folder, ROOT))
     assert (done.returncode, done.stderr) == (0, "")
     assert "17,226" in done.stdout
@@ -71,7 +71,7 @@ def test_the_command_takes_its_own_packages(clash):
 
 
 def test_the_command_starts_in_a_module_of_its_own():
-    entries, start = ((ROOT / file).read_text() for file in ("pyproject.toml", "train/start.py"))
+    entries, start = ((ROOT / file).read_text() for file in ("pyproject.toml", "train/entry.py"))
     assert 'zoo = "flaxzoo:main"' in entries
-    assert '"train/start.py" = "flaxzoo.py"' in entries
+    assert '"train/entry.py" = "flaxzoo.py"' in entries
     assert not any(line.startswith(("import train", "from train")) for line in start.splitlines())

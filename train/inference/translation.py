@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from data.text import tokens
-from train.inference.decode import decode
+from train.inference.beam_search import decode
 from train.inference.loading import load
 from train.tasks import task_option
 
@@ -29,7 +29,7 @@ def translate(folder: str | Path, texts: Sequence[str], *, beams: int = 1) -> li
     Args:
       folder: a run of the task seq2seq.
       texts: of characters that the training data have, and no longer than those.
-      beams: see `train.inference.decode.decode`; with 1 each token is the most probable after those before it.
+      beams: see `train.inference.beam_search.decode`; with 1 each token is the most probable after those before it.
 
     Raises:
       ValueError: the run has learnt something else, or a text cannot be read.

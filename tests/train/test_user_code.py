@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import zoo
-from train.code import Code, import_code, source_of
+from train.user_code import Code, import_code, source_of
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,5 @@
+"""Sequences of numbers."""
+
+from data.sequences import sums
+
+__all__ = ["sums"]

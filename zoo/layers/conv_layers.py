@@ -1,0 +1,85 @@
+"""Convolution layers, with the conventions of the field made explicit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
+from jax.nn.initializers import Initializer
+
+from zoo.layers import convolution
+from zoo.layers.convolution import Padding
+
+he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+"""He et al. 2015, eq. 15: keeps the variance of gradients through ReLU layers."""
+
+
+def _pair(value: int | Sequence[int]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+class Conv(nn.Module):
+    """2-D convolution, `[batch, height, width, channels]` → `[batch, height', width', features]` (eq. 33).
+
+    An int for `padding` pads all sides alike, as in PyTorch; `SAME` differs from that at stride 2.
+    """
+
+    features: int
+    kernel_size: int | Sequence[int] = 3
+    strides: int | Sequence[int] = 1
+    padding: Padding = "SAME"
+    dilation: int | Sequence[int] = 1
+    groups: int = 1
+    use_bias: bool = True
+    kernel_init: Initializer = nn.initializers.lecun_normal()
+    bias_init: Initializer = nn.initializers.zeros
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Convolves; see the class for shapes."""
+        shape = (*_pair(self.kernel_size), x.shape[-1] // self.groups, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype) if self.use_bias else None
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        y = convolution.conv(
+            x,
+            kernel,
+            strides=_pair(self.strides),
+            padding=self.padding,
+            dilation=_pair(self.dilation),
+            groups=self.groups,
+        )
+        return y if bias is None else y + bias[None, None, None]
+
+
+class ConvTranspose(nn.Module):
+    """2-D transposed convolution, `[batch, height, width, channels]` → `[batch, height', width', features]`.
+
+    The gradient of `Conv`, as in PyTorch and Keras: `SAME` multiplies the size by the stride.
+    """
+
+    features: int
+    kernel_size: int | Sequence[int] = 3
+    strides: int | Sequence[int] = 1
+    padding: Padding = "SAME"
+    use_bias: bool = True
+    kernel_init: Initializer = nn.initializers.lecun_normal()
+    bias_init: Initializer = nn.initializers.zeros
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Convolves; see the class for shapes."""
+        shape = (*_pair(self.kernel_size), x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype) if self.use_bias else None
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        y = convolution.conv_transpose(x, kernel, strides=_pair(self.strides), padding=self.padding)
+        return y if bias is None else y + bias[None, None, None]

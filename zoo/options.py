@@ -1,0 +1,163 @@
+"""Options are checked before anything is built of them: their names, types and ranges."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import types
+import typing
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import typeguard
+
+from zoo.registry import unknown
+
+
+class Range(NamedTuple):
+    """Numbers from `least` to `most`; an open end is left out."""
+
+    least: float = -math.inf
+    most: float = math.inf
+    open_least: bool = False
+    open_most: bool = False
+
+    def __contains__(self, number: object) -> bool:
+        if not isinstance(number, int | float) or math.isnan(number):
+            return False
+        above = self.least < number if self.open_least else self.least <= number
+        return above and (number < self.most if self.open_most else number <= self.most)
+
+    def __str__(self) -> str:
+        if self.most == math.inf:
+            return f"greater than {self.least:g}" if self.open_least else f"at least {self.least:g}"
+        return f"in {'(' if self.open_least else '['}{self.least:g}, {self.most:g}{')' if self.open_most else ']'}"
+
+
+SHARE = Range(0, 1, open_most=True)
+POSITIVE = Range(0, open_least=True)
+COUNT = Range(1)
+NOT_NEGATIVE = Range(0)
+
+RANGES: dict[str, Range] = {
+    **dict.fromkeys(
+        (
+            *(
+                "features",
+                "hidden_size",
+                "hidden_sizes",
+                "head_size",
+                "head_dim",
+                "latent_size",
+                "mlp_dim",
+                "num_heads",
+            ),
+            *("num_kv_heads", "num_layers", "num_blocks", "num_groups", "num_outputs", "num_segments", "vocab_size"),
+            *("max_len", "patch_size", "stage_sizes", "growth_rate", "image_shape", "image_size", "upsample", "length"),
+            *("size", "discriminator_features", "generator_features", "num_steps", "accumulate_steps", "decay_steps"),
+            *("patience", "discriminator_steps"),
+        ),
+        COUNT,
+    ),
+    **dict.fromkeys(("num_classes", "pad", "warmup_steps", "cooldown"), NOT_NEGATIVE),
+    **dict.fromkeys(("dropout_rate", "drop_path_rate", "ema_decay", "label_smoothing"), SHARE),
+    **dict.fromkeys(("b1", "b2", "b3", "beta", "decay", "rho", "momentum"), SHARE),
+    **dict.fromkeys(("weight_decay", "l2", "eps_root", "min_lr", "threshold", "least_change"), NOT_NEGATIVE),
+    **dict.fromkeys(("epsilon", "eps", "width", "rotary_base", "clip_norm", "clip_value", "std", "power"), POSITIVE),
+    **dict.fromkeys(("crop", "decay_factor", "factor", "final_fraction", "peak_at"), Range(0, 1)),
+}
+"""What an option of this name may be, whatever it belongs to."""
+
+
+def check_options(
+    function: Callable[..., Any], options: Mapping[str, Any], what: str, *, elsewhere: Mapping[str, str] | None = None
+) -> None:
+    """Refuses options that a function or class does not take.
+
+    Args:
+      function: takes the options as keyword arguments; its annotations say of which type they are.
+      options: by name.
+      what: they belong to, for the error, such as "model 'mlp'".
+      elsewhere: parameters that are no options, and where they are set.
+
+    Raises:
+      ValueError: names the option, its value and what is expected.
+    """
+    elsewhere = elsewhere or {}
+    known = {n: p for n, p in _parameters(function).items() if n not in elsewhere}
+    for name, value in options.items():
+        if name in elsewhere:
+            raise ValueError(f"{name} is no option of {what}: {elsewhere[name]}")
+        if name not in known:
+            raise ValueError(unknown(f"option of {what}", name, known))
+        hint = known[name]
+        if not _fits(value, hint):
+            raise ValueError(f"{name} of {what} must be {_words(hint)}, not {value!r}")
+        allowed = RANGES.get(name)
+        for number in value if isinstance(value, Sequence) and not isinstance(value, str) else [value]:
+            if isinstance(number, float) and not math.isfinite(number):
+                raise ValueError(f"{name} of {what} must be finite, not {value!r}")
+            if allowed is not None and isinstance(number, int | float) and number not in allowed:
+                raise ValueError(f"{name} of {what} must be {allowed}, not {value!r}")
+
+
+@functools.cache
+def _parameters(function: Callable[..., Any]) -> dict[str, Any]:
+    """The type of each keyword argument; of those without an annotation that is known, what the default tells."""
+    known: dict[str, Any] = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL) or name == "parent":
+            continue
+        known[name] = _hint(function, name, parameter)
+    return known
+
+
+def _hint(function: Any, name: str, parameter: inspect.Parameter) -> Any:
+    try:
+        hints = typing.get_type_hints(getattr(function, "func", function))
+    except NameError:  # an annotation that only type checkers can resolve
+        hints = {}
+    if name in hints:
+        return hints[name]
+    default = parameter.default
+    if isinstance(default, bool | str):
+        return type(default)
+    return float | None if default is None or isinstance(default, int | float) else Any
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if isinstance(value, bool) and bool not in _alternatives(hint) and Any not in _alternatives(hint):
+        return False
+    if isinstance(value, list):
+        value = tuple(value)  # JSON and the command line know lists alone
+    try:
+        typeguard.check_type(value, hint, collection_check_strategy=typeguard.CollectionCheckStrategy.ALL_ITEMS)
+    except typeguard.TypeCheckError:
+        return False
+    except TypeError:  # a type that cannot be checked at run time
+        return True
+    return not (isinstance(value, tuple) and any(isinstance(item, bool) for item in value))
+
+
+def _alternatives(hint: Any) -> Collection[Any]:
+    return (
+        typing.get_args(hint)
+        if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
+        else (hint,)
+    )
+
+
+def _words(hint: Any) -> str:
+    """A type in the words of a user."""
+    if hint in (int, float, bool, str, type(None)):
+        return {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}.get(hint, "None")
+    arguments = typing.get_args(hint)
+    if len(_alternatives(hint)) > 1:
+        return " or ".join(dict.fromkeys(map(_words, arguments)))
+    if typing.get_origin(hint) is typing.Literal:
+        return " or ".join(map(repr, arguments))
+    if arguments and typing.get_origin(hint) in (tuple, list, Sequence):
+        inner = _words(arguments[0]).removeprefix("a ")
+        return f"a list of {inner}s"
+    return getattr(hint, "__name__", str(hint))
