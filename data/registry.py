@@ -66,7 +66,7 @@ def list_datasets() -> list[str]:
     return sorted(_BUILDERS)
 
 
-def load(name: str, *, validation: float | int = 0, seed: int = 0, **options) -> Dataset:
+def load(name: str, /, *, validation: float | int = 0, seed: int = 0, **options) -> Dataset:
     """Loads a data set.
 
     Args:

@@ -12,8 +12,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import data
+from data.registry import dataset_builder
 from train.user_code import import_code
 from zoo.checkpoint import plain
+from zoo.options import COUNT, POSITIVE, Range, check_options
 from zoo.registry import load_installed, unknown
 
 
@@ -168,7 +170,19 @@ def describe_recipe(reference: str) -> str:
 
 
 def load_data(recipe: Recipe) -> data.Dataset:
-    """The data set of a recipe, its validation split held out."""
+    """The data set of a recipe, its validation split held out.
+
+    Raises:
+      ValueError: there is no such data set, or an option is wrong.
+    """
+    builder = dataset_builder(recipe.data)
+    elsewhere = {name: f"set {name}=… of the recipe" for name in ("seed", "validation")}
+    for name in recipe.data_options.keys() & elsewhere.keys():
+        raise ValueError(f"{name} is no option of data set {recipe.data!r}: {elsewhere[name]}")
+    if builder is not None:
+        check_options(
+            builder, recipe.data_options, f"data set {recipe.data!r}", elsewhere={"path": "it is in the name"}
+        )
     return data.load(recipe.data, validation=recipe.validation, seed=recipe.seed, **recipe.data_options)
 
 
@@ -214,6 +228,33 @@ def from_json(text: str) -> Recipe:
         if field not in hints:
             raise ValueError(unknown("field of a recipe", field, hints))
     return Recipe(**{field: _typed(field, value, hints[field]) for field, value in fields.items()})
+
+
+_RANGES = {
+    "batch_size": COUNT,
+    "epochs": POSITIVE,
+    "learning_rate": Range(0),
+    "validation": Range(0),
+    "trained_layers": COUNT,
+    "patience": COUNT,
+    "seed": Range(0, 2**32 - 1),
+    "evaluate_every": COUNT,
+    "checkpoint_every": COUNT,
+    "keep": COUNT,
+    "steps_per_dispatch": COUNT,
+}
+
+
+def require_ranges(recipe: Recipe) -> None:
+    """Refuses numbers that no training can have.
+
+    Raises:
+      ValueError: names the field, its value and what it may be.
+    """
+    for field, allowed in _RANGES.items():
+        value = getattr(recipe, field)
+        if value is not None and (value not in allowed or value == float("inf")):
+            raise ValueError(f"{field} must be {allowed}, not {value}")
 
 
 def differences(old: Recipe, new: Recipe) -> list[str]:

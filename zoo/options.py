@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import inspect
 import math
 import types
 import typing
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import typeguard
-
-from zoo.registry import unknown
 
 
 class Range(NamedTuple):
@@ -119,11 +118,14 @@ def _hint(function: Any, name: str, parameter: inspect.Parameter) -> Any:
     except NameError:  # an annotation that only type checkers can resolve
         hints = {}
     if name in hints:
+        kinds = _alternatives(hints[name])
+        if float in kinds and len(kinds) > 2:  # what JAX takes for a number: arrays, scalars, schedules
+            return float | None if type(None) in kinds else float
         return hints[name]
     default = parameter.default
     if isinstance(default, bool | str):
         return type(default)
-    return float | None if default is None or isinstance(default, int | float) else Any
+    return float if isinstance(default, int | float) else Any
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -161,3 +163,11 @@ def _words(hint: Any) -> str:
         inner = _words(arguments[0]).removeprefix("a ")
         return f"a list of {inner}s"
     return getattr(hint, "__name__", str(hint))
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """The message for a name that is not known: what it was, the nearest names, or all where none is near."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
+    hint = f"nearest: {', '.join(near)}" if near else f"known: {', '.join(known) or 'none'}"
+    return f"unknown {kind}: {name!r}; {hint}"

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import fnmatch
 import functools
 import inspect
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
@@ -16,6 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from zoo.options import check_options, unknown
 from zoo.summary import abstract_variables, count_parameters
 
 Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
@@ -170,21 +170,22 @@ def _card(name: str) -> Card:
     return _cards[name]
 
 
-def create_model(name: str, **overrides: Any) -> nn.Module:
+def create_model(name: str, /, **overrides: Any) -> nn.Module:
     """Builds a registered model; `overrides` replace the defaults of its card.
 
     A dtype may be given by name (`dtype="bfloat16"`).
 
     Raises:
-      ValueError: no model has this name, or it has no such option; the nearest names are listed.
+      ValueError: no model has this name, or it has no such option (the nearest names are listed); or an option is of
+        another type, or out of its range.
     """
     return _build(model_builder(name), _card(name), overrides)
 
 
 def _build(builder: Callable[..., nn.Module], card: Card, overrides: dict[str, Any]) -> nn.Module:
-    for option in overrides:
-        if option not in card.options:
-            raise ValueError(unknown(f"option of model {card.name!r}", option, card.options))
+    check_options(
+        builder, overrides, f"model {card.name!r}", elsewhere={"name": "models are named by the first argument"}
+    )
     settings = {**card.options, **overrides}
     missing = sorted(option for option, value in settings.items() if value is inspect.Parameter.empty)
     if missing:
@@ -199,11 +200,3 @@ def _build(builder: Callable[..., nn.Module], card: Card, overrides: dict[str, A
                 ) from None
     # JSON and the command line know lists alone; a module must be hashable.
     return builder(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
-
-
-def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """The message for a name that is not known: what it was, the nearest names, or all where none is near."""
-    known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
-    hint = f"nearest: {', '.join(near)}" if near else f"known: {', '.join(known) or 'none'}"
-    return f"unknown {kind}: {name!r}; {hint}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+import math
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
@@ -10,7 +10,7 @@ import jax
 import optax
 
 from train.optim.freezing import matches, path_of
-from zoo.registry import unknown
+from zoo.options import check_options, unknown
 
 Rate = float | optax.Schedule
 
@@ -46,6 +46,7 @@ _OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 def optimizer(
     name: str,
     learning_rate: Rate,
+    /,
     *,
     l2: float = 0.0,
     clip_norm: float | None = None,
@@ -77,15 +78,12 @@ def optimizer(
     """
     if name not in _OPTIMIZERS:
         raise ValueError(unknown("optimizer", name, _OPTIMIZERS))
-    known = set(inspect.signature(_OPTIMIZERS[name]).parameters) - {"learning_rate"}
-    for option in options:
-        if option not in known:
-            raise ValueError(unknown(f"option of optimizer {name!r}", option, known))
-    for what, value in (("clip_norm", clip_norm), ("clip_value", clip_value)):
-        if value is not None and value <= 0:
-            raise ValueError(f"{what} must be positive, not {value}")
-    if l2 < 0 or accumulate_steps < 1:
-        raise ValueError(f"l2 must be at least 0 and accumulate_steps at least 1, not {l2} and {accumulate_steps}")
+    what = f"optimizer {name!r}"
+    shared = {"l2": l2, "clip_norm": clip_norm, "clip_value": clip_value, "accumulate_steps": accumulate_steps}
+    check_options(optimizer, shared, what)
+    check_options(_OPTIMIZERS[name], options, what, elsewhere={"learning_rate": "it is given beside the name"})
+    for rate in (learning_rate, *(layer_rates or {}).values()):
+        require_rate(rate)
     parts = []
     if l2:
         parts.append(optax.add_decayed_weights(l2, mask=_kernels))
@@ -106,6 +104,18 @@ def optimizer(
     if accumulate_steps > 1:
         return optax.MultiSteps(tx, accumulate_steps).gradient_transformation()
     return tx
+
+
+def require_rate(rate: Any) -> None:
+    """Refuses what is no learning rate; a schedule is taken as it is.
+
+    Raises:
+      ValueError: it is not a finite number of at least 0.
+    """
+    if callable(rate) or isinstance(rate, jax.Array):
+        return
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not math.isfinite(rate) or rate < 0:
+        raise ValueError(f"learning_rate must be a finite number of at least 0, not {rate!r}")
 
 
 def _of_layers(

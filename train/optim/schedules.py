@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import optax
 
-from zoo.registry import unknown
+from train.optim.optimizers import require_rate
+from zoo.options import check_options, unknown
 
 
 def _constant(rate: float, steps: int) -> optax.Schedule:
@@ -35,7 +36,10 @@ def _polynomial(rate: float, steps: int, *, power: float = 2.0, final_fraction: 
 
 def _step(rate: float, steps: int, *, decay_factor: float = 0.1, milestones: tuple[float, ...] = (0.5, 0.75)):
     """Multiplies the rate by `decay_factor` at each milestone, given as a fraction of all steps."""
-    return optax.piecewise_constant_schedule(rate, {round(m * steps): decay_factor for m in milestones})
+    if any(not 0 < m < 1 for m in milestones) or list(milestones) != sorted(set(milestones)):
+        raise ValueError(f"milestones are rising fractions of the training, in (0, 1), not {list(milestones)}")
+    falls = Counter(round(m * steps) for m in milestones)  # of a very short training several may be one step
+    return optax.piecewise_constant_schedule(rate, {step: decay_factor**count for step, count in falls.items()})
 
 
 def _one_cycle(rate: float, steps: int, *, peak_at: float = 0.3) -> optax.Schedule:
@@ -61,7 +65,7 @@ _SCHEDULES: dict[str, Callable[..., optax.Schedule]] = {
 
 
 def schedule(
-    name: str, learning_rate: float, total_steps: int, *, warmup_steps: int = 0, **options: Any
+    name: str, learning_rate: float, total_steps: int, /, *, warmup_steps: int = 0, **options: Any
 ) -> optax.Schedule:
     """A schedule by name: constant, cosine, exponential, inverse_sqrt, linear, one_cycle, polynomial or step.
 
@@ -80,12 +84,12 @@ def schedule(
     """
     if name not in _SCHEDULES:
         raise ValueError(unknown("schedule", name, _SCHEDULES))
+    require_rate(learning_rate)
+    elsewhere: dict[str, str] = dict.fromkeys(("rate", "steps", "warmup_steps"), "it is given beside the name")
+    check_options(schedule, {"warmup_steps": warmup_steps}, f"schedule {name!r}")
+    check_options(_SCHEDULES[name], options, f"schedule {name!r}", elsewhere=elsewhere)
     if not 0 <= warmup_steps < total_steps:
         raise ValueError(f"warmup_steps must be at least 0 and less than the {total_steps} steps, not {warmup_steps}")
-    known = set(inspect.signature(_SCHEDULES[name]).parameters) - {"rate", "steps", "warmup_steps"}
-    for option in options:
-        if option not in known:
-            raise ValueError(unknown(f"option of schedule {name!r}", option, known))
     if name == "inverse_sqrt":
         options["warmup_steps"] = warmup_steps
     after = _SCHEDULES[name](learning_rate, total_steps - warmup_steps, **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,10 +21,12 @@ from train.optim.freezing import Frozen, freeze
 from train.optim.optimizers import optimizer
 from train.optim.plateau import Plateau, scale_by_plateau
 from train.optim.schedules import schedule
-from train.recipe import Recipe, load_data
+from train.recipe import Recipe, load_data, require_ranges
 from train.runs.transfer import frozen_layers, start_variables
 from train.state import Task
 from train.tasks import OF_UNIT_IMAGES, TASKS, task_option
+from train.tasks.step import gradient_task
+from zoo.options import check_options
 from zoo.registry import unknown
 
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -61,8 +64,7 @@ def build(recipe: Recipe) -> Parts:
         raise ValueError(unknown("precision", recipe.precision, PRECISIONS))
     if recipe.task == "gan" and recipe.precision == "float16":
         raise ValueError("the task gan scales no losses, which float16 needs; take precision=bfloat16")
-    if recipe.epochs <= 0:
-        raise ValueError(f"epochs must be positive, not {recipe.epochs}")
+    require_ranges(recipe)
     plan = parallel.plan(recipe.plan, parallel.devices_for(recipe.batch_size))
     card = zoo.model_card(recipe.model)
     dataset = load_data(recipe)
@@ -79,10 +81,11 @@ def build(recipe: Recipe) -> Parts:
                 options.setdefault(option, dataset.spec.fields["target"].shape[-1])
     if recipe.precision != "float32":
         options.setdefault("dtype", recipe.precision)
+    _require_sizes_of_the_data(recipe, dataset, options)
     model = zoo.create_model(recipe.model, **options)
     per_epoch = data.steps_per_epoch(len(dataset.splits["train"]), recipe.batch_size)
     plan.rows(recipe.batch_size)
-    steps = max(1, round(recipe.epochs * per_epoch))
+    steps = _whole_windows(recipe, max(1, round(recipe.epochs * per_epoch)))
     inputs = _require_inputs(recipe, dataset)
     example = dataset.spec.example(2)
     frozen = None
@@ -96,10 +99,8 @@ def build(recipe: Recipe) -> Parts:
         extras["frozen"] = frozen
     if recipe.weights is not None:
         extras["start"] = start_variables(recipe, model, example[inputs])
-    try:
-        task = TASKS[recipe.task](model, tx, **extras, **recipe.task_options)
-    except TypeError as error:
-        raise ValueError(f"task {recipe.task!r}: {error}") from None
+    _check_task_options(recipe)
+    task = TASKS[recipe.task](model, tx, **extras, **recipe.task_options)
     change = augmentation(recipe, dataset)
     _require_fit(recipe, dataset, model, task, example, plateau)
     return Parts(dataset, model, options, rate, task, plan, steps, change, plateau)
@@ -133,10 +134,57 @@ def _optimizer(
 
 
 def _plateau(recipe: Recipe) -> Plateau | None:
-    try:
-        return Plateau(**recipe.plateau_options) if recipe.plateau_options else None
-    except TypeError as error:
-        raise ValueError(f"plateau_options: {error}") from None
+    check_options(Plateau, recipe.plateau_options, "the plateau")
+    return Plateau(**recipe.plateau_options) if recipe.plateau_options else None
+
+
+def _whole_windows(recipe: Recipe, steps: int) -> int:
+    """So many steps, or a few more, that the last window of `accumulate_steps` closes: else its gradients were lost."""
+    window = recipe.optimizer_options.get("accumulate_steps", 1)
+    if not isinstance(window, int) or window < 2:  # the optimizer refuses what is wrong
+        return steps
+    if window > steps:
+        raise ValueError(
+            f"accumulate_steps={window} is more than the {steps} steps of the training: nothing would move"
+        )
+    return -(-steps // window) * window
+
+
+def _check_task_options(recipe: Recipe) -> None:
+    """Those of the task itself, and those that it passes on to `gradient_task`."""
+    constructor, what = TASKS[recipe.task], f"task {recipe.task!r}"
+    elsewhere = {
+        "model": "set model=…",
+        "tx": "set optimizer=…",
+        "loss_scaling": "set precision=float16",
+        "frozen": "set trained_layers=… or layer_rates…",
+        "start": "set weights=…",
+    }
+    parameters = inspect.signature(constructor).parameters
+    passed_on = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    shared = {n: v for n, v in recipe.task_options.items() if n == "ema_decay" and n not in parameters and passed_on}
+    own = {name: value for name, value in recipe.task_options.items() if name not in shared}
+    check_options(gradient_task, shared, what)
+    check_options(constructor, own, what, elsewhere=elsewhere)
+
+
+def _require_sizes_of_the_data(recipe: Recipe, dataset: data.Dataset, options: dict[str, Any]) -> None:
+    """Refuses sizes of a model that are not those of the data."""
+    spec = dataset.spec
+    wanted = options.get("num_classes")
+    if recipe.task == "classification" and spec.num_classes and wanted is not None:
+        allowed = {spec.num_classes, 1} if spec.num_classes == 2 else {spec.num_classes}
+        if wanted not in allowed:
+            raise ValueError(
+                f"model_options.num_classes={wanted!r} does not fit the data set {recipe.data!r}, which has "
+                f"{spec.num_classes} classes; leave it out"
+            )
+    vocabulary = options.get("vocab_size")
+    if spec.vocabulary and isinstance(vocabulary, int) and vocabulary < len(spec.vocabulary):
+        raise ValueError(
+            f"model_options.vocab_size={vocabulary} is less than the {len(spec.vocabulary)} tokens of the data set "
+            f"{recipe.data!r}; leave it out"
+        )
 
 
 def augmentation(recipe: Recipe, dataset: data.Dataset) -> Augment | None:

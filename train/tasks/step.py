@@ -54,7 +54,8 @@ def gradient_task(
       per_example: gives the loss and what else is reported.
       inputs: the field of the batch that the model takes, or several, which it takes in this order.
       prepare: draws what is random in an example, in training and in evaluation, before the model sees it.
-      ema_decay: keeps an exponential moving average of the variables, which evaluation then uses.
+      ema_decay: keeps an exponential moving average of the variables, which evaluation then uses. Where the optimizer
+        accumulates gradients, it is taken after each update.
       loss_scaling: scales the loss dynamically and skips updates that overflow, for models that compute in float16.
       frozen: parameters whose gradients are not computed, and which stay as they are to the bit. A module that has none
         but these runs as in inference: its batch norms take their running statistics, which stay as they are too.
@@ -128,7 +129,7 @@ def gradient_task(
             params=params,
             model_state=model_state,
             opt_state=opt_state,
-            ema=average(state.ema, {"params": params, **model_state}, ema_decay),
+            ema=_average_after_update(state.ema, {"params": params, **model_state}, ema_decay, opt_state),
             loss_scale=loss_scale,
         )
         return state, sum_over_devices(metrics)
@@ -206,6 +207,13 @@ def average(ema: Any, variables: Any, decay: float | None) -> Any:
     if decay is None:
         return None
     return jax.tree.map(lambda old, new: jnp.where(new == old, old, old + (1 - decay) * (new - old)), ema, variables)
+
+
+def _average_after_update(ema: Any, variables: Any, decay: float | None, opt_state: Any) -> Any:
+    """`average`, but while gradients are accumulated (`optax.MultiSteps`) only after the step that moves parameters."""
+    averaged = average(ema, variables, decay)
+    waiting = optax.tree_utils.tree_get(opt_state, "mini_step")
+    return averaged if decay is None or waiting is None else select(waiting == 0, averaged, ema)
 
 
 def step_key(state: State) -> jax.Array:

@@ -131,7 +131,22 @@ def test_unknown_option(name):
 
 @pytest.mark.parametrize("warmup", [-1, STEPS, STEPS + 1])
 def test_warm_up_that_does_not_fit(warmup):
-    with pytest.raises(
-        ValueError, match=rf"warmup_steps must be at least 0 and less than the {STEPS} steps, not {warmup}"
-    ):
+    with pytest.raises(ValueError, match=rf"warmup_steps .*must be at least 0.*, not {warmup}"):
         schedule("cosine", RATE, STEPS, warmup_steps=warmup)
+
+
+@pytest.mark.parametrize("warmup", [0.1, "abc", True])
+def test_warm_up_is_a_number_of_steps(warmup):
+    with pytest.raises(ValueError, match=f"warmup_steps of schedule 'cosine' must be a whole number, not {warmup!r}"):
+        schedule("cosine", RATE, STEPS, warmup_steps=warmup)
+
+
+def test_milestones_of_one_step_each_count():
+    rates = schedule("step", 1.0, 3, decay_factor=0.5, milestones=(0.6, 0.7))
+    assert float(rates(2)) == 0.25
+
+
+@pytest.mark.parametrize("milestones", [(100,), (0.0, 0.5), (0.5, 0.5), (0.7, 0.2), (1.0,)])
+def test_milestones_are_rising_fractions(milestones):
+    with pytest.raises(ValueError, match=r"milestones are rising fractions of the training, in \(0, 1\), not"):
+        schedule("step", 1.0, 100, milestones=milestones)

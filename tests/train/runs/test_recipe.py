@@ -250,7 +250,7 @@ def test_build_fills_in_classes_and_precision():
     parts = build(dataclasses.replace(BASE, precision="bfloat16"))
     assert parts.model_options == {"dropout_rate": 0.1, "num_classes": 10, "dtype": "bfloat16"}
     assert (parts.model.num_classes, parts.model.dtype, parts.model.dropout_rate) == (10, "bfloat16", 0.1)
-    assert build(override(BASE, ["model_options.num_classes=12"])).model.num_classes == 12
+    assert build(override(BASE, ["model_options.num_classes=10"])).model.num_classes == 10
 
 
 def test_float16_scales_the_loss():
@@ -275,26 +275,32 @@ def test_the_schedule_spans_the_training():
         (["model=mpl"], "unknown model: 'mpl'; nearest: mlp"),
         (["model_options.dropuot_rate=0.5"], "unknown option of model 'mlp': 'dropuot_rate'; nearest: dropout_rate"),
         (["data=digit"], "unknown data set 'digit'; nearest: digits"),
-        (["data_options.upsampel=4"], "no option 'upsampel'; nearest: upsample"),
-        (["data_options.upsample=0"], "upsample must be at least 1"),
+        (["data_options.upsampel=4"], "unknown option of data set 'digits': 'upsampel'; nearest: upsample"),
+        (["data_options.upsample=0"], "upsample of data set 'digits' must be at least 1, not 0"),
         (["task=clasification"], "unknown task: 'clasification'; nearest: classification"),
         (["task_options.label_smooting=0.1"], "task 'classification': .*label_smooting"),
-        (["task_options.label_smoothing=1.5"], r"label_smoothing must be in \[0, 1\)"),
-        (["task_options.loss=hinge"], "loss must be"),
+        (
+            ["task_options.label_smoothing=1.5"],
+            r"label_smoothing of task 'classification' must be in \[0, 1\), not 1.5",
+        ),
+        (
+            ["task_options.loss=hinge"],
+            "loss of task 'classification' must be 'cross_entropy' or 'perceptron', not 'hinge'",
+        ),
         (["task_options.inputs=pixels"], "has no field 'pixels' for the model; it has image, label"),
         (["data=iris", "data_options={}"], "has no field 'image' for the model; it has features, label"),
         (["task=regression"], "has no field 'inputs' for the model; it has image, label"),
         (["optimizer=adm"], "unknown optimizer: 'adm'; nearest: adam"),
         (["optimizer_options.momentum=0.5"], "unknown option of optimizer 'adam': 'momentum'"),
-        (["optimizer_options.clip_norm=-1"], "clip_norm must be positive"),
+        (["optimizer_options.clip_norm=-1"], "clip_norm of optimizer 'adam' must be greater than 0, not -1"),
         (["schedule=cosin"], "unknown schedule: 'cosin'; nearest: cosine"),
         (["schedule_options.final=0"], "schedule 'constant': .*final"),
         (["schedule_options.warmup_steps=400"], "warmup_steps must be at least 0 and less than the 400 steps, not 400"),
         (["plan=gpu"], "unknown plan: 'gpu'"),
         (["precision=float61"], "unknown precision: 'float61'; nearest: float16"),
-        (["epochs=0"], "epochs must be positive, not 0.0"),
-        (["epochs=-1"], "epochs must be positive, not -1.0"),
-        (["batch_size=0"], "batch_size must be from 1 to the number of examples, 1293; got 0"),
+        (["epochs=0"], "epochs must be greater than 0, not 0.0"),
+        (["epochs=-1"], "epochs must be greater than 0, not -1.0"),
+        (["batch_size=0"], "batch_size must be at least 1, not 0"),
         (["batch_size=2000"], "batch_size must be from 1 to the number of examples, 1293; got 2000"),
         (["validation=1.5"], "validation must be"),
         (["validation=5000"], "validation must be"),
@@ -304,17 +310,36 @@ def test_the_schedule_spans_the_training():
         ),
         (["model=cnn"], r"'cnn' does not fit the data set 'digits'.*takes images.*\[1, 64\]"),
         (["model_options.activation=rleu"], "rleu"),
-        (["model_options.num_classes=1", "task_options.loss=perceptron"], None),
+        (["model_options.num_classes=12"], "num_classes=12 does not fit the data set 'digits', which has 10 classes"),
+        (["model_options.num_classes=1", "task_options.loss=perceptron"], "num_classes=1 does not fit the data set"),
+        (["optimizer_options.learning_rate=3"], "learning_rate is no option of optimizer 'adam'"),
+        (["data_options.seed=3"], "seed is no option of data set 'digits': set seed=… of the recipe"),
+        (["task_options.frozen=3"], "frozen is no option of task 'classification': set trained_layers=…"),
+        (["optimizer_options.accumulate_steps=401"], "accumulate_steps=401 is more than the 400 steps"),
+        (["schedule=step", "schedule_options.milestones=[100]"], r"rising fractions of the training, in \(0, 1\), not"),
+        (["schedule=step", "schedule_options.milestones=[0.5, 0.2]"], "rising fractions of the training"),
+        (["plateau_options.patience=0"], "patience of the plateau must be at least 1, not 0"),
+        (["learning_rate=-0.1"], "learning_rate must be at least 0, not -0.1"),
+        (["seed=99999999999999999999"], r"seed must be in \[0, "),
+        (["epochs=1e400"], "epochs must be greater than 0, not inf"),
+        (["keep=0"], "keep must be at least 1, not 0"),
         (["task_options.loss=perceptron"], "the perceptron criterion takes one logit, not 10"),
     ],
 )
 def test_build_finds_what_is_wrong(settings, message):
-    changed = override(BASE, settings)
-    if message is None:
-        build(changed)
-        return
     with pytest.raises(ValueError, match=message):
-        build(changed)
+        build(override(BASE, settings))
+
+
+def test_two_classes_may_have_one_logit():
+    settings = ["data=iris", "model=perceptron", "model_options={}", "data_options={'positive': 'setosa'}"]
+    wanted = ["task_options={'loss': 'perceptron', 'inputs': 'features'}"]
+    assert build(override(BASE, settings + wanted)).model.num_outputs == 1
+
+
+def test_the_last_window_of_accumulated_gradients_closes():
+    """40 batches an epoch and windows of 7: 42 steps."""
+    assert build(override(BASE, ["epochs=1", "optimizer_options.accumulate_steps=7"])).steps == 42
 
 
 def test_regression_of_targets_of_another_shape():

@@ -175,3 +175,21 @@ def test_a_state_can_be_donated(ema_decay, loss_scaling):
     assert not key.is_deleted()
     chex.assert_trees_all_equal(jax.random.key_data(task.init(key, batch).key), jax.random.key_data(state.key))
     assert int(state.step) == 2
+
+
+def test_averages_are_taken_after_updates():
+    """Not after the steps that only gather gradients for one."""
+    k, decay = 3, 0.5
+    task = classification(linear(), optimizer("sgd", 0.1, accumulate_steps=k), ema_decay=decay)
+    batch = {"image": np.eye(3, dtype=np.float32), "label": np.arange(3)}
+    state = task.init(KEY, batch)
+    averages, params = [state.ema["params"]], [state.params]
+    for _ in range(2 * k):
+        state, _ = task.train_step(state, batch)
+        averages.append(state.ema["params"])
+        params.append(state.params)
+    for step in range(1, 2 * k + 1):
+        before = averages[step - 1]
+        wanted = before if step % k else jax.tree.map(lambda a, p: a + (1 - decay) * (p - a), before, params[step])
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), averages[step], wanted)
+    assert not np.array_equal(*(jax.tree.leaves(a)[-1] for a in (averages[0], averages[k])))
