@@ -10,13 +10,15 @@ import sys
 import threading
 import typing
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Annotated, Any
 
 import tyro
 from tyro.conf import UseAppendAction, arg
 
 from train import launch
-from train.cli import generation, inference, models, training
+from train.cli import console, generation, inference, models, training
+from train.cli.arguments import positionals_first
 
 COMMANDS = {
     "list": models.list_,
@@ -79,10 +81,16 @@ def main(arguments: list[str] | None = None) -> None:
         # What fails in a thread of Orbax or TensorBoard is raised again where it is waited for: tell it once.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         threading.excepthook = lambda args: None
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if words in (["--version"], ["-V"]):
+        return print(f"zoo {version('flaxzoo')}")
+    command = words[0] if words and words[0] in COMMANDS else ""
+    if command:
+        words = [command, *positionals_first(words[1:], COMMANDS[command])]
     try:
         tyro.extras.subcommand_cli_from_dict(
             {name: _with_imports(command) for name, command in COMMANDS.items()},
-            args=arguments,
+            args=words,
             prog="zoo",
             description="A functional model zoo for JAX and Flax: train, evaluate, use and measure its models.",
             config=(tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff),
@@ -90,8 +98,9 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:  # zoo list | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
-        sys.exit("\nzoo: interrupted; `zoo train … --resume` continues from the newest checkpoint")
+        advice = "; `zoo train … --resume` continues from the newest checkpoint" if command == "train" else ""
+        sys.exit(f"\nzoo: interrupted{advice}")
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         if debug:
             raise
-        sys.exit(f"zoo: error: {error}")
+        sys.exit(f"zoo: error: {console.printable(str(error), lines=True)}")

@@ -5,6 +5,17 @@ from __future__ import annotations
 import json
 from typing import Any
 
+_SHOWN = 10
+"""The most entries of a list that a report shows."""
+
+
+def printable(text: str, *, lines: bool = False) -> str:
+    """The text with control characters escaped, so that names from files do nothing to the terminal.
+
+    With `lines`, the ends of lines stay.
+    """
+    return "".join(c if c.isprintable() or (lines and c == "\n") else ascii(c)[1:-1] for c in text)
+
 
 def print_json(value: Any) -> None:
     """As JSON; what it has no word for, as text."""
@@ -19,7 +30,8 @@ def print_table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
             return f"{value:,}"
         return "×".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
-    table = [[column.replace("_", " ") for column in columns]] + [[cell(row[c]) for c in columns] for row in rows]
+    head = [column.replace("_", " ") for column in columns]
+    table = [head] + [[printable(cell(row[c])) for c in columns] for row in rows]
     widths = [max(len(line[i]) for line in table) for i in range(len(columns))]
     for line in table:
         print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
@@ -36,7 +48,9 @@ def print_report(report: dict[str, Any]) -> None:
             print(name)
             print_report({f"  {key}": inner for key, inner in value.items()})
         else:
-            print(f"{name:23} {value:,}" if isinstance(value, int) else f"{name:23} {value}")
+            if isinstance(value, list | tuple) and len(value) > _SHOWN:
+                value = f"{', '.join(map(str, value[:_SHOWN]))} … ({len(value)})"
+            print(f"{name:23} {value:,}" if isinstance(value, int) else f"{name:23} {printable(str(value))}")
 
 
 def _print_classes(report: dict[str, Any]) -> None:
@@ -44,5 +58,5 @@ def _print_classes(report: dict[str, Any]) -> None:
     for name, row in report.items():
         if isinstance(row, dict):
             print(
-                f"{name:24}{row['precision']:10.3f}{row['recall']:10.3f}{row['f1-score']:10.3f}{int(row['support']):10d}"
+                f"{printable(name):24}{row['precision']:10.3f}{row['recall']:10.3f}{row['f1-score']:10.3f}{int(row['support']):10d}"
             )

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from train.cli import console
-from train.cli.arguments import Json, RunFolder
+from train.cli.arguments import Json, RunFolder, picture_file
 
 
 def sample(
@@ -27,9 +27,9 @@ def sample(
     from train.inference import drawing as sampling
     from train.measure import pictures
 
-    side = math.isqrt(max(n, 0))
+    side, out = math.isqrt(max(n, 0)), picture_file(out)
     if kind != "samples" and side**2 != n:
-        raise ValueError(f"an {kind} of n images is a square: n is 64 or 225, say, not {n}")
+        raise ValueError(f"--kind {kind} fills a square: n is a square number such as 64 or 225, not {n}")
     if kind == "samples":
         images = sampling.sample(run, n, seed)
     elif kind == "interpolation":

@@ -63,9 +63,10 @@ def predict(
         return console.print_json([prediction._asdict() for prediction in predictions])
     for each in predictions:
         if isinstance(each, Estimate):
-            print(f"{each.file}: {', '.join(f'{value:.6g}' for value in each.values)}")
+            print(f"{console.printable(each.file)}: {', '.join(f'{value:.6g}' for value in each.values)}")
         else:
-            print(f"{each.file}: " + ", ".join(f"{label} ({share:.1%})" for label, share in each.top(top)))
+            shares = ", ".join(f"{label} ({share:.1%})" for label, share in each.top(top))
+            print(console.printable(f"{each.file}: {shares}"))
 
 
 def export(run: RunFolder, out: Annotated[Path, arg(help="the file to write")], json: Json = False) -> None:

@@ -9,7 +9,17 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from train.cli import console
-from train.cli.arguments import Json
+from train.cli.arguments import Json, picture_file
+
+_USES = {
+    "classification": ("predict",),
+    "diffusion": ("sample",),
+    "gan": ("sample",),
+    "language_modeling": ("generate",),
+    "seq2seq": ("translate",),
+    "vae": ("sample",),
+}
+"""Commands for a run beside `evaluate`, by its task."""
 
 
 def recipes(
@@ -23,10 +33,12 @@ def recipes(
     rows = [{"name": n, "about": describe_recipe(n), "settings": asdict(get_recipe(n))} for n in names]
     if json:
         return console.print_json(rows)
+    if not name:
+        table = [{**row["settings"], "name": row["name"], "about": row["about"].partition("\n")[0]} for row in rows]
+        return console.print_table(table, ("name", "model", "data", "about"))
     for row in rows:
         print(f"{row['name']}\n    " + row["about"].replace("\n", "\n    ").rstrip() + "\n")
-    if name:
-        print(get_recipe(name).to_json())
+    print(get_recipe(name).to_json())
 
 
 def train(
@@ -74,7 +86,8 @@ def train(
         return console.print_json(report)
     console.print_report(report)
     if report:
-        print(f"\nkept in {folder}, for `zoo evaluate`, `zoo predict` and `zoo export`")
+        uses = _USES.get(wanted.task, ())
+        print(f"\nkept in {folder}, for " + " and ".join(f"`zoo {use}`" for use in ("evaluate", *uses)))
 
 
 def compare(
@@ -89,6 +102,7 @@ def compare(
 
     if not runs:
         raise ValueError("no run given: zoo compare RUN RUN…")
+    out = picture_file(out)
     histories = {str(run): read_history(run / "history.csv") for run in runs}
     out.parent.mkdir(parents=True, exist_ok=True)
     pictures.compare(histories, out, metric=metric)
@@ -117,6 +131,7 @@ def augment(
     from train.recipe import get_recipe, override
     from train.runs.preview import augmented
 
+    out = picture_file(out)
     images = augmented(override(get_recipe(recipe), settings), seed=seed)
     out.parent.mkdir(parents=True, exist_ok=True)
     pictures.grid(images, out)

@@ -26,6 +26,8 @@ from train.tasks.vae import binarize, importance_weighted_bound
 def evaluate(folder: str | Path, split: str = "test") -> dict[str, Any]:
     """The metrics of the best checkpoint on one split, and for classifiers precision, recall and F1 of each class."""
     run = load(folder)
+    if not run.recipe.data:
+        raise ValueError(f"{folder} holds weights that were not trained here: it names no data to evaluate them on")
     return examine(run._replace(dataset=load_data(run.recipe)), split).report
 
 

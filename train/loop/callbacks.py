@@ -51,19 +51,25 @@ def early_stopping(
 
 
 @contextlib.contextmanager
-def progress_bar(total_steps: int, first_step: int = 0) -> Iterator[Callback]:
-    """A bar for the terminal or the notebook, with the metrics of the last evaluation beside it."""
+def progress_bar(total_steps: int | None = None, first_step: int = 0) -> Iterator[Callback]:
+    """A bar for the terminal or the notebook, with the metrics of the last evaluation beside it.
+
+    Where training ends early, the bar says so.
+    """
     from tqdm.auto import tqdm
 
     with tqdm(total=total_steps, initial=first_step, unit="step", dynamic_ncols=True) as bar:
 
         def callback(report: Report) -> None:
+            bar.total = bar.total or report.total_steps
             bar.update(report.step - bar.n)
             if report.evaluated:
                 shown = {k: f"{v:.4g}" for k, v in report.history[-1].items() if k not in ("step", "epoch", "seconds")}
                 bar.set_postfix(shown, refresh=False)
 
         yield callback
+        if bar.total and bar.n < bar.total:
+            bar.set_description(f"ended after {bar.n} of {bar.total} steps")
 
 
 @contextlib.contextmanager

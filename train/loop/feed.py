@@ -54,6 +54,8 @@ def feed(dataset: data.Dataset, split: str, plan: Plan) -> Feed:
             f"data set {dataset.name!r} has no split {split!r}; it has {', '.join(sorted(dataset.splits))}"
         )
     source = dataset.splits[split]
+    if not len(source):
+        raise ValueError(f"the split {split!r} of data set {dataset.name!r} has no examples")
     if isinstance(source, data.ArraySource) and source.nbytes <= RESIDENT_BYTES:
         require_known_labels(source.arrays, dataset.spec.num_classes, f"{dataset.name} ({split})")
         return _resident(source, dataset, plan)

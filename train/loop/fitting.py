@@ -94,6 +94,7 @@ def fit(
     adapt: Adapt | None = None,
     callbacks: Sequence[Callback] = (),
     checkpoints: Checkpoints | None = None,
+    progress: bool = False,
 ) -> Fitted:
     """Trains a task.
 
@@ -122,11 +123,26 @@ def fit(
       checkpoints: where to save; training continues from the newest one there. Where it had ended, it goes on if more
         steps are asked for than then, with the schedule of the new length.
 
+      progress: whether to show a bar with the metrics of the last evaluation.
+
     Raises:
       ValueError: sizes that do not fit together, before anything is compiled.
       DivergedError: the loss became NaN or infinite; the message names the step.
     """
+    if progress:
+        from train.loop.callbacks import progress_bar
+
+        options: dict[str, Any] = {"batch_size": batch_size, "epochs": epochs, "steps": steps, "seed": seed}
+        options |= {"plan": plan, "state": state, "validation": validation, "evaluate_every": evaluate_every}
+        options |= {"steps_per_dispatch": steps_per_dispatch, "augment": augment, "adapt": adapt}
+        options |= {"checkpoints": checkpoints}
+        with progress_bar() as bar:
+            return fit(task, dataset, callbacks=[*callbacks, bar], **options)
     dataset = as_dataset(dataset)
+    if validation not in (None, "validation") and validation not in dataset.splits:
+        raise ValueError(
+            f"data set {dataset.name!r} has no split {validation!r} to validate on; it has {', '.join(dataset.splits)}"
+        )
     plan = plan or parallel.jit(parallel.devices_for(batch_size))
     training = feed(dataset, "train", plan)
     per_epoch = data.steps_per_epoch(training.num_examples, batch_size)

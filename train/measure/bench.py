@@ -61,8 +61,10 @@ def bench(
     Raises:
       ValueError: the model, an option, the plan or the batch size is wrong, or there is nothing to compare with.
     """
-    if seconds <= 0:
-        raise ValueError(f"seconds must be positive, not {seconds}")
+    if not 0 < seconds <= 3600:
+        raise ValueError(f"seconds must be positive and at most 3600, not {seconds}")
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise ValueError(f"dtype must be float32, bfloat16 or float16, not {dtype!r}")
     if compare not in (None, "torch"):
         raise ValueError(f'compare must be "torch", not {compare!r}')
     if compare and (dtype != "float32" or jax.default_backend() != "cpu"):

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -15,17 +16,46 @@ from train.loop.checkpoints import History
 
 _BLUE, _ORANGE = "#2a6fbb", "#d9772b"
 
+_COLUMNS = 3
+"""The most panels in a row."""
 
+_FEW = 5
+"""So few points are marked: a line through them alone would hardly be seen."""
+
+_MOST_NAMES = 60
+"""More classes than that have no names at the sides of a confusion matrix; they could not be read."""
+
+# A name from a file is no mathematics: `$` is a dollar.
+_as_it_stands = matplotlib.rc_context({"text.parse_math": False})
+
+
+def _line(name: str) -> str:
+    """A name with control characters escaped, and so on one line."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
+
+
+def _cut(name: str) -> str:
+    """A class name, cut where it would leave no room."""
+    name = _line(name)
+    return name if len(name) <= 30 else f"{name[:29]}…"
+
+
+@_as_it_stands
 def curves(history: History, path: str | Path, *, title: str = "") -> None:
     """Draws each metric over the epochs, training beside validation, as a PNG."""
     names = [name for name in history[0] if f"validation_{name}" in history[0]] or [
         name for name in history[0] if name not in ("step", "epoch", "seconds")
     ]
     names.sort(key=lambda name: (name != "loss", name))
-    figure = Figure(figsize=(5 * len(names), 3.6), layout="constrained")
+    columns = min(len(names), _COLUMNS)
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(5 * columns, 3.6 * rows), layout="constrained")
     epochs = [row["epoch"] for row in history]
-    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-        marker = "o" if len(history) == 1 else None
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in panels[len(names) :]:
+        axes.set_axis_off()
+    for axes, name in zip(panels, names, strict=False):
+        marker = "o" if len(history) <= _FEW else None
         axes.plot(epochs, [row[name] for row in history], color=_BLUE, marker=marker, label="training")
         if f"validation_{name}" in history[0]:
             validation = [row[f"validation_{name}"] for row in history]
@@ -35,10 +65,11 @@ def curves(history: History, path: str | Path, *, title: str = "") -> None:
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
-    figure.suptitle(title)
+    figure.suptitle(_line(title))
     figure.savefig(path, dpi=120)
 
 
+@_as_it_stands
 def compare(histories: Mapping[str, History], path: str | Path, *, metric: str = "loss") -> None:
     """Draws one metric of several runs over the epochs as a PNG, training dashed and validation solid.
 
@@ -56,10 +87,10 @@ def compare(histories: Mapping[str, History], path: str | Path, *, metric: str =
         if metric not in history[0]:
             raise ValueError(f"{name} has no metric {metric!r}; it has {', '.join(history[0])}")
         epochs = [row["epoch"] for row in history]
-        marker = "o" if len(history) == 1 else None
+        marker = "o" if len(history) <= _FEW else None
         for column, style in ((metric, "--"), (f"validation_{metric}", "-")):
             if column in history[0]:
-                label = f"{name}: {'validation' if column != metric else 'training'}"
+                label = f"{_line(name)}: {'validation' if column.startswith('validation_') else 'training'}"
                 values = [row[column] for row in history]
                 axes.plot(epochs, values, style, color=f"C{index}", marker=marker, label=label)
     axes.set(xlabel="epoch", ylabel=metric.replace("_", " "))
@@ -69,6 +100,7 @@ def compare(histories: Mapping[str, History], path: str | Path, *, metric: str =
     figure.savefig(path, dpi=120)
 
 
+@_as_it_stands
 def confusion_matrix(counts: np.ndarray, classes: Sequence[str], path: str | Path, *, title: str = "") -> None:
     """Draws counts `[actual, predicted]` as a PNG, shaded by the share of each actual class."""
     size = min(14, max(4, 0.55 * len(classes) + 1.5))
@@ -76,13 +108,11 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str], path: str | Pat
     axes = figure.subplots()
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    ticks = np.arange(len(classes))
-    names = [
-        name if len(name) <= 30 else f"{name[:29]}…" for name in classes
-    ]  # longer ones leave no room to the matrix
-    axes.set_xticks(ticks, names, rotation=90 if max(map(len, names)) > 3 else 0)
-    axes.set_yticks(ticks, names)
-    axes.set(xlabel="predicted", ylabel="actual", title=title)
+    if len(classes) <= _MOST_NAMES:
+        names = [_cut(name) for name in classes]
+        axes.set_xticks(np.arange(len(classes)), names, rotation=90 if max(map(len, names)) > 3 else 0)
+        axes.set_yticks(np.arange(len(classes)), names)
+    axes.set(xlabel="predicted", ylabel="actual", title=_line(title))
     if len(classes) <= 20:
         for row, column in np.ndindex(*counts.shape):
             if counts[row, column]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import jax
 import numpy as np
 
@@ -26,7 +28,10 @@ def augmented(recipe: Recipe, *, rows: int = 8, columns: int = 8, seed: int = 0)
     Raises:
       ValueError: the recipe has no augmentation, or its data are no images.
     """
-    dataset = load_data(resolve(recipe))
+    # Weights that are not here: the settings of the recipe itself will do for a preview.
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        recipe = resolve(recipe)
+    dataset = load_data(recipe)
     change = augmentation(recipe, dataset)
     if change is None:
         raise ValueError("this recipe has no augmentation; choose one, such as augmentation=guide")

@@ -113,7 +113,7 @@ def from_keras(
     }
     require_same_entries(
         f"{path} does not fit {name!r} with these options (is it for other num_classes or channels? "
-        'head="new" leaves its last layer out)',
+        'head="new", --new-head on the command line, leaves its last layer out)',
         shapes,
         found,
     )

@@ -71,7 +71,7 @@ def from_torch(
         places = {path: place for path, place in places.items() if not path.startswith(f"params/{_HEAD}")}
     require_same_entries(
         f"the state dict does not fit {name!r} with these options (is it for other num_classes or channels? "
-        'head="new" leaves its last layer out)',
+        'head="new", --new-head on the command line, leaves its last layer out)',
         {places[path].key: _shape(wanted[path], places[path]) for path in places},
         found,
     )

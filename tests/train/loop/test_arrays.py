@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import flax.linen as nn
 import numpy as np
 import optax
@@ -60,3 +62,21 @@ def test_arrays_by_field_are_the_data_set_of_them():
 def test_what_is_refused(source, message):
     with pytest.raises(ValueError, match=message):
         fit(classification(Linear(2), optax.sgd(0.1)), source, batch_size=8, epochs=1)
+
+
+def test_a_bar_where_it_is_asked_for(capsys):
+    task = classification(Linear(2), optax.sgd(0.1))
+    fit(task, (X, LABEL), batch_size=16, epochs=2)
+    assert capsys.readouterr().err == ""
+    fit(task, (X, LABEL), batch_size=16, epochs=2, progress=True)
+    assert "8/8" in capsys.readouterr().err
+
+
+def test_splits_that_are_not_there_or_empty():
+    task = classification(Linear(2), optax.sgd(0.1))
+    arrays = data.from_arrays(image=X, label=LABEL)
+    with pytest.raises(ValueError, match="data set 'arrays' has no split 'nosuch' to validate on; it has train"):
+        fit(task, arrays, batch_size=8, epochs=1, validation="nosuch")
+    empty = data.ArraySource({"image": X[:0], "label": LABEL[:0]})
+    with pytest.raises(ValueError, match="the split 'validation' of data set 'arrays' has no examples"):
+        fit(task, dataclasses.replace(arrays, splits={**arrays.splits, "validation": empty}), batch_size=8, epochs=1)

@@ -193,6 +193,12 @@ def test_progress_bar(monkeypatch):
     bar.fp.close()
 
 
+def test_a_training_that_ends_early_says_so(capsys):
+    with callbacks.progress_bar(8) as callback:
+        callback(dispatched(4))
+    assert "ended after 4 of 8 steps" in capsys.readouterr().err
+
+
 def test_progress_bar_in_a_terminal(capsys):
     with callbacks.progress_bar(4) as callback:
         for step in (1, 4):

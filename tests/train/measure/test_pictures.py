@@ -41,10 +41,20 @@ def test_curves(tmp_path, length, validation):
         assert has_color(half, "#d9772b") == validation
 
 
-@pytest.mark.parametrize("names", [("loss",), ("loss", "mae", "accuracy")])
-def test_curves_have_a_panel_for_each_metric(tmp_path, names):
-    pictures.curves(history(3, names), tmp_path / "curves.png")
-    assert opened(tmp_path / "curves.png").shape == (432, 600 * len(names), 3)
+@pytest.mark.parametrize(("count", "rows", "columns"), [(1, 1, 1), (3, 1, 3), (4, 2, 3), (5, 2, 3)])
+def test_curves_have_a_panel_for_each_metric(tmp_path, count, rows, columns):
+    pictures.curves(history(3, [f"m{index}" for index in range(count)]), tmp_path / "curves.png")
+    assert opened(tmp_path / "curves.png").shape == (432 * rows, 600 * columns, 3)
+
+
+@pytest.mark.parametrize("name", ["$5", "a$b$c", "x_1", "\\frac", "line\nbreak", "quote'\"", "\x1b[31m", "é"])
+def test_names_are_drawn_as_they_stand(tmp_path, name):
+    counts = np.array([[3, 1], [0, 2]])
+    pictures.confusion_matrix(counts, [name, "b"], tmp_path / "a.png", title=f"{name}: test")
+    pictures.curves(history(2), tmp_path / "b.png", title=name)
+    pictures.compare({name: history(2)}, tmp_path / "c.png")
+    for file in "abc":
+        assert has_color(opened(tmp_path / f"{file}.png"), {"a": "#08306b", "b": "#2a6fbb", "c": "#1f77b4"}[file])
 
 
 def test_curves_with_what_is_no_number(tmp_path):
