@@ -108,13 +108,29 @@ def open_image(path: str | os.PathLike[str], channels: int) -> Any:
     """
     from PIL import Image, ImageOps
 
-    with _naming(path), Image.open(path) as image:
+    with _naming(path), Image.open(_regular(path)) as image:
         ImageOps.exif_transpose(image, in_place=True)
-        if image.mode.startswith("I;16"):  # convert() would clip the 16 bits, not scale them
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        if image.mode.startswith("I") or image.mode == "F":  # convert() would clip what it should scale
+            image = Image.fromarray(_to_bytes(np.asarray(image), image.mode))
         if image.has_transparency_data:
             image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image.convert("RGBA"))
         return image.convert("L" if channels == 1 else "RGB")
+
+
+def _to_bytes(pixels: np.ndarray, mode: str) -> np.ndarray:
+    """Grey of 16 or 32 bits or of floats as uint8.
+
+    Raises:
+        ValueError: if it is not told what is black and what is white.
+    """
+    least, most = pixels.min(), pixels.max()
+    if mode == "F":
+        if not (np.isfinite(pixels).all() and least >= 0 and most <= 255):
+            raise ValueError(f"its numbers go from {least:.4g} to {most:.4g}; expected floats in [0, 1] or in [0, 255]")
+        return np.round(pixels * (255 if most <= 1 else 1)).astype(np.uint8)
+    if least < 0 or most > 65535:
+        raise ValueError(f"its numbers go from {least} to {most}; expected at most 16 bits")
+    return (pixels.astype(np.int32) >> 8).astype(np.uint8)
 
 
 def require_image_file(path: str | os.PathLike[str]) -> None:
@@ -125,8 +141,15 @@ def require_image_file(path: str | os.PathLike[str]) -> None:
     """
     from PIL import Image
 
-    with _naming(path), Image.open(path):
+    with _naming(path), Image.open(_regular(path)):
         pass
+
+
+def _regular(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    """The path of a file. A pipe or a device would be waited for, perhaps for ever."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError("it is no file")
+    return path
 
 
 @contextlib.contextmanager

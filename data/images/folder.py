@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -17,8 +17,12 @@ from data.image import ImageReader, open_image, require_image_file
 from data.pipeline import TEST_SEED, held_out
 from data.registry import register
 
-SPLITS = {"train": ("train",), "validation": ("validation", "valid", "val"), "test": ("test",)}
-"""The folders that each split may be in."""
+SPLITS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val"),
+    "test": ("test", "testing"),
+}
+"""The folders that each split may be in, in capitals or not."""
 
 IN_MEMORY_BYTES = 2**30
 """Decoded images of at most this size are kept in memory."""
@@ -176,11 +180,18 @@ def unreadable_files(problems: Sequence[str]) -> str:
 
 def _split_folders(root: Path) -> dict[str, Path]:
     """The folders of splits; none where there is no folder of training pictures."""
-    found = {split: [root / name for name in names if (root / name).is_dir()] for split, names in SPLITS.items()}
+    folders_here = [entry for entry in sorted(root.iterdir()) if entry.is_dir()]
+    found = {split: [each for each in folders_here if each.name.lower() in names] for split, names in SPLITS.items()}
     for split, folders in found.items():
         if len(folders) > 1:
             raise ValueError(f"the split {split} is in {' and in '.join(map(str, folders))}; keep one of them")
-    return {split: folders[0] for split, folders in found.items() if folders} if found["train"] else {}
+    splits = {split: folders[0] for split, folders in found.items() if folders}
+    if splits and not found["train"]:
+        raise ValueError(
+            f"{root} has folders for splits ({', '.join(f.name for f in splits.values())}), and none for training; "
+            "expected FOLDER/train/CLASS/PICTURE"
+        )
+    return splits
 
 
 def _classes(folders: Mapping[str, Path], wanted: Sequence[str] | None) -> tuple[str, ...]:
@@ -212,17 +223,33 @@ def _list(where: Path, classes: Sequence[str]) -> tuple[list[Path], np.ndarray]:
     """The files of all classes and their labels."""
     files, labels = [], []
     for label, name in enumerate(classes):
-        found = [
-            Path(parent) / file
-            for parent, _, names in os.walk(where / name, followlinks=True)
-            for file in names
-            if file[0] != "."
-        ]
+        found = list(_files(where / name))
         if not found:
             raise ValueError(f"the class {name!r} is empty: there is no file in {where / name}")
         files += sorted(found)
         labels += [label] * len(found)
     return files, np.array(labels, np.int32)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """All regular files in a folder and in the folders within, those left out whose name begins with a dot.
+
+    Raises:
+        ValueError: if links lead back to a folder that they are in, or if something is neither file nor folder.
+    """
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if name[0] != ".")
+        for name in folders:
+            inside = Path(parent, name)
+            if inside.is_symlink() and Path(parent).resolve().is_relative_to(inside.resolve()):
+                raise ValueError(f"the link {inside} leads to {inside.resolve()}, a folder that it is in itself")
+        for name in names:
+            file = Path(parent, name)
+            if name[0] == ".":
+                continue
+            if file.exists() and not file.is_file():
+                raise ValueError(f"{file} is neither a file nor a folder; take it out")
+            yield file
 
 
 def _sources(

@@ -1,5 +1,7 @@
 """Reading pictures of every kind that there is."""
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -90,3 +92,32 @@ def test_exif_orientation(tmp_path, pixels, orientation):
 
 def test_lists_stand_for_tuples():
     assert ImageReader.of(image_size=[3, 4], mean=[0.5] * 3) == ImageReader((3, 4), mean=(0.5,) * 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "pixels", "wanted"),
+    [
+        ("a.png", np.array([[0, 65535, 32768]], np.uint16), [0, 255, 128]),
+        ("a.pgm", np.array([[0, 65535, 32768]], np.uint16), [0, 255, 128]),
+        ("a.tif", np.array([[0, 65535, 32768]], np.int32), [0, 255, 128]),
+        ("a.tif", np.array([[0, 1, 0.5]], np.float32), [0, 255, 128]),
+        ("a.tif", np.array([[0, 255, 100.4]], np.float32), [0, 255, 100]),
+    ],
+)
+def test_grey_of_more_than_eight_bits(tmp_path, name, pixels, wanted):
+    Image.fromarray(pixels).save(tmp_path / name)
+    reader = ImageReader(image_size=(1, 3), channels=1)
+    np.testing.assert_array_equal(reader.read(tmp_path / name)[0, :, 0], wanted)
+
+
+@pytest.mark.parametrize("pixels", [[[0, -1]], [[0, 1000]], [[np.nan, 0]]])
+def test_floats_whose_white_is_not_known(tmp_path, pixels):
+    Image.fromarray(np.array(pixels, np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(ValueError, match=r"cannot read .*a\.tif' as an image: its numbers go from .*; expected"):
+        ImageReader(image_size=(1, 2), channels=1).read(tmp_path / "a.tif")
+
+
+def test_a_pipe_is_no_picture(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"cannot read .*a\.png' as an image: it is no file"):
+        ImageReader().read(tmp_path / "a.png")

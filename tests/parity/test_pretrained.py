@@ -98,7 +98,7 @@ def test_preprocessing_of_timm(name):
         return
     found = pretrained.preprocessing(name, "timm")
     assert (3, found.image_size, found.image_size) == config.input_size
-    assert found[1:] == (config.crop_pct, config.interpolation, config.mean, config.std, config.crop_mode == "squash")
+    assert found[1:6] == (config.crop_pct, config.interpolation, config.mean, config.std, config.crop_mode == "squash")
     assert found == pretrained.preprocessing(name)
 
 

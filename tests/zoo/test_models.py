@@ -109,6 +109,15 @@ def test_init_and_forward(name):
 
 
 @every_model
+def test_nan_comes_through(name):
+    """What is no number must not become one on the way: a training on it is to be stopped."""
+    x = example(name)
+    if np.issubdtype(x.dtype, np.floating):
+        y = infer(small(name), variables_of(name), np.full_like(x, np.nan))
+        assert all(np.isnan(leaf).all() for leaf in jax.tree.leaves(y))
+
+
+@every_model
 def test_variables_are_float32(name):
     shapes = abstract_variables(small(name), example(name))
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
+
+from train.files import as_json
 
 _SHOWN = 10
 """The most entries of a list that a report shows."""
@@ -19,7 +20,7 @@ def printable(text: str, *, lines: bool = False) -> str:
 
 def print_json(value: Any) -> None:
     """As JSON; what it has no word for, as text."""
-    print(json.dumps(value, indent=2, default=str))
+    print(as_json(value))
 
 
 def print_table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:

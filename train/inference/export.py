@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import export as jax_export
 
+from train.files import write_whole
 from train.inference.loading import load
 from train.inference.prediction import image_classifier
 
@@ -43,7 +44,7 @@ def export(folder: str | Path, out: str | Path) -> dict[str, object]:
         ) from error
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_bytes(exported.serialize())
+    write_whole(out, bytes(exported.serialize()))
     return {
         "file": str(out),
         "bytes": out.stat().st_size,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import os
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import jax
 import numpy as np
 import optax
 
+from train.files import write_whole
 from train.loop.checkpoints import History
 from train.loop.fitting import Callback, Report
 from train.optim.plateau import Plateau
@@ -108,12 +109,11 @@ def csv_history(path: str | Path) -> Callback:
 
 def write_history(path: Path, history: History) -> None:
     """Writes a row for each evaluation, replacing the file in one go."""
-    beside = path.with_suffix(".tmp")
-    with beside.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(history[0]))
-        writer.writeheader()
-        writer.writerows(history)
-    os.replace(beside, path)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=list(history[0]))
+    writer.writeheader()
+    writer.writerows(history)
+    write_whole(path, text.getvalue())
 
 
 def read_history(path: Path) -> History:

@@ -74,11 +74,10 @@ def bench(
         raise ValueError(f"there is no task {card.task!r} to measure {name!r} with")
     layout = parallel.plan(plan)
     layout.rows(batch_size)
-    if "dtype" in card.options:
-        options["dtype"] = dtype
-    elif dtype != "float32":
+    computes_in = {"dtype": dtype} if "dtype" in card.options else {}
+    if dtype != "float32" and not computes_in:
         raise ValueError(f"the model {name!r} has no dtype to choose; it is measured in float32")
-    model = zoo.create_model(name, **options)
+    model = zoo.create_model(name, **{**computes_in, **options})
     task = TASKS[card.task](model, optimizer("adamw", 1e-3))
     batch, inputs = _random_batch(card, model, batch_size, image_size)
     state = task.init(jax.random.key(0), batch)

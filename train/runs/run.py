@@ -21,6 +21,7 @@ import jax
 
 import data
 import zoo
+from train.files import as_json, write_whole
 from train.inference.drawing import GENERATORS, draw
 from train.inference.evaluation import examine
 from train.inference.loading import Run, read_recipe
@@ -78,9 +79,9 @@ def train(recipe: Recipe, folder: str | Path, *, resume: bool = False, progress:
     best_is_highest = higher_is_better(recipe.monitor)
     folder.mkdir(parents=True, exist_ok=True)
     if first_process:
-        (folder / "recipe.json").write_text(recipe.to_json() + "\n")
+        write_whole(folder / "recipe.json", recipe.to_json() + "\n")
         if vocabulary := parts.dataset.spec.vocabulary:
-            (folder / VOCABULARY).write_text(json.dumps(vocabulary) + "\n")
+            write_whole(folder / VOCABULARY, as_json(vocabulary) + "\n")
     kind = partial(CheckpointsWithSamples, recipe, parts) if recipe.task in GENERATORS else Checkpoints
     checkpoints = kind(
         folder,
@@ -139,7 +140,7 @@ def train(recipe: Recipe, folder: str | Path, *, resume: bool = False, progress:
         **{name: value for name, value in best.items() if name not in ("step", "seconds")},
         **({} if examined is None else examined.report),
     }
-    (folder / "report.json").write_text(json.dumps(summary, indent=2) + "\n")
+    write_whole(folder / "report.json", as_json(summary) + "\n")
     return summary
 
 

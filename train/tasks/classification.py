@@ -57,7 +57,9 @@ def classification(
         else:
             value = losses.cross_entropy(logits, labels, label_smoothing=label_smoothing)
         wanted = labels if labels.ndim == 1 else labels.argmax(axis=-1)
-        return {"loss": value, "accuracy": predicted_class(logits) == wanted}
+        # Of logits that are no numbers the first class would be the greatest.
+        right = (predicted_class(logits) == wanted) & ~jnp.isnan(logits).any(axis=-1)
+        return {"loss": value, "accuracy": right}
 
     return gradient_task(model, tx, per_example, inputs=inputs, **options)
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from zoo.layers import Conv, ConvTranspose, flatten, record, require_image
+from zoo.layers.activations import relu
 from zoo.registry import register
 
 glorot = nn.initializers.glorot_uniform()
@@ -32,7 +33,7 @@ class ConvEncoder(nn.Module):
         """`[batch, height, width, channels]` → `[batch, features]`."""
         types = {"kernel_init": glorot, "dtype": self.dtype, "param_dtype": self.param_dtype}
         for index, features in enumerate(self.features, start=1):
-            x = nn.relu(Conv(features, 3, 2, **types, name=f"conv{index}")(x))
+            x = relu(Conv(features, 3, 2, **types, name=f"conv{index}")(x))
             record(self, f"down{index}", x)
         return flatten(x)
 
@@ -51,9 +52,9 @@ class ConvDecoder(nn.Module):
         types = {"kernel_init": glorot, "dtype": self.dtype, "param_dtype": self.param_dtype}
         rows, columns = smallest_image(self.image_shape, len(self.features))
         shape = (rows, columns, self.features[-1])
-        x = nn.relu(nn.Dense(math.prod(shape), **types, name="dense")(z)).reshape(-1, *shape)
+        x = relu(nn.Dense(math.prod(shape), **types, name="dense")(z)).reshape(-1, *shape)
         for index, features in enumerate(reversed(self.features), start=1):
-            x = nn.relu(ConvTranspose(features, 3, 2, **types, name=f"deconv{index}")(x))
+            x = relu(ConvTranspose(features, 3, 2, **types, name=f"deconv{index}")(x))
             record(self, f"up{index}", x)
         return ConvTranspose(self.image_shape[-1], 3, **types, name="pixels")(x)
 
@@ -116,13 +117,13 @@ class DenseAutoencoder(nn.Module):
         require_image_shape(x, self.image_shape, model="DenseAutoencoder")
         x = flatten(x)
         for layer in self.encoder:
-            x = nn.relu(layer(x))
+            x = relu(layer(x))
         return self.code(x)
 
     def decode(self, z: jax.Array) -> jax.Array:
         """Eq. 66: `[batch, latent_size]` → logits of pixels `[batch, *image_shape]`."""
         for layer in self.decoder:
-            z = nn.relu(layer(z))
+            z = relu(layer(z))
         return self.pixels(z).reshape(-1, *self.image_shape)
 
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from zoo.generative.autoencoder import ConvDecoder, ConvEncoder, glorot, require_image_shape
+from zoo.layers.activations import relu
 from zoo.registry import register
 
 
@@ -59,7 +60,7 @@ class VAE(nn.Module):
     def encode(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Eq. 68 and 69: `[batch, *image_shape]` → mean and log σ² of q(z|x), `[batch, latent_size]`."""
         require_image_shape(x, self.image_shape, model="VAE")
-        x = nn.relu(self.hidden(self.encoder(x)))
+        x = relu(self.hidden(self.encoder(x)))
         return self.mean(x), self.log_var(x)
 
     def decode(self, z: jax.Array) -> jax.Array:

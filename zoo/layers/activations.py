@@ -40,9 +40,16 @@ def tanh_derivative(z: jax.Array) -> jax.Array:
     return 1 - jnp.square(jnp.tanh(z))
 
 
+@jax.custom_jvp
 def relu(z: jax.Array) -> jax.Array:
-    """Rectified linear unit, eq. 5: max(0, z)."""
-    return jax.nn.relu(z)
+    """Rectified linear unit, eq. 5: max(0, z). NaN stays NaN.
+
+    Written without a maximum: on a CPU, XLA hands one that goes into a sum to a library which takes NaN for 0.
+    """
+    return jnp.where(z < 0, jnp.zeros_like(z), z)
+
+
+relu.defjvps(lambda tangent, _, z: jnp.where(z > 0, tangent, jnp.zeros_like(tangent)))
 
 
 def relu_derivative(z: jax.Array) -> jax.Array:

@@ -18,6 +18,7 @@ from flax.linen.dtypes import promote_dtype
 from jax import lax
 from jax.nn.initializers import Initializer
 
+from zoo.layers.activations import relu
 from zoo.layers.basic import record
 from zoo.layers.dropout import Dropout
 
@@ -261,7 +262,7 @@ def _elman(activation: Callable[[jax.Array], jax.Array], x: jax.Array, r: jax.Ar
     return (activation(x + r),)
 
 
-_ELMAN = {"tanh": partial(_elman, jnp.tanh), "relu": partial(_elman, jax.nn.relu)}
+_ELMAN = {"tanh": partial(_elman, jnp.tanh), "relu": partial(_elman, relu)}
 
 
 def _lstm(x: jax.Array, r: jax.Array, state: State) -> State:

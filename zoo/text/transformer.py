@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from zoo.layers import Dropout, record, require_tokens
+from zoo.layers.activations import relu
 from zoo.layers.attention import Cache, causal_context, empty_cache, sinusoids
 from zoo.layers.transformer_block import Block
 from zoo.registry import register
@@ -59,7 +60,7 @@ class TransformerClassifier(nn.Module):
             x, _ = block(x, mask=mask, train=train)
             record(self, f"block{index}", x)
         x = Dropout(self.dropout_rate)(mean_over_tokens(x, is_token), train=train)
-        x = nn.relu(dense(self.head_size, name="hidden")(x))
+        x = relu(dense(self.head_size, name="hidden")(x))
         return dense(self.num_classes, name="head")(x) if self.num_classes else x
 
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from zoo.layers import Conv, Dropout, adaptive_avg_pool, flatten, he_normal, record, require_image
+from zoo.layers.activations import relu
 from zoo.layers.convolution import max_pool
 from zoo.registry import register
 
@@ -44,18 +45,18 @@ class AlexNet(nn.Module):
         require_image(x, least=63, model="AlexNet")
         conv = partial(Conv, kernel_init=he_normal, dtype=self.dtype, param_dtype=self.param_dtype)
         dense = partial(nn.Dense, dtype=self.dtype, param_dtype=self.param_dtype)
-        x = nn.relu(conv(self.features[0], 11, 4, padding=2, name="conv1")(x))
+        x = relu(conv(self.features[0], 11, 4, padding=2, name="conv1")(x))
         x = max_pool(x, (3, 3), (2, 2))
         record(self, "stage1", x)
-        x = nn.relu(conv(self.features[1], 5, padding=2, name="conv2")(x))
+        x = relu(conv(self.features[1], 5, padding=2, name="conv2")(x))
         x = max_pool(x, (3, 3), (2, 2))
         record(self, "stage2", x)
         for index in (3, 4, 5):
-            x = nn.relu(conv(self.features[index - 1], 3, padding=1, name=f"conv{index}")(x))
+            x = relu(conv(self.features[index - 1], 3, padding=1, name=f"conv{index}")(x))
         x = max_pool(x, (3, 3), (2, 2))
         record(self, "stage3", x)
         x = flatten(adaptive_avg_pool(x, (6, 6)))
         for name in ("fc1", "fc2"):
             x = Dropout(self.dropout_rate)(x, train=train)
-            x = nn.relu(dense(self.hidden_size, kernel_init=nn.initializers.he_normal(), name=name)(x))
+            x = relu(dense(self.hidden_size, kernel_init=nn.initializers.he_normal(), name=name)(x))
         return dense(self.num_classes, name="head")(x) if self.num_classes else x

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from zoo.layers import BatchNorm, Conv, Dropout, flatten, record, require_image
+from zoo.layers.activations import relu
 from zoo.layers.convolution import max_pool
 from zoo.registry import register
 
@@ -38,10 +39,10 @@ class CNN(nn.Module):
         require_image(x, least=2 ** len(self.features), model="CNN")
         dense = partial(nn.Dense, dtype=self.dtype, param_dtype=self.param_dtype)
         for index, features in enumerate(self.features, start=1):
-            x = nn.relu(Conv(features, dtype=self.dtype, param_dtype=self.param_dtype)(x))
+            x = relu(Conv(features, dtype=self.dtype, param_dtype=self.param_dtype)(x))
             x = BatchNorm(dtype=self.dtype, param_dtype=self.param_dtype)(x, train=train)
             x = max_pool(x)
             record(self, f"block{index}", x)
-        x = nn.relu(dense(self.hidden_size)(flatten(x)))
+        x = relu(dense(self.hidden_size)(flatten(x)))
         x = Dropout(self.dropout_rate)(x, train=train)
         return dense(self.num_classes)(x) if self.num_classes else x

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from zoo.layers import BatchNorm, Conv, Dropout, global_avg_pool, record, require_image
+from zoo.layers.activations import relu
 from zoo.layers.convolution import avg_pool, max_pool
 from zoo.registry import register
 
@@ -28,9 +29,9 @@ class DenseLayer(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """`[batch, height, width, channels]` → `[…, channels + growth_rate]`."""
-        y = nn.relu(self.norm(name="norm1")(x, train=train))
+        y = relu(self.norm(name="norm1")(x, train=train))
         y = self.conv(4 * self.growth_rate, 1, padding=0, name="conv1")(y)
-        y = nn.relu(self.norm(name="norm2")(y, train=train))
+        y = relu(self.norm(name="norm2")(y, train=train))
         y = self.conv(self.growth_rate, 3, padding=1, name="conv2")(y)
         return jnp.concatenate([x, Dropout(self.dropout_rate)(y, train=train)], axis=-1)
 
@@ -44,7 +45,7 @@ class Transition(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """`[batch, height, width, channels]` → `[batch, height // 2, width // 2, channels // 2]`."""
-        y = nn.relu(self.norm(name="norm")(x, train=train))
+        y = relu(self.norm(name="norm")(x, train=train))
         return avg_pool(self.conv(x.shape[-1] // 2, 1, padding=0, name="conv")(y))
 
 
@@ -78,7 +79,7 @@ class DenseNet(nn.Module):
         conv = partial(Conv, use_bias=False, kernel_init=nn.initializers.he_normal(), **options)
         norm = partial(BatchNorm, **options)
         x = conv(2 * self.growth_rate, 7, 2, padding=3, name="conv_stem")(x)
-        x = max_pool(nn.relu(norm(name="norm_stem")(x, train=train)), (3, 3), (2, 2), padding=1)
+        x = max_pool(relu(norm(name="norm_stem")(x, train=train)), (3, 3), (2, 2), padding=1)
         record(self, "stem", x)
         for stage, size in enumerate(self.stage_sizes, start=1):
             if stage > 1:
@@ -88,5 +89,5 @@ class DenseNet(nn.Module):
                     x, train=train
                 )
             record(self, f"stage{stage}", x)
-        x = global_avg_pool(nn.relu(norm(name="norm_head")(x, train=train)))
+        x = global_avg_pool(relu(norm(name="norm_head")(x, train=train)))
         return nn.Dense(self.num_classes, name="head", **options)(x) if self.num_classes else x

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from zoo.layers import BatchNorm, Conv, Dropout, DropPath, global_avg_pool, he_normal, record, require_image
-from zoo.layers.activations import Activation
+from zoo.layers.activations import Activation, relu
 from zoo.registry import register
 
 Layer = Callable[..., Any]
@@ -80,9 +80,9 @@ class InvertedResidual(nn.Module):
 
 
 _STAGES = (  # table 1: window, stride, expanded channels of each block, channels, squeeze-and-excitation, activation
-    (3, 1, (16,), 16, False, nn.relu),
-    (3, 2, (64, 72), 24, False, nn.relu),
-    (5, 2, (72, 120, 120), 40, True, nn.relu),
+    (3, 1, (16,), 16, False, relu),
+    (3, 2, (64, 72), 24, False, relu),
+    (5, 2, (72, 120, 120), 40, True, relu),
     (3, 2, (240, 200, 184, 184), 80, False, nn.hard_swish),
     (3, 1, (480, 672), 112, True, nn.hard_swish),
     (5, 2, (672, 960, 960), 160, True, nn.hard_swish),
@@ -139,7 +139,7 @@ class MobileNetV3(nn.Module):
                     activation=activation,
                     conv=conv,
                     norm=norm,
-                    squeeze_excite=partial(SqueezeExcite, reduced, nn.relu, nn.hard_sigmoid, **options)
+                    squeeze_excite=partial(SqueezeExcite, reduced, relu, nn.hard_sigmoid, **options)
                     if squeezes
                     else None,
                     name=f"stage{stage}_block{block + 1}",

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from zoo.layers import BatchNorm, Conv, flatten, global_avg_pool, he_normal, record, require_image
+from zoo.layers.activations import relu
 from zoo.layers.convolution import max_pool
 from zoo.registry import register
 
@@ -30,10 +31,10 @@ class BasicBlock(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[batch, height, width, channels]` → the same, or halved by the stride and `features · expansion` wide."""
         y = self.conv(self.features, 3, self.stride, padding=1, name="conv1")(x)
-        y = nn.relu(self.norm(name="norm1")(y))
+        y = relu(self.norm(name="norm1")(y))
         y = self.conv(self.features, 3, padding=1, name="conv2")(y)
         y = self.norm(name="norm2", scale_init=nn.initializers.zeros)(y)
-        return nn.relu(y + _shortcut(self, x))
+        return relu(y + _shortcut(self, x))
 
 
 class Bottleneck(nn.Module):
@@ -53,12 +54,12 @@ class Bottleneck(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[batch, height, width, channels]` → the same, or halved by the stride and `features · expansion` wide."""
         first, second = (self.stride, 1) if self.stride_in == "1x1" else (1, self.stride)
-        y = nn.relu(self.norm(name="norm1")(self.conv(self.features, 1, first, padding=0, name="conv1")(x)))
+        y = relu(self.norm(name="norm1")(self.conv(self.features, 1, first, padding=0, name="conv1")(x)))
         y = self.conv(self.features, 3, second, padding=1, name="conv2")(y)
-        y = nn.relu(self.norm(name="norm2")(y))
+        y = relu(self.norm(name="norm2")(y))
         y = self.conv(self.features * self.expansion, 1, padding=0, name="conv3")(y)
         y = self.norm(name="norm3", scale_init=nn.initializers.zeros)(y)
-        return nn.relu(y + _shortcut(self, x))
+        return relu(y + _shortcut(self, x))
 
 
 def _shortcut(block: BasicBlock | Bottleneck, x: jax.Array) -> jax.Array:
@@ -97,10 +98,10 @@ class ResNet(nn.Module):
         conv, norm = _conv_and_norm(self.dtype, self.param_dtype, train, self.epsilon)
         block = partial(Bottleneck, stride_in=self.stride_in) if self.block is Bottleneck else self.block
         if self.stem == "imagenet":
-            x = nn.relu(norm(name="norm_stem")(conv(self.features, 7, 2, padding=3, name="conv_stem")(x)))
+            x = relu(norm(name="norm_stem")(conv(self.features, 7, 2, padding=3, name="conv_stem")(x)))
             x = max_pool(x, (3, 3), (2, 2), padding=1)
         elif self.stem == "cifar":
-            x = nn.relu(norm(name="norm_stem")(conv(self.features, 3, padding=1, name="conv_stem")(x)))
+            x = relu(norm(name="norm_stem")(conv(self.features, 3, padding=1, name="conv_stem")(x)))
         else:
             raise ValueError(f'stem must be "imagenet" or "cifar", not {self.stem!r}')
         record(self, "stem", x)
@@ -136,11 +137,11 @@ class MiniResNet(nn.Module):
         require_image(x, least=2, model="MiniResNet")
         conv, norm = _conv_and_norm(self.dtype, self.param_dtype, train)
         dense = partial(nn.Dense, dtype=self.dtype, param_dtype=self.param_dtype)
-        x = nn.relu(norm(name="norm_stem")(conv(self.features, 3, padding=1, name="conv_stem")(x)))
+        x = relu(norm(name="norm_stem")(conv(self.features, 3, padding=1, name="conv_stem")(x)))
         for index in (1, 2):
             x = BasicBlock(self.features, 1, conv, norm, name=f"residual{index}")(x)
             record(self, f"block{index}", x)
-        x = nn.relu(dense(self.hidden_size, name="hidden")(flatten(max_pool(x))))
+        x = relu(dense(self.hidden_size, name="hidden")(flatten(max_pool(x))))
         return dense(self.num_classes, name="head")(x) if self.num_classes else x
 
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from zoo.layers import BatchNorm, Conv, Dropout, adaptive_avg_pool, flatten, he_normal, record, require_image
+from zoo.layers.activations import relu
 from zoo.layers.convolution import max_pool
 from zoo.registry import register
 
@@ -41,13 +42,13 @@ class VGG(nn.Module):
                 x = Conv(features, 3, padding=1, kernel_init=he_normal, name=f"stage{stage}_conv{layer}", **options)(x)
                 if self.batch_norm:
                     x = BatchNorm(name=f"stage{stage}_norm{layer}", **options)(x, train=train)
-                x = nn.relu(x)
+                x = relu(x)
             x = max_pool(x)
             record(self, f"stage{stage}", x)
         x = flatten(adaptive_avg_pool(x, (7, 7)))
         dense = partial(nn.Dense, **options)
         for name in ("fc1", "fc2"):
-            x = nn.relu(dense(self.hidden_size, kernel_init=nn.initializers.he_normal(), name=name)(x))
+            x = relu(dense(self.hidden_size, kernel_init=nn.initializers.he_normal(), name=name)(x))
             x = Dropout(self.dropout_rate)(x, train=train)
         return dense(self.num_classes, name="head")(x) if self.num_classes else x
 

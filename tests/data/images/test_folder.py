@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import shutil
 
 import numpy as np
@@ -192,7 +193,7 @@ def test_what_is_wrong_with_a_folder(flat, split, tmp_path):
     with pytest.raises(ValueError, match=r"test=0\.1 makes a test split where there is none"):
         load(split, test=0.1)
     (split / "valid").mkdir()
-    with pytest.raises(ValueError, match=r"the split validation is in .*valid and in .*val; keep one"):
+    with pytest.raises(ValueError, match=r"the split validation is in .*val and in .*valid; keep one"):
         load(split)
     (split / "valid").rmdir()
     (split / "val" / "red").rename(split / "val" / "pink")
@@ -228,3 +229,42 @@ def test_mean_and_deviation(flat):
     rows = np.arange(5)
     wanted = (plain.preprocess(plain.splits["train"][rows])["image"] - [0.1, 0.2, 0.3]) / [0.5, 0.25, 2]
     np.testing.assert_allclose(scaled.preprocess(scaled.splits["train"][rows])["image"], wanted, rtol=1e-5, atol=1e-6)
+
+
+# ---- what is in folders that is no picture of a class ----
+
+
+def test_hidden_folders_within_a_class_are_passed_over(flat):
+    write(flat / "red" / ".ipynb_checkpoints" / "0-checkpoint.png", COLOURS["green"])
+    write(flat / "red" / "more" / "z.png", COLOURS["red"])
+    splits = load(flat).splits
+    assert sum(len(part) for part in splits.values()) == 31
+
+
+@pytest.mark.parametrize("names", [("Train", "Test"), ("Training", "Testing"), ("TRAIN", "TEST")])
+def test_splits_by_other_names(tmp_path, names):
+    for where in names:
+        for name, colour in COLOURS.items():
+            write(tmp_path / where / name / "0.png", colour)
+    found = load(tmp_path)
+    assert found.spec.classes == ("blue", "green", "red")
+    assert set(found.splits) == {"train", "test"}
+
+
+def test_a_test_split_alone_is_refused(tmp_path):
+    write(tmp_path / "test" / "red" / "0.png", COLOURS["red"])
+    write(tmp_path / "other" / "red" / "0.png", COLOURS["red"])
+    with pytest.raises(ValueError, match=r"has folders for splits \(test\), and none for training"):
+        load(tmp_path)
+
+
+def test_links_that_lead_in_a_circle(flat):
+    (flat / "red" / "loop").symlink_to(flat, target_is_directory=True)
+    with pytest.raises(ValueError, match=r"the link .*loop leads to .*flat, a folder that it is in itself"):
+        load(flat).splits["train"]
+
+
+def test_pipes_are_not_waited_for(flat):
+    os.mkfifo(flat / "red" / "pipe.png")
+    with pytest.raises(ValueError, match=r"pipe\.png is neither a file nor a folder; take it out"):
+        load(flat).splits["train"]

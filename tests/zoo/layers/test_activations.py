@@ -127,3 +127,14 @@ def test_softmax_jacobian():
 def test_an_unknown_name_lists_the_nearest():
     with pytest.raises(ValueError, match=r"unknown activation: 'rellu'; nearest: .*relu"):
         activations.activation("rellu")
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_relu_is_that_of_jax_and_keeps_nan(dtype):
+    """Also where it goes into a sum in one compiled program."""
+    z = jnp.array([-jnp.inf, -1.5, -0.0, 0.0, 2.0, jnp.inf], dtype)
+    np.testing.assert_array_equal(activations.relu(z), jax.nn.relu(z))
+    np.testing.assert_array_equal(jax.vmap(jax.grad(activations.relu))(z), jax.vmap(jax.grad(jax.nn.relu))(z))
+    assert activations.relu(z).dtype == dtype
+    images = jnp.full((4, 8, 8, 3), jnp.nan, dtype)
+    assert np.isnan(np.asarray(jax.jit(lambda x: activations.relu(x).mean(axis=(1, 2)))(images), np.float32)).all()

@@ -1,0 +1,38 @@
+"""Files that are whole or not there."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+
+def as_json(value: Any) -> str:
+    """JSON by its standard, which has no word for numbers that are not finite: they are null."""
+
+    def finite(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: finite(each) for name, each in value.items()}
+        if isinstance(value, list | tuple):
+            return [finite(each) for each in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(finite(value), indent=2, default=str, allow_nan=False)
+
+
+def write_whole(path: str | Path, content: str | bytes) -> None:
+    """Writes a file in one go: beside its place, and then into it. What was there before stays until then.
+
+    Raises:
+      OSError: it cannot be written, as on a full disk; the message names the file.
+    """
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.tmp")
+    try:
+        beside.write_bytes(content.encode() if isinstance(content, str) else content)
+        os.replace(beside, path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise OSError(error.errno, f"{path} cannot be written: {os.strerror(error.errno or 0)}") from error
