@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 
 from zoo.registry import unknown
 
@@ -44,9 +46,9 @@ def tanh_derivative(z: jax.Array) -> jax.Array:
 def relu(z: jax.Array) -> jax.Array:
     """Rectified linear unit, eq. 5: max(0, z). NaN stays NaN.
 
-    Written without a maximum: on a CPU, XLA hands one that goes into a sum to a library which takes NaN for 0.
+    Not written as a maximum: on a CPU, XLA hands one that goes into a sum to a library which takes NaN for 0.
     """
-    return jnp.where(z < 0, jnp.zeros_like(z), z)
+    return lax.clamp(np.zeros((), z.dtype), z, np.full((), np.inf, z.dtype))
 
 
 relu.defjvps(lambda tangent, _, z: jnp.where(z > 0, tangent, jnp.zeros_like(tangent)))
