@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 import data
+from train.data_facts import require_same_data
 from train.inference.beam_search import exact_match
 from train.inference.loading import Run, classes_of, load, require_split
 from train.loop import evaluate as evaluate_task
@@ -21,6 +22,7 @@ from train.state import State
 from train.tasks import TASKS, task_option
 from train.tasks.classification import class_probabilities
 from train.tasks.vae import binarize, importance_weighted_bound
+from zoo.checkpoint import saved_meta
 
 
 def evaluate(folder: str | Path, split: str = "test") -> dict[str, Any]:
@@ -28,7 +30,10 @@ def evaluate(folder: str | Path, split: str = "test") -> dict[str, Any]:
     run = load(folder)
     if not run.recipe.data:
         raise ValueError(f"{folder} holds weights that were not trained here: it names no data to evaluate them on")
-    return examine(run._replace(dataset=load_data(run.recipe)), split).report
+    dataset = load_data(run.recipe)
+    if seen := saved_meta(folder).get("data"):
+        require_same_data(folder, seen, dataset, exactly=False)
+    return examine(run._replace(dataset=dataset), split).report
 
 
 def likelihood_bound(folder: str | Path, split: str = "test", *, samples: int = 64) -> float:

@@ -22,12 +22,19 @@ from jax import lax
 import zoo
 from data.text.tokens import encode
 from train.inference.loading import read_recipe
+from train.loop.feed import require_known_tokens
 
 VOCABULARY = "vocabulary.json"
 """The file in the folder of a run that holds what its tokens stand for, in order."""
 
 _MOST_STEPS, _MOST_NOISE = 64, 2**20
 """Of one call of the compiled loop: steps, and random numbers."""
+
+_LEAST = 1e-4
+"""Of temperature and top_p: below it, single precision leaves nothing to draw from."""
+
+_LONGEST = 10**8
+"""Tokens of a text."""
 
 _NOTHING = -1
 """Stands in the place of a token after the one that ended a row."""
@@ -88,9 +95,11 @@ def stream(
     Raises:
       ValueError: a number is out of its range, or the prompt is empty or longer than what the model can read.
     """
-    prompt = np.asarray(prompt, np.int32)
+    prompt = np.asarray(prompt)
     max_len = getattr(model, "max_len", None)
     _require(prompt, length, max_len, temperature, top_k, top_p)
+    require_known_tokens(prompt, model.vocab_size, "the prompt")
+    prompt = prompt.astype(np.int32)
     choice = _Choice(jax.random.key(seed), None if greedy else float(temperature), None if top_p == 1 else top_p)
     return _pieces(model, variables, prompt, length, max_len, choice, top_k, np.asarray(stop, np.int32))
 
@@ -107,14 +116,16 @@ def _require(
         raise ValueError(f"a prompt has the shape [batch, time], with at least one token, not {list(prompt.shape)}")
     if max_len is not None and prompt.shape[1] > max_len:
         raise ValueError(f"the prompt has {prompt.shape[1]} tokens, and the model reads {max_len}; shorten it")
-    if length < 1:
-        raise ValueError(f"length must be at least 1, not {length}")
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive, not {temperature}; greedy takes the most probable token")
+    if not 1 <= length <= _LONGEST:
+        raise ValueError(f"length must be from 1 to {_LONGEST:,}, not {length}")
+    if not _LEAST <= temperature < np.inf:
+        raise ValueError(
+            f"temperature must be finite and at least {_LEAST}, not {temperature}; greedy takes the most probable token"
+        )
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k must be at least 1, not {top_k}")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top_p must be in (0, 1], not {top_p}")
+    if top_p is not None and not _LEAST <= top_p <= 1:
+        raise ValueError(f"top_p must be in [{_LEAST}, 1], not {top_p}; greedy takes the most probable token")
 
 
 def _pieces(

@@ -17,6 +17,9 @@ RESIDENT_BYTES = 2**30
 """A split of at most this size is kept on the device as a whole."""
 
 
+_TOKENS = ("tokens", "inputs", "targets", "text")
+"""Fields that hold tokens, where a data set has a vocabulary."""
+
 Change = Callable[[dict[str, Any]], dict[str, Any]]
 """What is done to a batch of raw examples, such as augmentation."""
 
@@ -57,7 +60,12 @@ def feed(dataset: data.Dataset, split: str, plan: Plan) -> Feed:
     if not len(source):
         raise ValueError(f"the split {split!r} of data set {dataset.name!r} has no examples")
     if isinstance(source, data.ArraySource) and source.nbytes <= RESIDENT_BYTES:
-        require_known_labels(source.arrays, dataset.spec.num_classes, f"{dataset.name} ({split})")
+        where = f"{dataset.name} ({split})"
+        require_known_labels(source.arrays, dataset.spec.num_classes, where)
+        if dataset.spec.vocabulary:
+            for field, array in source.arrays.items():
+                if field in _TOKENS and np.issubdtype(array.dtype, np.integer):
+                    require_known_tokens(array, len(dataset.spec.vocabulary), f"{field} of {where}")
         return _resident(source, dataset, plan)
     return _host(source, dataset, plan)
 
@@ -76,6 +84,21 @@ def require_known_labels(arrays: dict[str, Any], num_classes: int, where: str) -
         raise ValueError(
             f"{where}: {bad.size} labels are outside 0 … {num_classes - 1}; "
             f"the first is {labels[bad[0]]}, in row {bad[0]}"
+        )
+
+
+def require_known_tokens(tokens: np.ndarray, vocab_size: int, where: str) -> None:
+    """Refuses tokens that a model has no embedding for: it would make NaN of them.
+
+    Raises:
+      ValueError: names the first bad token and its place.
+    """
+    bad = np.argwhere((tokens < 0) | (tokens >= vocab_size))
+    if len(bad):
+        place = tuple(int(index) for index in bad[0])
+        raise ValueError(
+            f"{where} holds tokens outside 0 … {vocab_size - 1}, the vocabulary of the model; the first is "
+            f"{tokens[place]}, at {list(place)}"
         )
 
 

@@ -21,7 +21,8 @@ import jax
 
 import data
 import zoo
-from train.files import as_json, write_whole
+from train.data_facts import data_facts, require_same_data
+from train.files import as_json, locked, write_whole
 from train.inference.drawing import GENERATORS, draw
 from train.inference.evaluation import examine
 from train.inference.loading import Run, read_recipe
@@ -73,11 +74,19 @@ def train(recipe: Recipe, folder: str | Path, *, resume: bool = False, progress:
     if first_process:
         _claim(folder, recipe, resume)
     parts = build(recipe)
+    if resume and _has_checkpoint(folder) and (seen := saved_meta(folder).get("data")):
+        require_same_data(folder, seen, parts.dataset, exactly=True)
     if resume and finished_steps(folder) >= parts.steps and (folder / "report.json").is_file():
         _LOG.warning("the run in %s has ended already; nothing is left to do", folder)
         return json.loads((folder / "report.json").read_text()) if first_process else {}
-    best_is_highest = higher_is_better(recipe.monitor)
     folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder) if first_process else contextlib.nullcontext():
+        return _train(recipe, parts, folder, progress)
+
+
+def _train(recipe: Recipe, parts: Parts, folder: Path, progress: bool) -> dict[str, Any]:
+    first_process = jax.process_index() == 0
+    best_is_highest = higher_is_better(recipe.monitor)
     if first_process:
         write_whole(folder / "recipe.json", recipe.to_json() + "\n")
         if vocabulary := parts.dataset.spec.vocabulary:
@@ -170,6 +179,7 @@ def _meta(recipe: Recipe, parts: Parts) -> dict[str, Any]:
     meta: dict[str, Any] = {"model": recipe.model, "model_options": plain(parts.model_options)}
     if codes := sources(recipe):
         meta["code"] = [code._asdict() for code in codes]
+    meta["data"] = data_facts(parts.dataset)
     reader = parts.dataset.reader
     if reader is None:
         return meta
@@ -194,6 +204,11 @@ class CheckpointsWithSamples(Checkpoints):
         super().save(step, state, history, finished=finished)
 
 
+def _has_checkpoint(folder: Path) -> bool:
+    inside = folder / CHECKPOINTS
+    return inside.is_dir() and any(each.name.isdigit() for each in inside.iterdir())
+
+
 def _claim(folder: Path, recipe: Recipe, resume: bool) -> None:
     exists = (folder / "recipe.json").exists()
     if resume and exists:
@@ -205,10 +220,12 @@ def _claim(folder: Path, recipe: Recipe, resume: bool) -> None:
                 f"the recipe differs from that of the run in {folder} in more than a greater number of epochs; resume "
                 f"with the same settings, or train into another folder with --run:\n  " + "\n  ".join(changed)
             )
-        if (folder / CHECKPOINTS).is_dir() and any(each.name.isdigit() for each in (folder / CHECKPOINTS).iterdir()):
+        if _has_checkpoint(folder):
             require_sources(folder, saved_meta(folder))
         else:
             _LOG.warning("the run in %s has no checkpoint yet; it begins anew", folder)
+    elif exists and not _has_checkpoint(folder):
+        _LOG.warning("a run in %s ended before its first checkpoint; it begins anew", folder)
     elif exists:
         raise ValueError(
             f"{folder} holds a run already; continue it with --resume, or choose another folder with --run"

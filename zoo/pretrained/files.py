@@ -67,9 +67,11 @@ def _open(
     layout = origin or layout_of(name, state, **overrides)
     epsilon = torchvision.EPSILON.get(name) if layout == "torchvision" else None
     options = {"epsilon": epsilon} if epsilon else {}
-    if "pretrained_cfg" in config:
-        names = config.get("label_names") or config["pretrained_cfg"].get("label_names") or ()
-        prepared = _of_timm(config["pretrained_cfg"])
+    # Older files of timm have the entries of `pretrained_cfg` beside the others.
+    told = config.get("pretrained_cfg", config if "input_size" in config else None)
+    if told is not None:
+        names = config.get("label_names") or told.get("label_names") or ()
+        prepared = _of_timm(told)
         return Weights(file, layout, options, prepared, config.get("num_classes"), tuple(names)), state
     try:
         prepared = preprocessing(name, layout)
@@ -191,16 +193,25 @@ def _locate(source: str | Path) -> tuple[Path, dict[str, Any]]:
 
 
 def _of_timm(config: dict[str, Any]) -> Preprocessing:
-    """What timm writes of its weights; what is missing there has timm's default."""
-    size = config["input_size"][-1]
-    interpolation = config.get("interpolation", "bicubic")
+    """What timm writes of its weights; what is missing there has timm's default.
+
+    Raises:
+      ValueError: it is not understood; names the entry.
+    """
+    channels, *sizes = config.get("input_size", (3, 224, 224))
+    if len(sizes) != 2 or sizes[0] != sizes[1] or not all(isinstance(size, int) for size in (channels, *sizes)):
+        raise ValueError(f"input_size in config.json must be [channels, side, side], not {config['input_size']!r}")
+    size = sizes[0]
+    interpolation, mode = config.get("interpolation", "bicubic"), config.get("crop_mode", "center")
     if interpolation not in ("bilinear", "bicubic"):
         raise ValueError(f"the weights want images resized by {interpolation!r}; known are bilinear and bicubic")
+    if mode not in ("center", "squash"):
+        raise ValueError(f"the weights want images cropped by the mode {mode!r}; known are center and squash")
     return Preprocessing(
         size,
         config.get("crop_pct", 0.875),
         interpolation,
         tuple(config.get("mean", (0.485, 0.456, 0.406))),
         tuple(config.get("std", (0.229, 0.224, 0.225))),
-        config.get("crop_mode", "center") == "squash",
+        mode == "squash",
     )

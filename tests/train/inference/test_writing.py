@@ -123,13 +123,13 @@ def test_rows_end_at_a_stop_token():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": 0.0}, "temperature must be positive, not 0.0; greedy"),
-        ({"temperature": -1.0}, "temperature must be positive"),
-        ({"temperature": float("nan")}, "temperature must be positive"),
-        ({"top_p": 0.0}, r"top_p must be in \(0, 1\], not 0.0"),
-        ({"top_p": 1.1}, r"top_p must be in \(0, 1\]"),
+        ({"temperature": 0.0}, "temperature must be finite and at least 0.0001, not 0.0; greedy"),
+        ({"temperature": -1.0}, "temperature must be finite"),
+        ({"temperature": float("nan")}, "temperature must be finite"),
+        ({"top_p": 0.0}, r"top_p must be in \[0.0001, 1\], not 0.0"),
+        ({"top_p": 1.1}, r"top_p must be in \[0.0001, 1\]"),
         ({"top_k": 0}, "top_k must be at least 1, not 0"),
-        ({"length": 0}, "length must be at least 1, not 0"),
+        ({"length": 0}, "length must be from 1 to 100,000,000, not 0"),
         ({"prompt": np.zeros((1, 0))}, r"at least one token, not \[1, 0\]"),
         ({"prompt": np.zeros(3)}, r"shape \[batch, time\]"),
         ({"prompt": np.zeros((1, MAX_LEN + 1))}, "the prompt has 9 tokens, and the model reads 8; shorten it"),
@@ -184,3 +184,32 @@ def test_a_run_without_its_vocabulary_is_told(tmp_path):
     run = load(tmp_path)
     assert run.vocabulary == VOCABULARY
     assert "".join(piece for (piece,) in write(run, "a", 10))
+
+
+@pytest.mark.parametrize(("bad", "place"), [(-1, [0, 2]), (7, [0, 2]), (2**40, [0, 2])])
+def test_tokens_outside_the_vocabulary_are_refused(bad, place):
+    model = zoo.create_model("char_lstm", vocab_size=7, hidden_size=4, num_layers=1)
+    variables = random_variables(model, np.zeros((1, 2), np.int32))
+    with pytest.raises(ValueError, match=rf"the prompt holds tokens outside 0 … 6.*the first is {bad}, at \{place}"):
+        generate(model, variables, np.array([[1, 2, bad]]), 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": 1e-45}, "temperature must be finite and at least 0.0001, not 1e-45; greedy takes"),
+        ({"temperature": float("inf")}, "temperature must be finite"),
+        ({"top_p": 1e-30}, r"top_p must be in \[0.0001, 1\], not 1e-30; greedy takes"),
+    ],
+)
+def test_extremes_that_single_precision_cannot_draw_from(options, message):
+    model = zoo.create_model("char_lstm", vocab_size=7, hidden_size=4, num_layers=1)
+    variables = random_variables(model, np.zeros((1, 2), np.int32))
+    with pytest.raises(ValueError, match=message):
+        generate(model, variables, np.array([[1, 2]]), 3, **options)
+
+
+def test_a_text_is_not_longer_than_can_be_written():
+    model = zoo.create_model("char_lstm", vocab_size=7, hidden_size=4, num_layers=1)
+    with pytest.raises(ValueError, match="length must be from 1 to 100,000,000, not 1000000000000000"):
+        generate(model, {}, np.array([[1, 2]]), 10**15)

@@ -80,3 +80,12 @@ def test_splits_that_are_not_there_or_empty():
     empty = data.ArraySource({"image": X[:0], "label": LABEL[:0]})
     with pytest.raises(ValueError, match="the split 'validation' of data set 'arrays' has no examples"):
         fit(task, dataclasses.replace(arrays, splits={**arrays.splits, "validation": empty}), batch_size=8, epochs=1)
+
+
+def test_tokens_that_a_vocabulary_does_not_have_are_refused():
+    tokens = np.array([[0, 1, 2], [2, 3, 0]], np.int32)
+    fields = {"tokens": data.Field((3,), "int32")}
+    source = data.ArraySource({"tokens": tokens})
+    texts = data.Dataset("texts", data.Spec(fields, vocabulary=("a", "b", "c")), {"train": source}, lambda batch: batch)
+    with pytest.raises(ValueError, match=r"tokens of texts \(train\) holds tokens outside 0 … 2.*is 3, at \[1, 1\]"):
+        fit(classification(Linear(3), optax.sgd(0.1), inputs="tokens"), texts, batch_size=2, epochs=1)

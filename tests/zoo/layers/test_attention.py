@@ -9,7 +9,15 @@ import pytest
 
 from tests.descriptors import random_variables
 from zoo.layers import attention
-from zoo.layers.attention import MultiHeadAttention, attend, attention_weights, rotate, sinusoids
+from zoo.layers.attention import (
+    MultiHeadAttention,
+    attend,
+    attention_weights,
+    causal_context,
+    empty_cache,
+    rotate,
+    sinusoids,
+)
 
 
 def normal(*shape, seed=3):
@@ -148,3 +156,22 @@ def test_rotated_scores_depend_on_the_distance_alone():
     here, there = np.arange(4)[None], np.arange(4)[None] + 50
     weights = [attention_weights(rotate(query, where), rotate(key, where)) for where in (here, there)]
     np.testing.assert_allclose(*weights, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("mask", "positions"),
+    [
+        ([True, True, False, False, True, True, True], [0, 1, 1, 1, 2, 3, 4]),
+        ([1, 1, 0, 0, 1, 1, 1], [0, 1, 1, 1, 2, 3, 4]),
+        ([0, 0, 1, 1, 1, 1, 1], [0, 0, 0, 1, 2, 3, 4]),
+        ([1, 1, 1, 2, 2, 2, 0], [0, 1, 2, 0, 1, 2, 5]),
+        ([1, 0, 1, 2, 0, 2, 2], [0, 0, 1, 0, 2, 1, 2]),
+    ],
+)
+def test_positions_count_the_tokens_of_a_sequence_wherever_padding_stands(mask, positions):
+    """As with a cache, and as transformers counts them; sequences that are packed in a row each begin at 0."""
+    tokens, mask = jnp.ones((1, 7), jnp.int32), jnp.asarray([mask])
+    np.testing.assert_array_equal(causal_context(tokens, 9, None, mask).positions, [positions])
+    if mask.max() == 1:
+        cache = empty_cache(1, 9, num_layers=1, num_heads=1, head_dim=2)
+        np.testing.assert_array_equal(causal_context(tokens, 9, cache, mask).positions, [positions])

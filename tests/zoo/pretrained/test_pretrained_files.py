@@ -203,3 +203,49 @@ def test_files_of_keras_that_do_not_fit(vgg, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(ImportError, match="needs h5py: pip install"):
         pretrained.from_keras("vgg16", file)
+
+
+# ---- what timm writes beside its weights ----
+
+
+def configured(folder, variables, config):
+    folder.mkdir()
+    safetensors.numpy.save_file(pretrained.to_torch("resnet18", variables, **OPTIONS), folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_an_older_configuration_has_its_entries_at_the_top(variables, tmp_path):
+    config = {
+        "input_size": [3, 48, 48],
+        "crop_pct": 0.8,
+        "interpolation": "bilinear",
+        "mean": [0.1] * 3,
+        "std": [0.2] * 3,
+    }
+    found = pretrained.load("resnet18", configured(tmp_path / "a", variables, config), **OPTIONS).preprocessing
+    assert found == pretrained.Preprocessing(48, 0.8, "bilinear", (0.1,) * 3, (0.2,) * 3)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"crop_mode": "border"}, "cropped by the mode 'border'; known are center and squash"),
+        ({"interpolation": "lanczos"}, "resized by 'lanczos'"),
+        (
+            {"input_size": [3, 48, 64]},
+            r"input_size in config\.json must be \[channels, side, side\], not \[3, 4",
+        ),
+        ({"input_size": [48]}, "input_size in config"),
+        ({"input_size": [3, "a", "a"]}, "input_size in config"),
+    ],
+)
+def test_what_is_not_understood_is_refused(variables, tmp_path, entry, message):
+    folder = configured(tmp_path / "a", variables, {"pretrained_cfg": {"input_size": [3, 48, 48], **entry}})
+    with pytest.raises(ValueError, match=message):
+        pretrained.load("resnet18", folder, **OPTIONS)
+
+
+def test_a_configuration_without_a_size_has_timms_default(variables, tmp_path):
+    folder = configured(tmp_path / "a", variables, {"pretrained_cfg": {"crop_pct": 0.9}})
+    assert pretrained.load("resnet18", folder, **OPTIONS).preprocessing.image_size == 224
