@@ -8,6 +8,7 @@ only these: the optimizer is never loaded, and arrays come back as NumPy, whatev
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,8 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from zoo.registry import create_model, model_card
 from zoo.summary import abstract_variables
+
+_LOG = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
 """The folder inside a run that holds its checkpoints, one folder for each step."""
@@ -215,13 +218,21 @@ def best_checkpoint(run: Path) -> Path:
     """The checkpoint of a run with the highest "score" in its JSON, the newest of equals.
 
     Raises:
-      ValueError: the run has no checkpoint yet.
+      ValueError: the run has no checkpoint yet, or none that can be read. One that cannot be is passed over.
     """
+    problem = ValueError(f"{run} has no checkpoint yet")
     # Orbax gives a checkpoint its number for a name when it is complete.
     steps = [folder for folder in (run / CHECKPOINTS).iterdir() if folder.name.isdigit()]
-    if not steps:
-        raise ValueError(f"{run} has no checkpoint yet")
-    return max(steps, key=lambda folder: (read_meta(folder)["score"], int(folder.name)))
+    scores = {}
+    for folder in steps:
+        try:
+            scores[folder] = (read_meta(folder)["score"], int(folder.name))
+        except ValueError as error:
+            problem = error
+            _LOG.warning("%s; it is passed over", error)
+    if not scores:
+        raise problem
+    return max(scores, key=lambda folder: scores[folder])
 
 
 def manager(folder: Path, *, keep: int = 2) -> ocp.CheckpointManager:

@@ -11,6 +11,7 @@ import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import typeguard
 
 
@@ -90,7 +91,7 @@ def check_options(
             raise ValueError(f"{name} is no option of {what}: {elsewhere[name]}")
         if name not in known:
             raise ValueError(unknown(f"option of {what}", name, known))
-        hint = known[name]
+        hint, value = known[name], _plain(value)
         if not _fits(value, hint):
             raise ValueError(f"{name} of {what} must be {_words(hint)}, not {value!r}")
         allowed = RANGES.get(name)
@@ -99,6 +100,13 @@ def check_options(
                 raise ValueError(f"{name} of {what} must be finite, not {value!r}")
             if allowed is not None and isinstance(number, int | float) and number not in allowed:
                 raise ValueError(f"{name} of {what} must be {allowed}, not {value!r}")
+
+
+def _plain(value: Any) -> Any:
+    """Numbers of NumPy as Python's."""
+    if isinstance(value, np.bool_ | np.integer | np.floating):
+        return value.item()
+    return type(value)(map(_plain, value)) if type(value) in (list, tuple) else value
 
 
 @functools.cache

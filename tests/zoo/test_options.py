@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import optax
 import pytest
 
@@ -34,6 +35,8 @@ def function(
         {"features": [1, 2]},
         {"features": (1, 2), "hook": print, "untold": 3},
         {"path": "x"},
+        {"dropout_rate": np.float32(0.5), "features": np.int64(3), "flag": np.bool_(True)},
+        {"features": [np.int64(3), 4]},
     ],
 )
 def test_what_is_taken(options):

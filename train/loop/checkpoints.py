@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from collections.abc import Mapping
@@ -83,6 +84,7 @@ class Checkpoints:
         self._sign = 1.0 if best_is_highest else -1.0
         self._keep = keep
         self._every = every
+        self._mend_scores()
         self._manager = weights.manager(self._folder, keep=keep)
 
     def save(self, step: int, state: State, history: History, *, finished: int = 0) -> None:
@@ -156,6 +158,26 @@ class Checkpoints:
             step, reason = damaged[0]
             raise CheckpointError(f"none of the checkpoints in {self._folder} can be read; of step {step}: {reason}")
         return None
+
+    def _mend_scores(self) -> None:
+        """Writes scores anew where they cannot be read: Orbax reads all of them when it begins, and stops at a bad one.
+
+        What else is damaged in such a checkpoint, `restore` finds.
+        """
+        for step in sorted(self._folder.glob("*")) if self._folder.is_dir() else []:
+            kept = step / "metrics" / "metrics"
+            if not step.name.isdigit() or not kept.parent.is_dir():
+                continue
+            try:
+                json.loads(kept.read_text())
+            except (ValueError, OSError):
+                _LOG.warning("the score of checkpoint %s in %s is damaged; it is written anew", step.name, self._folder)
+                try:
+                    score = weights.read_meta(step)["score"]
+                except (ValueError, KeyError):
+                    score = -np.inf
+                if jax.process_index() == 0:
+                    kept.write_text(json.dumps({"score": score}))
 
     def _read(self, step: int, like: Mapping[str, Any]) -> dict[str, Any]:
         present = {name: tree for name, tree in like.items() if jax.tree.leaves(tree)}

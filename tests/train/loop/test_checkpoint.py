@@ -24,6 +24,7 @@ from train.loop.checkpoints import CheckpointError, Checkpoints
 from train.loop.fitting import DivergedError, fit
 from train.precision import LossScale
 from train.tasks import classification
+from zoo.checkpoint import best_checkpoint
 
 META = {"model": "mlp", "model_options": {"hidden_sizes": [4]}}
 one_device = parallel.jit(jax.devices()[:1])
@@ -181,8 +182,13 @@ def break_json(folder):
     (folder / "meta" / "metadata").write_text('{"history": [')
 
 
+def empty_all_files(folder):
+    for path in [p for p in folder.rglob("*") if p.is_file()]:
+        path.write_bytes(b"")
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("damage", [truncate, empty_metadata, remove_item, break_json])
+@pytest.mark.parametrize("damage", [truncate, empty_metadata, remove_item, break_json, empty_all_files])
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it_and_said_so(run, damage, caplog):
     folder, _ = run
     damage(folder / "checkpoints" / "3")
@@ -199,6 +205,28 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it_and_said_so(r
     checkpoints.wait()
     assert_equal(checkpoints.restore(make_state()).state, make_state(9))
     checkpoints.close()
+
+
+def test_a_damaged_score_is_written_anew(run, caplog):
+    folder, _ = run
+    for step in steps(folder):
+        (folder / "checkpoints" / str(step) / "metrics" / "metrics").write_bytes(b"")
+    checkpoints = Checkpoints(folder, META)
+    assert_equal(checkpoints.restore(make_state()).state, make_state(3))
+    checkpoints.close()
+    assert "the score of checkpoint 3 in" in caplog.text
+
+
+def test_the_best_is_taken_of_those_that_can_be_read(run, caplog):
+    folder, _ = run
+    best = best_checkpoint(folder)
+    break_json(best)
+    assert best_checkpoint(folder) != best
+    assert "it is passed over" in caplog.text
+    for step in steps(folder):
+        break_json(folder / "checkpoints" / str(step))
+    with pytest.raises(ValueError, match="is damaged"):
+        best_checkpoint(folder)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
