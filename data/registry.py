@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import TypeVar
 
 from data import tfds
@@ -96,7 +97,8 @@ def load(name: str, /, *, validation: float | int = 0, seed: int = 0, **options)
     else:
         raise ValueError(
             f"unknown data set {name!r}{_nearest(name, [*_BUILDERS, *tfds.names()])}. "
-            f"Data sets here: {', '.join(list_datasets())}; any name of TensorFlow Datasets is taken too."
+            f"Data sets here: {', '.join(list_datasets())}; any name of TensorFlow Datasets is taken too"
+            f"{_of_path(name)}."
         )
     parameters = inspect.signature(builder).parameters
     known = [p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY and p.name != "seed"]
@@ -109,6 +111,14 @@ def load(name: str, /, *, validation: float | int = 0, seed: int = 0, **options)
         options["seed"] = seed
     built = builder(**options)
     return hold_out(built, validation, seed) if validation != 0 else built
+
+
+def _of_path(name: str) -> str:
+    """How a file or folder is asked for, where the name is one."""
+    path = Path(name).expanduser()
+    kinds = {".csv": "csv", ".npz": "npz", ".txt": "text"}
+    kind = "folder" if path.is_dir() else kinds.get(path.suffix) if path.is_file() else None
+    return f"; for this one say {kind}:{name}" if kind else ""
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:

@@ -132,6 +132,8 @@ def recipe_name(reference: str) -> str:
         code, name = reference, ""
     elif ":" in reference:
         code, colon, name = reference.rpartition(":")
+    elif "." in reference:
+        code, name = reference, ""
     if not code:
         if name not in _recipes:
             load_installed()
@@ -158,7 +160,10 @@ def get_recipe(reference: str) -> Recipe:
       ValueError: there is none; the nearest are listed.
     """
     name = recipe_name(reference)
-    made = _recipes[name]()
+    try:
+        made = _recipes[name]()
+    except TypeError as error:
+        raise ValueError(f"the recipe {name!r} cannot be made: {error}") from error
     if not isinstance(made, Recipe):
         raise ValueError(f"the recipe {name!r} must return a Recipe, not {type(made).__name__}")
     return made
@@ -264,10 +269,15 @@ def differences(old: Recipe, new: Recipe) -> list[str]:
 
 
 def literal(text: str) -> Any:
-    """A Python literal (number, True, None, list, "string"); anything else is a string as it stands."""
+    """A Python literal (number, True, None, list, "string"); anything else is a string as it stands.
+
+    In a list, names need no quotes: `[id, name]`.
+    """
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
+        if text[:1] == "[" and text[-1:] == "]" and not set("[](){}'\"") & set(text[1:-1]):
+            return [literal(word.strip()) for word in text[1:-1].split(",") if word.strip()]
         return text
 
 

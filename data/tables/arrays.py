@@ -16,6 +16,9 @@ from data.scaling import standardizer, to_unit
 
 _SPLITS = ("train", "validation", "test")
 
+_SPARSE = 10
+"""Labels whose greatest is so many times as great as their count number no classes: 0 and 255 are colours of a mask."""
+
 
 def from_arrays(
     *,
@@ -35,16 +38,16 @@ def from_arrays(
     What a field is follows from its name and type:
 
     - `image`: uint8, which become float32 in [0, 1], or floats as they are. `[example, height, width]` gets a channel.
-    - `label`: the class of each example, as integers from 0, as any other integers, as booleans or as names; also
-      one-hot. `[example]` or `[example, 1]`.
+    - `label`: the class of each example: its number from 0, which is kept as it is; its name; booleans; or one-hot.
+      `[example]` or `[example, 1]`.
     - `target`: numbers to be told, `[example]` or `[example, targets]`.
     - any other, such as `features`, `inputs` or `tokens`: floats become float32, integers int32.
 
     Args:
         test: the arrays of the test split by field, or the share (or number) of the examples to take out for it.
         validation: share or number of the training examples to take out for the validation split, by a seeded shuffle.
-        classes: names of the classes in the order of their numbers, where the labels are numbers. By default the
-            distinct labels, sorted.
+        classes: names of the classes in the order of their numbers. By default "0", "1" … up to the greatest number, or
+            the distinct names, sorted.
         standardize: whether `features` (or `inputs`) get zero mean and unit variance, by the statistics of the training
             examples, the validation split among them.
         seed: of the shuffle for `validation`. That for `test` is always the same.
@@ -229,12 +232,17 @@ def _labels(labels: Any, classes: tuple[str, ...] | None, where: str) -> tuple[n
     if array.dtype.kind == "O" and not all(isinstance(each, str) for each in array):
         raise ValueError(f"{where}: labels are whole numbers or names; a mixture, or None, is neither")
     texts = np.array([each.decode() if isinstance(each, bytes) else str(each) for each in array.tolist()])
+    if classes is None and array.dtype.kind in "iu":
+        least, most, count = int(array.min()), int(array.max()), len(np.unique(array))
+        if least < 0 or most >= _SPARSE * count + _SPARSE:
+            raise ValueError(
+                f"{where}: labels are the numbers of classes from 0, not {least} to {most} of {count} different ones; "
+                "give the names of the classes as labels, or number them"
+            )
+        return array.astype(np.int32), tuple(map(str, range(most + 1)))
     if classes is None:
-        distinct = np.unique(array)
-        # A class without an example has a number nevertheless: 0, 1 and 3 of four.
-        counted = array.dtype.kind in "iu" and distinct[0] >= 0 and distinct[-1] < 2 * len(distinct)
-        values = range(int(distinct[-1]) + 1) if counted and distinct[0] == 0 else distinct.tolist()
-        classes = tuple(each.decode() if isinstance(each, bytes) else str(each) for each in values)
+        distinct = np.unique(array).tolist()
+        classes = tuple(each.decode() if isinstance(each, bytes) else str(each) for each in distinct)
     elif array.dtype.kind in "iu" and not set(texts) <= set(classes):
         if array.min() < 0 or array.max() >= len(classes):
             bad = int(np.flatnonzero((array < 0) | (array >= len(classes)))[0])

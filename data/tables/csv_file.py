@@ -211,8 +211,8 @@ def table(
     *,
     target: str | None = None,
     kind: Literal["auto", "classification", "regression"] = "auto",
-    categorical: Sequence[str] = (),
-    ignore: Sequence[str] = (),
+    categorical: str | Sequence[str] = (),
+    ignore: str | Sequence[str] = (),
     standardize: bool = True,
     test: float | int = 0.2,
 ) -> Dataset:
@@ -236,6 +236,7 @@ def table(
         FileNotFoundError: if there is no such file.
         ValueError: if it is no table, a column is not there, a value is missing, or a column holds too many texts.
     """
+    categorical, ignore = ((each,) if isinstance(each, str) else each for each in (categorical, ignore))
     found = _Table.read(path)
     told = found.names[-1] if target is None else target
     for name in (told, *categorical, *ignore):

@@ -13,7 +13,7 @@ import optax
 import data
 from train.data_facts import require_same_data
 from train.inference.beam_search import exact_match
-from train.inference.loading import Run, classes_of, load, require_split
+from train.inference.loading import Run, classes_of, is_classifier, load, require_split
 from train.loop import evaluate as evaluate_task
 from train.loop import parallel
 from train.loop.feed import padded_rows
@@ -31,7 +31,16 @@ def evaluate(folder: str | Path, split: str = "test") -> dict[str, Any]:
     if not run.recipe.data:
         raise ValueError(f"{folder} holds weights that were not trained here: it names no data to evaluate them on")
     dataset = load_data(run.recipe)
-    if seen := saved_meta(folder).get("data"):
+    meta = saved_meta(folder)
+    if "table" in meta and isinstance(dataset.reader, data.TableReader):
+        trained = data.TableReader.of(**meta["table"])
+        for what in ("columns", "categories", "target"):
+            if getattr(trained, what) != getattr(dataset.reader, what):
+                raise ValueError(
+                    f"the {what} of {run.recipe.data!r} have changed since the run in {folder} was trained:\n"
+                    f"  then: {getattr(trained, what)}\n  now:  {getattr(dataset.reader, what)}"
+                )
+    if seen := meta.get("data"):
         require_same_data(folder, seen, dataset, exactly=False)
     return examine(run._replace(dataset=dataset), split).report
 
@@ -91,7 +100,7 @@ def examine(run: Run, split: str) -> Evaluation:
     reader = run.dataset.reader
     if run.recipe.task == "regression" and isinstance(reader, data.TableReader):
         result[f"{split}_mae_of_{reader.target}"] = metrics["mae"] * reader.target_std  # in the units of the file
-    if run.recipe.task != "classification":
+    if not is_classifier(run):
         return Evaluation(result)
     from sklearn.metrics import classification_report, confusion_matrix
 

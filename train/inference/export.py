@@ -31,10 +31,11 @@ def export(folder: str | Path, out: str | Path) -> dict[str, object]:
       OSError: the file cannot be written.
     """
     run = load(folder)
+    classify = image_classifier(run)
     (batch,) = jax_export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *run.dataset.raw_image_shape), jnp.float32)
     try:
-        exported = jax_export.export(jax.jit(image_classifier(run)), platforms=PLATFORMS)(images)
+        exported = jax_export.export(jax.jit(classify), platforms=PLATFORMS)(images)
     except TypeError as error:
         if "_DimExpr" not in str(error):
             raise

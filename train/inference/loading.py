@@ -12,6 +12,8 @@ import data
 import zoo
 from train.inference.required_code import require_sources
 from train.recipe import Recipe, from_json
+from train.tasks import TASKS
+from train.user_code import source_of
 from zoo.checkpoint import saved_meta
 
 
@@ -101,7 +103,12 @@ def classes_of(run: Run) -> tuple[str, ...]:
     Raises:
       ValueError: the run is no classifier.
     """
-    classes = run.dataset.spec.classes
-    if run.recipe.task != "classification" or not classes:
+    if not is_classifier(run):
         raise ValueError(f"this run is no classifier, but does {run.recipe.task}")
-    return classes
+    return run.dataset.spec.classes
+
+
+def is_classifier(run: Run) -> bool:
+    """Whether a run's model tells classes: its task does so, or is a user's own, and its data have classes."""
+    own = source_of(TASKS[run.recipe.task], "task") is not None
+    return bool(run.dataset.spec.classes) and (own or run.recipe.task == "classification")

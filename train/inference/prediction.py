@@ -14,7 +14,7 @@ import numpy as np
 
 import data
 from data.scaling import to_unit
-from train.inference.loading import Run, classes_of, load
+from train.inference.loading import Run, classes_of, is_classifier, load
 from train.tasks.classification import class_probabilities
 
 _BATCH = 64
@@ -74,8 +74,8 @@ def predict(
     """
     run = load(folder)
     table = isinstance(run.dataset.reader, data.TableReader)
-    if run.recipe.task not in ("classification", "regression"):
-        classes_of(run)  # refuses
+    if run.recipe.task != "regression":
+        classes_of(run)  # refuses what is no classifier
     field = "features" if table else "image"
     if field not in run.dataset.spec.fields:
         raise ValueError(
@@ -156,7 +156,7 @@ def _outputs(run: Run, field: str) -> Callable[[Any], jax.Array]:
     def outputs(raw: Any) -> jax.Array:
         inputs = run.dataset.preprocess({field: raw})[field]
         values = jnp.asarray(run.model.apply(run.variables, inputs))
-        return class_probabilities(values) if run.recipe.task == "classification" else values.astype(jnp.float32)
+        return class_probabilities(values) if is_classifier(run) else values.astype(jnp.float32)
 
     return outputs
 

@@ -254,8 +254,15 @@ def evaluate(
     plan: Plan | None = None,
     batch_size: int = 128,
 ) -> dict[str, float]:
-    """The metrics of one split, every example counted once; or of arrays, as `fit` takes them."""
+    """The metrics of one split, every example counted once; or of arrays, as `fit` takes them.
+
+    Raises:
+      ValueError: there is no such split; or labels are names, whose numbers in training only its data set knows.
+    """
     if not isinstance(dataset, data.Dataset):
+        labels = dataset.get("label") if isinstance(dataset, Mapping) else dataset[-1]
+        if labels is not None and np.asarray(labels).dtype.kind in "OSU":
+            raise ValueError("labels that are names need the order of the classes: data.from_arrays(…, classes=…)")
         dataset, split = as_dataset(dataset), "train"
     plan = plan or parallel.jit()
     return evaluator(task, feed(dataset, split, plan), plan, batch_size)(plan.place(state))

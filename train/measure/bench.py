@@ -61,6 +61,8 @@ def bench(
     Raises:
       ValueError: the model, an option, the plan or the batch size is wrong, or there is nothing to compare with.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
     if not 0 < seconds <= 3600:
         raise ValueError(f"seconds must be positive and at most 3600, not {seconds}")
     if dtype not in ("float32", "bfloat16", "float16"):

@@ -141,6 +141,11 @@ def resolve(recipe: Recipe) -> Recipe:
             raise ValueError(f"the weights {recipe.weights} are those of {meta['model']!r}, not of {recipe.model!r}")
         options, preparation = meta["model_options"], meta.get("preprocessing", {})
     else:
+        if not recipe.model and not Path(recipe.weights).exists():
+            raise FileNotFoundError(
+                f"there is no file or folder {recipe.weights}; of weights by name on the hub say which model they are "
+                "for: model=NAME"
+            )
         if not recipe.model:
             raise ValueError(f"which model are the weights {recipe.weights} for? Say model=NAME, of `zoo list`")
         source = pretrained.describe(recipe.model, recipe.weights)

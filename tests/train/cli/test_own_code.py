@@ -75,6 +75,7 @@ def test_training_learns(trained):
         (("export", "runs/a", "--out", "a.stablehlo", "--import", "mine.py"), "a.stablehlo"),
         (("bench", "my_model", "--seconds", "0.01", "--import", "mine.py"), "my_model"),
         (("train", "mine:my_recipe", "task=my_task", "data_options.size=48", "--run", "runs/b"), "kept in runs/b"),
+        (("predict", "runs/b", "light.png", "--import", "mine.py"), "light.png: light ("),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )

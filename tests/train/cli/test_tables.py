@@ -49,6 +49,24 @@ def test_lines_are_classified_where_the_table_is_not(flowers, tmp_path):
         (folder / "gone.csv").rename(folder / "flowers.csv")
 
 
+def test_other_columns_are_refused(flowers):
+    folder, _, _ = flowers
+    whole = (folder / "flowers.csv").read_text()
+    try:
+        lines = [line.split(",") for line in whole.split()]
+        (folder / "flowers.csv").write_text("".join(f"{b},{a},{c},{d},{e}\n" for a, b, c, d, e in lines))
+        message = error("evaluate", folder / "run")
+        assert "the columns of " in message
+        assert "then: ('a', 'b', 'c', 'd')\n  now:  ('b', 'a', 'c', 'd')" in message
+    finally:
+        (folder / "flowers.csv").write_text(whole)
+
+
+def test_a_table_is_not_exported(flowers, tmp_path):
+    assert "are not images, but features, label" in error("export", flowers[0] / "run", "--out", tmp_path / "a")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_number_is_told_in_the_units_of_the_file(tmp_path):
     found = load_diabetes()
     rows = [[*row, value] for row, value in zip(found.data, found.target, strict=True)]

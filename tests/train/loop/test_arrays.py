@@ -11,6 +11,7 @@ import pytest
 
 import data
 from train.loop import evaluate, fit
+from train.loop.fitting import as_dataset
 from train.tasks import classification, regression
 
 X = np.random.default_rng(0).normal(size=(64, 5)).astype(np.float32)
@@ -27,7 +28,19 @@ class Linear(nn.Module):
 
 def trained(source, task):
     fitted = fit(task, source, batch_size=16, epochs=30)
-    return fitted, evaluate(task, source, fitted.state, split="train")
+    known = source if isinstance(source, data.Dataset) else as_dataset(source)
+    return fitted, evaluate(task, known, fitted.state, split="train")
+
+
+def test_some_of_the_examples_keep_the_numbers_of_their_classes():
+    labels = np.arange(64) % 3
+    inputs = np.eye(3, dtype=np.float32)[labels]
+    task = classification(Linear(3), optax.adam(0.3))
+    fitted = fit(task, (inputs, labels), batch_size=16, epochs=30)
+    for some in (labels > 0, labels == 2, labels != 1):
+        assert evaluate(task, (inputs[some], labels[some]), fitted.state)["accuracy"] == 1
+    with pytest.raises(ValueError, match="labels that are names need the order of the classes"):
+        evaluate(task, (inputs, np.array(["a", "b", "c"])[labels]), fitted.state)
 
 
 @pytest.mark.parametrize(
