@@ -276,7 +276,9 @@ def test_refuses_another_number_of_channels(name):
 
 
 def test_an_unknown_stem_is_refused():
-    model = zoo.create_model("resnet18", stem="nothing")
+    with pytest.raises(ValueError, match="stem of model 'resnet18' must be 'imagenet' or 'cifar', not 'nothing'"):
+        zoo.create_model("resnet18", stem="nothing")
+    model = zoo.create_model("resnet18").clone(stem="nothing")
     with pytest.raises(ValueError, match="stem must be"):
         model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
 

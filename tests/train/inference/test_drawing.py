@@ -183,7 +183,9 @@ def test_sample_on_the_command_line(runs, tmp_path, capsys):
         assert f"{n} images in {out}" in capsys.readouterr().out
         with Image.open(out) as image:
             assert image.size[0] == 63 * {5: 3, 9: 3, 4: 2}[n]
-    with pytest.raises(SystemExit, match="is a square: n is 64 or 225, say, not 5"):
+    with pytest.raises(
+        SystemExit, match="--kind interpolation fills a square: n is a square number such as 64 or 225, not 5"
+    ):
         cli.main(["sample", str(runs / "gan"), "--n", "5", "--kind", "interpolation"])
 
 

@@ -167,8 +167,8 @@ def test_a_classifier_learns_from_mixed_labels():
             {"augmentation": "guide", "data": "iris", "model": "mlp", "data_options": {}},
             "has no field 'image'",
         ),
-        ({"plateau_options": {"patients": 3}}, "plateau_options: .*patients"),
-        ({"plateau_options": {"patience": 0}}, "patience at least 1"),
+        ({"plateau_options": {"patients": 3}}, "unknown option of the plateau: 'patients'; nearest: patience"),
+        ({"plateau_options": {"patience": 0}}, "patience of the plateau must be at least 1, not 0"),
         ({"plateau_options": {"monitor": "validation_los"}}, "unknown metric to monitor: 'validation_los'"),
     ],
 )
