@@ -106,7 +106,9 @@ class Checkpoints:
         *before, score = map(self._score, history)
         if not finished and len(history) % self._every and score <= max(before, default=-np.inf):
             return
-        meta = {**self._meta, "score": score, "history": history, "finished": finished}
+        # A copy: it is written in the background, while training adds to the history.
+        rows = [dict(row) for row in history]
+        meta = {**self._meta, "score": score, "history": rows, "finished": finished}
         try:
             self._manager.save(
                 step, args=weights.composite(_to_items(state), meta), metrics={"score": score}, force=True

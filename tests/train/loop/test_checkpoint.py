@@ -119,6 +119,18 @@ def test_every_second_evaluation_the_last_and_those_that_are_better(tmp_path, lo
     assert steps(tmp_path) == saved
 
 
+def test_what_is_added_to_the_history_later_is_not_in_the_checkpoint(tmp_path, monkeypatch):
+    """Also where the background is slow to write it."""
+    checkpoints, written = Checkpoints(tmp_path, META), []
+    monkeypatch.setattr(checkpoints._manager, "save", lambda step, args, **options: written.append(args["meta"].item))
+    rows = history(0.5)
+    checkpoints.save(1, make_state(), rows)
+    rows.append(rows[0])
+    rows[0]["loss"] = 7.0
+    assert written[0]["history"] == history(0.5)
+    checkpoints.close()
+
+
 @pytest.mark.parametrize("options", [{}, {"ema_decay": 0.9, "loss_scaling": True}])
 def test_the_whole_state_comes_back(tmp_path, options):
     checkpoints = Checkpoints(tmp_path, META)
