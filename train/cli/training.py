@@ -12,10 +12,11 @@ from train.cli import console
 from train.cli.arguments import Json, picture_file
 
 _USES = {
-    "classification": ("predict",),
+    "classification": ("predict", "export"),
     "diffusion": ("sample",),
     "gan": ("sample",),
     "language_modeling": ("generate",),
+    "regression": ("predict",),
     "seq2seq": ("translate",),
     "vae": ("sample",),
 }
