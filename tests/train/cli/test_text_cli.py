@@ -59,11 +59,11 @@ def test_text_is_written(text_run, monkeypatch):
     ("options", "message"),
     [
         (("--prompt", "Ωne"), "the model knows no 'Ω'; the characters that it was trained on are '\\n ,;abef"),
-        (("--temperature", "0"), "temperature must be positive, not 0.0"),
-        (("--temperature", "-1"), "temperature must be positive"),
-        (("--top-p", "1.5"), "top_p must be in (0, 1], not 1.5"),
+        (("--temperature", "0"), "temperature must be finite and at least 0.0001, not 0.0"),
+        (("--temperature", "-1"), "temperature must be finite and at least 0.0001"),
+        (("--top-p", "1.5"), "top_p must be in [0.0001, 1], not 1.5"),
         (("--top-k", "0"), "top_k must be at least 1"),
-        (("--length", "0"), "length must be at least 1"),
+        (("--length", "0"), "length must be from 1 to 100,000,000, not 0"),
         (("--n", "0"), "n must be at least 1"),
     ],
 )
@@ -74,7 +74,7 @@ def test_what_cannot_be_written_is_told(text_run, options, message):
 def test_other_commands_say_what_a_text_run_is_not(text_run, tmp_path):
     folder, _ = text_run
     assert "this run is no classifier, but does language_modeling" in error("predict", folder, "x.png")
-    assert "has no images; its fields are ['tokens']" in error("export", folder, "--out", tmp_path / "x")
+    assert "this run is no classifier, but does language_modeling" in error("export", folder, "--out", tmp_path / "x")
     assert "this run does language_modeling, and draws no images" in error("sample", folder, "--out", tmp_path / "x")
 
 
