@@ -20,7 +20,10 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
         ValueError: if there is not one whole batch.
     """
     if not 1 <= batch_size <= num_examples:
-        raise ValueError(f"batch_size must be from 1 to the number of examples, {num_examples}; got {batch_size}")
+        raise ValueError(
+            f"batch_size must be from 1 to the number of training examples, {num_examples}; got {batch_size}"
+            + (f": set batch_size={num_examples} or less" if batch_size > num_examples else "")
+        )
     return num_examples // batch_size
 
 
@@ -80,7 +83,8 @@ def held_out(
         ValueError: if either part would be empty.
     """
     whole = isinstance(amount, int) and not isinstance(amount, bool)
-    held = amount if whole else round(amount * num_examples) if 0 < amount < 1 else 0
+    share = isinstance(amount, float) and 0 < amount < 1
+    held = amount if whole else round(amount * num_examples) if share else 0
     if not 0 < held < num_examples:
         raise ValueError(
             f"{what} must be 0, a fraction in (0, 1) or a number of examples from 1 to {num_examples - 1}, and leave "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from data.pipeline import TEST_SEED, held_out
 from data.registry import hold_out, register
 from data.scaling import standardizer, to_unit
 
+_LOG = logging.getLogger(__name__)
+
 _SPLITS = ("train", "validation", "test")
 
 _SPARSE = 10
@@ -23,7 +26,7 @@ _SPARSE = 10
 def from_arrays(
     *,
     test: Mapping[str, Any] | float | int = 0,
-    validation: float | int = 0,
+    validation: Mapping[str, Any] | float | int = 0,
     classes: Sequence[str] | None = None,
     standardize: bool = False,
     seed: int = 0,
@@ -45,12 +48,12 @@ def from_arrays(
 
     Args:
         test: the arrays of the test split by field, or the share (or number) of the examples to take out for it.
-        validation: share or number of the training examples to take out for the validation split, by a seeded shuffle.
+        validation: the same for the validation split, whose shuffle is seeded.
         classes: names of the classes in the order of their numbers. By default "0", "1" … up to the greatest number, or
             the distinct names, sorted.
         standardize: whether `features` (or `inputs`) get zero mean and unit variance, by the statistics of the training
             examples, the validation split among them.
-        seed: of the shuffle for `validation`. That for `test` is always the same.
+        seed: of the shuffle for `validation`. That for `test` is always the same, and comes first.
         name: of the data set, for messages.
         **fields: the arrays.
 
@@ -64,24 +67,33 @@ def from_arrays(
         fields["label"], names = _labels(fields["label"], names, name)
     train = ArraySource({field: _checked(field, array, name) for field, array in fields.items()})
     splits: dict[str, Source] = {"train": train}
-    if isinstance(test, Mapping):
-        test = dict(test)
-        if set(test) != set(fields):
-            raise ValueError(f"{name}: the test split needs the fields {', '.join(fields)}; got {', '.join(test)}")
-        if "label" in test:
-            test["label"], _ = _labels(test["label"], names, f"{name} (test)")
-        splits["test"] = ArraySource({field: _checked(field, array, f"{name} (test)") for field, array in test.items()})
-        for field, array in splits["test"].arrays.items():
-            if array.shape[1:] != train.arrays[field].shape[1:]:
-                raise ValueError(
-                    f"{name}: an example of {field} has the shape {list(train.arrays[field].shape[1:])} in train and "
-                    f"{list(array.shape[1:])} in test"
-                )
-    elif test:
+    for split, given in (("test", test), ("validation", validation)):
+        if isinstance(given, Mapping):
+            splits[split] = _another_split(given, train, names, f"{name} ({split})")
+    if not isinstance(test, Mapping) and test:
         rest, held = held_out(len(train), test, TEST_SEED, what="test", where=name, labels=labels_of(train))
-        splits = {"train": take(train, rest), "test": take(train, held)}
+        splits |= {"train": take(train, rest), "test": take(train, held)}
     built = of_splits(name, splits, names or (), standardize=standardize)
-    return hold_out(built, validation, seed) if validation else built
+    return built if isinstance(validation, Mapping) or not validation else hold_out(built, validation, seed)
+
+
+def _another_split(
+    arrays: Mapping[str, Any], train: ArraySource, classes: tuple[str, ...] | None, where: str
+) -> ArraySource:
+    """The source of a split that is given as arrays, which must be like those of the train split."""
+    arrays = dict(arrays)
+    if set(arrays) != set(train.arrays):
+        raise ValueError(f"{where} needs the fields {', '.join(train.arrays)}; got {', '.join(arrays) or 'none'}")
+    if "label" in arrays:
+        arrays["label"], _ = _labels(arrays["label"], classes, where)
+    source = ArraySource({field: _checked(field, array, where) for field, array in arrays.items()})
+    for field, array in source.arrays.items():
+        of_train = train.arrays[field].shape[1:]
+        if array.shape[1:] != of_train:
+            raise ValueError(
+                f"{where}: an example of {field} has the shape {list(array.shape[1:])}, and {list(of_train)} in train"
+            )
+    return source
 
 
 def of_splits(name: str, splits: Mapping[str, Source], classes: tuple[str, ...], *, standardize: bool) -> Dataset:
@@ -156,15 +168,8 @@ def npz(path: str, *, test: float | int | None = None, classes: Sequence[str] | 
     if test is not None and found["test"]:
         raise ValueError(f"test={test} makes a test split where there is none, but {path} has arrays for one")
     options: dict[str, Any] = {"name": f"npz:{path}", "standardize": standardize}
-    if not found["validation"]:
-        share = found["test"] or (0.2 if test is None else test)
-        return from_arrays(**found["train"], test=share, classes=classes, **options)
-    whole = from_arrays(**found["train"], test=found["validation"], classes=classes, **options)
-    names = classes or whole.spec.classes or None
-    splits = {"train": whole.splits["train"], "validation": whole.splits["test"]}
-    if found["test"]:
-        splits["test"] = from_arrays(**found["train"], test=found["test"], classes=names, **options).splits["test"]
-    return of_splits(f"npz:{path}", splits, whole.spec.classes, standardize=standardize)
+    share = found["test"] or (0.2 if test is None and not found["validation"] else test or 0)
+    return from_arrays(**found["train"], test=share, validation=found["validation"] or 0, classes=classes, **options)
 
 
 def _split_and_field(key: str) -> tuple[str, str]:
@@ -177,14 +182,27 @@ def _split_and_field(key: str) -> tuple[str, str]:
 
 def _checked(field: str, array: Any, where: str) -> np.ndarray:
     """The array with a type that models compute with."""
-    array = np.asarray(array)
-    if array.ndim == 0 or not len(array):
-        raise ValueError(f"{where}: {field} is empty, or no array with the example first: its shape is {array.shape}")
+    try:
+        array = np.asarray(array)
+    except ValueError as error:
+        raise ValueError(f"{where}: {field} is no array: its examples differ in shape") from error
+    if array.ndim == 0:
+        options = "test, validation, classes, standardize, seed and name"
+        raise ValueError(f"{where}: {field}={array} is no array of examples; the options of from_arrays are {options}")
+    if not len(array):
+        raise ValueError(f"{where}: {field} has no examples; its shape is {list(array.shape)}")
     if array.dtype.kind == "f":
         array = array.astype(np.float32)
         if not np.isfinite(array).all():
             row = int(np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))[0])
             raise ValueError(f"{where}: {field} holds numbers that are not finite; the first is in example {row}")
+        if field == "image" and array.max() > 2 and (array == np.round(array)).all():
+            _LOG.warning(
+                "%s: image holds whole numbers up to %g as floats, which stay as they are; give uint8 for pixels in "
+                "0 … 255, or divide by the greatest",
+                where,
+                array.max(),
+            )
     elif array.dtype.kind in "iu":
         if field == "image" and array.dtype != np.uint8:
             raise ValueError(f"{where}: images are uint8, or floats in [0, 1]; not {array.dtype}")

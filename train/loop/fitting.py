@@ -17,9 +17,11 @@ from train.loop import parallel
 from train.loop.checkpoints import Checkpoints, History
 from train.loop.feed import Feed, feed, padded_rows
 from train.loop.parallel import Plan, Program
+from train.loop.training_data import Data, as_dataset, first_examples, in_words
 from train.metrics import Metrics, summarize
 from train.state import Batch, State, Task
 from train.tasks.step import step_key
+from zoo.options import check_options
 
 MAX_STEPS_PER_DISPATCH = 100
 
@@ -71,10 +73,6 @@ class Fitted(NamedTuple):
 
     state: State
     history: History
-
-
-Data = data.Dataset | Mapping[str, Any] | tuple[Any, Any]
-"""A data set; arrays by field, as `data.from_arrays` takes them; or inputs and what is to be told of them."""
 
 
 def fit(
@@ -138,6 +136,11 @@ def fit(
         options |= {"checkpoints": checkpoints}
         with progress_bar() as bar:
             return fit(task, dataset, callbacks=[*callbacks, bar], **options)
+    numbers = {"batch_size": batch_size, "epochs": epochs, "steps": steps, "seed": seed, "validation": validation}
+    numbers |= {"evaluate_every": evaluate_every, "steps_per_dispatch": steps_per_dispatch}
+    check_options(fit, numbers, "fit")
+    if not isinstance(plan, Plan | None):
+        raise ValueError(f"plan of fit is made by train.parallel, such as parallel.pmap(); not {plan!r}")
     dataset = as_dataset(dataset)
     if validation not in (None, "validation") and validation not in dataset.splits:
         raise ValueError(
@@ -159,9 +162,11 @@ def fit(
     evaluation = feed(dataset, validation, plan) if validation is not None and validation in dataset.splits else None
 
     history: History = []
-    example = dataset.spec.example()
-    if state is None:
-        state = task.init(jax.random.key(seed), example)
+    example = first_examples(dataset)
+    with in_words(dataset):
+        if state is None:
+            state = task.init(jax.random.key(seed), example)
+        evaluated = jax.make_jaxpr(task.eval_step)(state, example)
     if checkpoints is not None:
         checkpoints.require_space(state)
         if (saved := checkpoints.restore(plan.unplace(plan.place(state)))) is not None:
@@ -172,7 +177,7 @@ def fit(
                 return Fitted(state, history)
     first = int(state.step)
     placed = plan.place(state)
-    k = min(steps_per_dispatch or _suitable_steps(task, state, example), every)
+    k = min(steps_per_dispatch or _suitable_steps(evaluated), every)
 
     program = plan.compile(_train_program(task, training, augment))
     evaluate_state = evaluator(task, evaluation, plan, batch_size) if evaluation is not None else None
@@ -184,9 +189,12 @@ def fit(
         losses = metrics["loss"].total
         if not np.isfinite(losses).all():
             bad = int(np.argmin(np.isfinite(losses)))
+            classes = dataset.spec.num_classes
             raise DivergedError(
-                f"the loss is {losses[bad]} at step {start + bad + 1}; lower the learning rate, clip the gradient "
-                "(clip_norm) or look at the inputs of that step; checkpoints from before it are kept"
+                f"the loss is {losses[bad]} at step {start + bad + 1}; "
+                + (f"has the model an output for each of the {classes} classes? " if classes and not start else "")
+                + "Lower the learning rate, clip the gradient (clip_norm) or look at the inputs of that step; "
+                "checkpoints from before it are kept"
             )
         since.append(metrics)
         report = Report(start + count, total, (start + count) / per_epoch, summarize(metrics), history, False)
@@ -225,26 +233,6 @@ def fit(
     return Fitted(plan.unplace(placed), history)
 
 
-def as_dataset(source: Data) -> data.Dataset:
-    """What `fit` and `evaluate` take as data, as a data set; arrays are its split "train".
-
-    Raises:
-      ValueError: see `data.from_arrays`.
-    """
-    if isinstance(source, data.Dataset):
-        return source
-    if isinstance(source, Mapping):
-        return data.from_arrays(**source)
-    if not isinstance(source, tuple) or len(source) != 2:
-        raise ValueError(
-            f"data are a data set, arrays by field or a pair of arrays; not {type(source).__name__}"
-            + (f" of {len(source)}" if isinstance(source, tuple) else "")
-        )
-    inputs, wanted = source
-    names = ("inputs", "target") if np.asarray(wanted).dtype.kind == "f" else ("image", "label")
-    return data.from_arrays(**dict(zip(names, (inputs, wanted), strict=True)))
-
-
 def evaluate(
     task: Task,
     dataset: Data,
@@ -265,7 +253,8 @@ def evaluate(
             raise ValueError("labels that are names need the order of the classes: data.from_arrays(…, classes=…)")
         dataset, split = as_dataset(dataset), "train"
     plan = plan or parallel.jit()
-    return evaluator(task, feed(dataset, split, plan), plan, batch_size)(plan.place(state))
+    with in_words(dataset):
+        return evaluator(task, feed(dataset, split, plan), plan, batch_size)(plan.place(state))
 
 
 def evaluator(task: Task, source: Feed, plan: Plan, batch_size: int) -> Callable[[State], dict[str, float]]:
@@ -319,11 +308,9 @@ def _dispatches(first: int, total: int, every: int, k: int) -> Iterator[tuple[in
         start += count
 
 
-def _suitable_steps(task: Task, state: State, batch: Batch) -> int:
+def _suitable_steps(evaluation: Any) -> int:
     """One step a dispatch for convolutions on a CPU, which a loop would slow down tenfold; else many."""
-    if jax.default_backend() == "cpu" and "convolution" in str(jax.make_jaxpr(task.eval_step)(state, batch)):
-        return 1
-    return MAX_STEPS_PER_DISPATCH
+    return 1 if jax.default_backend() == "cpu" and "convolution" in str(evaluation) else MAX_STEPS_PER_DISPATCH
 
 
 def _concatenate(metrics: Sequence[Metrics]) -> Metrics:

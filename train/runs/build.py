@@ -17,6 +17,7 @@ from data import augment
 from train.loop import parallel
 from train.loop.fitting import Augment
 from train.loop.parallel import Plan
+from train.loop.training_data import first_examples, in_words
 from train.optim.freezing import Frozen, freeze
 from train.optim.optimizers import optimizer
 from train.optim.plateau import Plateau, scale_by_plateau
@@ -24,18 +25,12 @@ from train.optim.schedules import schedule
 from train.recipe import Recipe, load_data, require_ranges
 from train.runs.transfer import frozen_layers, start_variables
 from train.state import Task
-from train.tasks import OF_UNIT_IMAGES, TASKS, task_option
+from train.tasks import TASKS, task_option
 from train.tasks.step import gradient_task
 from zoo.options import check_options
 from zoo.registry import unknown
 
 PRECISIONS = ("float32", "bfloat16", "float16")
-
-_ADVICE = {
-    "label": "; numbers are told by task=regression",
-    "target": "; classes are told by task=classification",
-}
-"""What to do where a data set lacks a field."""
 
 
 class Parts(NamedTuple):
@@ -87,7 +82,7 @@ def build(recipe: Recipe) -> Parts:
     plan.rows(recipe.batch_size)
     steps = _whole_windows(recipe, max(1, round(recipe.epochs * per_epoch)))
     inputs = _require_inputs(recipe, dataset)
-    example = dataset.spec.example(2)
+    example = first_examples(dataset)
     frozen = None
     if recipe.trained_layers is not None or recipe.layer_rates:
         layers = {"trained_layers": recipe.trained_layers, "layer_rates": recipe.layer_rates}
@@ -114,8 +109,6 @@ def _require_inputs(recipe: Recipe, dataset: data.Dataset) -> str:
             f"data set {recipe.data!r} has no field {inputs!r} for the model; it has "
             f"{', '.join(dataset.spec.fields)}: set task_options.inputs"
         )
-    if recipe.task in OF_UNIT_IMAGES:
-        _require_unit_range(recipe, dataset, inputs)
     return inputs
 
 
@@ -216,25 +209,13 @@ def _require_fit(
         return task.eval_step(task.init(key, example), example)
 
     try:
-        metrics = jax.eval_shape(trace, jax.random.key(0))
-    except KeyError as error:
-        raise ValueError(
-            f"the task {recipe.task!r} needs the field {error.args[0]!r}; the data set {recipe.data!r} has "
-            f"{', '.join(dataset.spec.fields)}{_ADVICE.get(error.args[0], '')}"
-        ) from error
+        with in_words(dataset):
+            metrics = jax.eval_shape(trace, jax.random.key(0))
     except (ValueError, TypeError) as error:
+        if isinstance(error.__cause__, KeyError):
+            raise
         raise ValueError(f"model {recipe.model!r} does not fit the data set {recipe.data!r}: {error}") from error
     watched = ["step", *metrics, *(f"validation_{name}" for name in metrics if "validation" in dataset.splits)]
     for monitor in [recipe.monitor, *([plateau.monitor] if plateau else [])]:
         if monitor not in watched:
             raise ValueError(unknown("metric to monitor", monitor, watched))
-
-
-def _require_unit_range(recipe: Recipe, dataset: data.Dataset, inputs: str) -> None:
-    source = dataset.splits["train"]
-    values = np.asarray(dataset.preprocess(source[np.arange(min(len(source), 100))])[inputs])
-    if values.min() < 0 or values.max() > 1:
-        raise ValueError(
-            f"the task {recipe.task!r} takes values in [0, 1], and those of {inputs!r} in the data set {recipe.data!r} "
-            f"go from {values.min():.3g} to {values.max():.3g}; leave data_options.standardize out"
-        )

@@ -49,10 +49,6 @@ def register(constructor: Constructor) -> Constructor:
     return constructor
 
 
-OF_UNIT_IMAGES = ("diffusion", "gan", "reconstruction", "vae")
-"""The tasks that make images, and take them with values in [0, 1]."""
-
-
 def task_option(recipe: Recipe, name: str) -> Any:
     """An option of the recipe's task, as it is given there or by default.
 
@@ -68,7 +64,6 @@ def task_option(recipe: Recipe, name: str) -> Any:
 
 
 __all__ = [
-    "OF_UNIT_IMAGES",
     "TASKS",
     "classification",
     "diffusion",

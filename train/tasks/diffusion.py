@@ -12,6 +12,7 @@ import optax
 from train import losses
 from train.state import Batch, Task
 from train.tasks.step import gradient_task
+from train.tasks.unit_images import of_unit_images
 from zoo.generative.diffusion import add_noise, noise_schedule
 
 
@@ -51,4 +52,6 @@ def diffusion(
     def per_example(predicted: jax.Array, batch: Batch) -> dict[str, jax.Array]:
         return {"loss": losses.mean_squared_error(predicted, batch["noise"])}
 
-    return gradient_task(model, tx, per_example, inputs=("noisy", "time"), prepare=prepare, **options)
+    return of_unit_images(
+        gradient_task(model, tx, per_example, inputs=("noisy", "time"), prepare=prepare, **options), inputs
+    )

@@ -14,6 +14,7 @@ from train import losses
 from train.metrics import Metrics, weigh
 from train.state import Batch, State, Task
 from train.tasks.step import average, create_state, evaluation_key, start_average, step_key, sum_over_devices
+from train.tasks.unit_images import of_unit_images
 from zoo.generative.gan import GAN
 
 
@@ -178,7 +179,7 @@ def gan(
         values = _metrics(of_discriminator(logits, labels), of_generator(logits[:, 1]), logits)
         return sum_over_devices(weigh(values, batch.get("mask")))
 
-    return Task(init, train_step, eval_step)
+    return of_unit_images(Task(init, train_step, eval_step), inputs)
 
 
 def _metrics(of_discriminator: jax.Array, of_generator: jax.Array, logits: jax.Array) -> dict[str, jax.Array]:

@@ -11,6 +11,7 @@ import optax
 from train import losses
 from train.state import Batch, Task
 from train.tasks.step import gradient_task
+from train.tasks.unit_images import of_unit_images
 
 
 def reconstruction(
@@ -51,4 +52,4 @@ def reconstruction(
         pixels = losses.binary_cross_entropy(logits, batch[inputs])
         return {"loss": pixels.mean(axis=tuple(range(1, pixels.ndim))), "mse": mse}
 
-    return gradient_task(model, tx, per_example, inputs="noisy", prepare=prepare, **options)
+    return of_unit_images(gradient_task(model, tx, per_example, inputs="noisy", prepare=prepare, **options), inputs)

@@ -13,6 +13,7 @@ import optax
 from train import losses
 from train.state import Batch, Task
 from train.tasks.step import gradient_task
+from train.tasks.unit_images import of_unit_images
 from zoo.generative.vae import VAEOutput
 
 
@@ -57,7 +58,7 @@ def vae(
         return {"loss": reconstruction + beta * kl, "elbo": elbo, "kl": kl, "reconstruction": reconstruction}
 
     drawn = prepare if pixels == "binarized" else None
-    return gradient_task(model, tx, per_example, inputs=inputs, prepare=drawn, **options)
+    return of_unit_images(gradient_task(model, tx, per_example, inputs=inputs, prepare=drawn, **options), inputs)
 
 
 def binarize(images: jax.Array, key: jax.Array) -> jax.Array:

@@ -119,14 +119,35 @@ def test_standardised_features():
         ({"features": np.array([["a"]] * 40), "label": Y}, "neither numbers nor booleans"),
         ({"features": X[:0], "label": Y[:0]}, "label"),
         ({"features": X, "label": Y, "test": {"features": X}}, "needs the fields features, label; got features"),
-        ({"features": X, "label": Y, "test": {"features": X[:, :2], "label": Y}}, r"\[3\] in train and \[2\] in test"),
+        (
+            {"features": X, "label": Y, "test": {"features": X[:, :2], "label": Y}},
+            r"the shape \[2\], and \[3\] in train",
+        ),
         ({"tokens": np.full((40, 1), 2**40), "label": Y}, "integers beyond 32 bits"),
+        ({"features": X, "label": Y, "test": "0.2"}, "test must be 0, a fraction .* got '0.2'"),
+        ({"features": X, "label": Y, "validation": {"label": Y}}, r"arrays \(validation\) needs the fields feat"),
+        ({"features": X, "label": Y, "tset": 0.2}, "tset=0.2 is no array of examples; the options of from_arrays are"),
+        ({"features": [[1, 2], [1]], "label": Y[:2]}, "features is no array: its examples differ in shape"),
         ({"features": X, "label": Y, "test": 40}, "leave at least one example on each side"),
     ],
 )
 def test_what_is_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         data.from_arrays(**fields)
+
+
+def test_the_validation_split_as_arrays():
+    more = {"features": X[:4] + 1, "label": Y[:4]}
+    splits = data.from_arrays(features=X, label=Y, validation=more, test=0.25).splits
+    assert {split: len(source) for split, source in splits.items()} == {"train": 30, "test": 10, "validation": 4}
+    np.testing.assert_array_equal(splits["validation"].arrays["features"], np.float32(X[:4] + 1))
+
+
+def test_pixels_as_floats_are_told_of(caplog):
+    data.from_arrays(image=GREY / 255, label=Y)
+    assert not caplog.text
+    data.from_arrays(image=GREY.astype(np.float32), label=Y)
+    assert "image holds whole numbers up to" in caplog.text
 
 
 def saved(path, **arrays):

@@ -71,7 +71,7 @@ def test_a_number_is_told_in_the_units_of_the_file(tmp_path):
     found = load_diabetes()
     rows = [[*row, value] for row, value in zip(found.data, found.target, strict=True)]
     file = table(tmp_path / "t.csv", [*found.feature_names, "progress"], rows)
-    assert "needs the field 'label'; the data set " in error("train", "mlp_table", f"data=csv:{file}")
+    assert "needs the field 'label', and the data set " in error("train", "mlp_table", f"data=csv:{file}")
     settings = ["task=regression", "epochs=20", "--run", tmp_path / "run"]
     report = parsed("train", "mlp_table", f"data=csv:{file}", *settings)
     values = np.array([each["values"][0] for each in parsed("predict", tmp_path / "run", file)])

@@ -10,8 +10,8 @@ import optax
 import pytest
 
 import data
-from train.loop import evaluate, fit
-from train.loop.fitting import as_dataset
+from train.loop import DivergedError, evaluate, fit
+from train.loop.training_data import as_dataset
 from train.tasks import classification, regression
 
 X = np.random.default_rng(0).normal(size=(64, 5)).astype(np.float32)
@@ -67,14 +67,49 @@ def test_arrays_by_field_are_the_data_set_of_them():
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (X, "data are a data set, arrays by field or a pair of arrays; not ndarray"),
+        (X, "data are a data set, a dict of arrays by field, or a pair .*; not ndarray"),
         ((X,), "not tuple of 1"),
+        ([X, LABEL], "not list of 2"),
+        (((X, LABEL), (X, LABEL)), "each is one array; a test split goes into data.from_arrays"),
         ((X, LABEL[:3]), "same number of examples"),
+        ((X, X[:, 0]), r"needs the field 'image', and the data set 'arrays' has inputs, target: .*\(inputs='inputs'\)"),
+        ({"features": X, "label": LABEL}, r"the field 'image', and the data set .* has features, label"),
+        ({"image": X}, "needs the field 'label', .* has image: numbers are told by the task regression"),
     ],
 )
 def test_what_is_refused(source, message):
+    task = classification(Linear(2), optax.sgd(0.1))
     with pytest.raises(ValueError, match=message):
-        fit(classification(Linear(2), optax.sgd(0.1)), source, batch_size=8, epochs=1)
+        fit(task, source, batch_size=8, epochs=1)
+    if isinstance(source, dict):
+        with pytest.raises(ValueError, match=message):
+            evaluate(task, source, fit(task, (X, LABEL), batch_size=8, epochs=1).state)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": "2"}, "epochs of fit must be a number or None, not '2'"),
+        ({"batch_size": 8.5}, "batch_size of fit must be a whole number, not 8.5"),
+        ({"plan": "pmap"}, r"plan of fit is made by train.parallel, such as parallel.pmap\(\); not 'pmap'"),
+        ({"batch_size": 65}, "batch_size must be from 1 to the number of training examples, 64; .*: set batch_size=64"),
+    ],
+)
+def test_options_of_fit_are_checked(options, message):
+    with pytest.raises(ValueError, match=message):
+        fit(classification(Linear(2), optax.sgd(0.1)), (X, LABEL), **{"batch_size": 8, "epochs": 1, **options})
+
+
+def test_one_hot_rows_are_labels():
+    one_hot = np.eye(2, dtype=np.float32)[LABEL]
+    dataset = as_dataset((X, one_hot))
+    np.testing.assert_array_equal(dataset.splits["train"][np.arange(64)]["label"], LABEL)
+    assert set(as_dataset((X, one_hot / 2)).spec.fields) == {"inputs", "target"}
+
+
+def test_a_model_with_too_few_outputs_is_asked_about():
+    with pytest.raises(DivergedError, match="is nan at step 1; has the model an output for each of the 3 classes"):
+        fit(classification(Linear(2), optax.sgd(0.1)), (X, np.arange(64) % 3), batch_size=8, epochs=1)
 
 
 def test_a_bar_where_it_is_asked_for(capsys):

@@ -174,7 +174,7 @@ def test_labels_outside_the_classes_are_refused_before_training():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"batch_size": 65, "epochs": 1}, "batch_size must be from 1 to the number of examples, 64"),
+        ({"batch_size": 65, "epochs": 1}, "batch_size must be from 1 to the number of training examples, 64"),
         ({"batch_size": 0, "epochs": 1}, "batch_size must be from 1"),
         ({"batch_size": 12, "epochs": 1}, "cannot be split evenly over 8 devices; take 8"),
         ({"batch_size": 16}, "epochs or as steps"),
@@ -201,7 +201,8 @@ def test_convolutions_are_not_looped_over_on_a_cpu():
     flat = {"image": jnp.zeros((1, 64)), "label": jnp.zeros(1, jnp.int32)}
     for name, batch, expected in (("cnn", example, 1), ("mlp", flat, loop.MAX_STEPS_PER_DISPATCH)):
         task = classification(zoo.create_model(name), optax.sgd(0.1))
-        assert loop._suitable_steps(task, task.init(jax.random.key(0), batch), batch) == expected
+        evaluation = jax.make_jaxpr(task.eval_step)(task.init(jax.random.key(0), batch), batch)
+        assert loop._suitable_steps(evaluation) == expected
 
 
 @pytest.mark.parametrize("first", [0, 6, 12, 18])

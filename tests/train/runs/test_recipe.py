@@ -301,7 +301,7 @@ def test_the_schedule_spans_the_training():
         (["epochs=0"], "epochs must be greater than 0, not 0.0"),
         (["epochs=-1"], "epochs must be greater than 0, not -1.0"),
         (["batch_size=0"], "batch_size must be at least 1, not 0"),
-        (["batch_size=2000"], "batch_size must be from 1 to the number of examples, 1293; got 2000"),
+        (["batch_size=2000"], "batch_size must be from 1 to the number of training examples, 1293; got 2000"),
         (["validation=1.5"], "validation must be"),
         (["validation=5000"], "validation must be"),
         (

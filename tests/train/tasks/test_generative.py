@@ -17,7 +17,7 @@ import scipy.special
 import train.recipes  # noqa: F401
 import zoo
 from tests.descriptors import random_variables
-from train.loop import parallel
+from train.loop import fit, parallel
 from train.metrics import summarize
 from train.recipe import get_recipe, override
 from train.runs.build import build
@@ -284,6 +284,17 @@ def test_the_discriminator_learns_to_tell_and_the_generator_to_please():
 def test_tasks_refuse(make, message):
     with pytest.raises(ValueError, match=message):
         make(optax.sgd(0.1))
+
+
+@pytest.mark.parametrize("name", ["reconstruction", "vae", "gan", "diffusion"])
+def test_images_outside_the_unit_range_are_refused(name):
+    task, batch = tasks(optax.sgd(0.1))[name], images(8)
+    pixels = {"image": np.where(batch["image"] > 0.5, 255, 0).astype(np.float32)}
+    with pytest.raises(ValueError, match=r"takes values in \[0, 1\], and those of 'image' go from 0 to 255: divide"):
+        task.init(KEY, pixels)
+    with pytest.raises(ValueError, match=r"takes values in \[0, 1\]"):
+        fit(task, {"image": batch["image"] * 2 - 1}, batch_size=2, epochs=1)
+    jax.eval_shape(task.init, KEY, pixels)  # traced values cannot be seen
 
 
 @pytest.mark.parametrize(
