@@ -110,6 +110,8 @@ def load(name: str, /, *, validation: float | int = 0, seed: int = 0, **options)
     if "seed" in parameters:
         options["seed"] = seed
     built = builder(**options)
+    if not isinstance(built, Dataset):
+        raise ValueError(f"the builder of data set {name!r} must return a data.Dataset, not {type(built).__name__}")
     return hold_out(built, validation, seed) if validation != 0 else built
 
 

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import data
-from data.registry import dataset_builder
+from data.registry import dataset_builder, hold_out
 from train.user_code import import_code
 from zoo.checkpoint import plain
-from zoo.options import COUNT, POSITIVE, Range, check_options
+from zoo.options import COUNT, POSITIVE, Range, check_options, in_words
 from zoo.registry import load_installed, unknown
 
 
@@ -46,7 +46,8 @@ class Recipe:
       new_head: whether the last layer starts anew, and does not come from the weights.
       trained_layers: how many of the last layers are trained; None for all, 1 for the head alone.
       layer_rates: learning rates by wildcard, such as `{"head": 1e-3, "stage4_*": 1e-5, "*": 0}`; 0 freezes.
-      validation: share (or number) of the training examples that are held out to watch the training.
+      validation: share (or number) of the training examples that are held out to watch the training, where the data
+        have no validation split of their own.
       monitor: the column of the history by which the best checkpoint is chosen and training is stopped.
       patience: evaluations without improvement after which training stops; None for never.
       precision: "float32", "bfloat16" or "float16" (with dynamic loss scaling): what the model computes in.
@@ -188,7 +189,10 @@ def load_data(recipe: Recipe) -> data.Dataset:
         check_options(
             builder, recipe.data_options, f"data set {recipe.data!r}", elsewhere={"path": "it is in the name"}
         )
-    return data.load(recipe.data, validation=recipe.validation, seed=recipe.seed, **recipe.data_options)
+    dataset = data.load(recipe.data, seed=recipe.seed, **recipe.data_options)
+    if not recipe.validation or "validation" in dataset.splits:
+        return dataset
+    return hold_out(dataset, recipe.validation, recipe.seed)
 
 
 def override(base: Recipe, settings: Sequence[str]) -> Recipe:
@@ -202,11 +206,14 @@ def override(base: Recipe, settings: Sequence[str]) -> Recipe:
     hints = typing.get_type_hints(Recipe)
     for setting in settings:
         name, equals, text = setting.partition("=")
-        if not equals:
+        if not equals or not name:
             raise ValueError(f"a setting has the form NAME=VALUE, such as epochs=3; not {setting!r}")
         field, _, option = name.partition(".")
         if field not in hints:
-            raise ValueError(unknown("field of a recipe", field, hints))
+            raise ValueError(
+                f"{unknown('field of a recipe', field, hints)}; an option stands behind its group, such as "
+                f"optimizer_options.{name}, schedule_options.{name} or model_options.{name}"
+            )
         value = literal(text)
         if option and hints[field] == dict[str, Any]:
             value = {**getattr(base, field), option: value}
@@ -284,8 +291,10 @@ def literal(text: str) -> Any:
 def _typed(field: str, value: Any, hint: Any) -> Any:
     allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (typing.get_origin(hint) or hint,)
     if float in allowed and int not in allowed and type(value) is int:
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ValueError(f"{field} must be finite, not a number of {len(str(value))} digits") from None
     if type(value) not in allowed:
-        wanted = " or ".join("None" if kind is type(None) else kind.__name__ for kind in allowed)
-        raise ValueError(f"{field} must be {wanted}, not {value!r}")
+        raise ValueError(f"{field} must be {in_words(hint)}, not {value!r}")
     return value

@@ -175,6 +175,10 @@ def load_model(path: str | Path) -> Loaded:
     variables = read_item(folder, "ema") or {"params": read_item(folder, "params"), **read_item(folder, "model_state")}
     if not variables.get("params"):
         raise ValueError(f"{folder} has no parameters, or an average of them that an older version made; train it anew")
+    try:
+        require_variables(meta["model"], meta["model_options"], variables)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None
     prepared: Any = meta.get("preprocessing")
     if prepared is not None:
         lists: Any = {k: tuple(v) for k, v in prepared.items() if isinstance(v, list)}

@@ -93,7 +93,7 @@ def check_options(
             raise ValueError(unknown(f"option of {what}", name, known))
         hint, value = known[name], _plain(value)
         if not _fits(value, hint):
-            raise ValueError(f"{name} of {what} must be {_words(hint)}, not {value!r}")
+            raise ValueError(f"{name} of {what} must be {in_words(hint)}, not {value!r}")
         allowed = RANGES.get(name)
         for number in value if isinstance(value, Sequence) and not isinstance(value, str) else [value]:
             if isinstance(number, float) and not math.isfinite(number):
@@ -158,17 +158,19 @@ def _alternatives(hint: Any) -> Collection[Any]:
     )
 
 
-def _words(hint: Any) -> str:
+def in_words(hint: Any) -> str:
     """A type in the words of a user."""
+    if typing.get_origin(hint) is dict:
+        return "options by name"
     if hint in (int, float, bool, str, type(None)):
         return {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}.get(hint, "None")
     arguments = typing.get_args(hint)
     if len(_alternatives(hint)) > 1:
-        return " or ".join(dict.fromkeys(map(_words, arguments)))
+        return " or ".join(dict.fromkeys(map(in_words, arguments)))
     if typing.get_origin(hint) is typing.Literal:
         return " or ".join(map(repr, arguments))
     if arguments and typing.get_origin(hint) in (tuple, list, Sequence):
-        inner = _words(arguments[0]).removeprefix("a ")
+        inner = in_words(arguments[0]).removeprefix("a ")
         return f"a list of {inner}s"
     return getattr(hint, "__name__", str(hint))
 

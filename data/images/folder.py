@@ -171,11 +171,17 @@ def find(path: str) -> Path:
     )
 
 
+_SHOWN = 20
+"""The most files that an error names."""
+
+
 def unreadable_files(problems: Sequence[str]) -> str:
     """One message of all that is wrong with files."""
     if len(problems) == 1:
         return problems[0]
-    return f"{len(problems)} files cannot be read as images:" + "".join(f"\n  {problem}" for problem in problems)
+    listed = "".join(f"\n  {problem}" for problem in problems[:_SHOWN])
+    rest = f"\n  … and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+    return f"{len(problems)} files cannot be read as images:{listed}{rest}"
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
@@ -269,7 +275,7 @@ def _sources(
         if skip and lost.size:
             raise ValueError(f"no file in the folder of a class can be read, such as {files[lost[0]]}")
     if problems and not skip:
-        raise ValueError(unreadable_files(problems))
+        raise ValueError(f"{unreadable_files(problems)}\nmend them, or leave them out with unreadable=skip")
     if problems:
         total = sum(len(files) for files, _ in listed.values())
         _LOG.warning("left out, of %d files: %s", total, unreadable_files(problems))

@@ -145,9 +145,12 @@ def npz(path: str, *, test: float | int | None = None, classes: Sequence[str] | 
     """
     file = Path(path).expanduser()
     if not file.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
+        raise FileNotFoundError(f"there is no file {file.absolute()}")
     try:
-        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
+        with file.open("rb") as opened:
+            archive = np.load(opened, allow_pickle=False)
+            if isinstance(archive, np.ndarray):
+                raise ValueError("it holds one array, without a name, as np.save writes it")
             arrays = {key: archive[key] for key in archive.files}
     except Exception as error:  # zipfile, zlib and NumPy raise what they met first
         reason = "it holds Python objects" if "allow_pickle" in str(error) else str(error).splitlines()[0]

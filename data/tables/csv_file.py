@@ -79,7 +79,7 @@ class TableReader:
         """See `read`."""
         if absent := [name for name in self.columns if name not in table.names]:
             raise ValueError(f"{table.path} has no column {', '.join(map(repr, absent))}; it has {table.listed}")
-        table.require_values(self.columns)
+        table.require_values(self.columns, "fill them in, or take the lines out")
         parts = []
         for name, texts in zip(self.columns, self.categories, strict=True):
             if not texts:
@@ -123,7 +123,7 @@ class _Table:
         where = os.fspath(path)
         file = Path(path).expanduser()
         if not file.is_file():
-            raise FileNotFoundError(f"there is no file {where}")
+            raise FileNotFoundError(f"there is no file {file.absolute()}")
         try:
             text = file.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
@@ -153,7 +153,8 @@ class _Table:
             raise ValueError(
                 f"{where} has no rows; expected a line with the names of the columns, then a line for each"
             )
-        if all(_number(name) is not None for name in names):
+        values = [_number(name) for name in names]
+        if None not in values or any(value is not None and not value.is_integer() for value in values):
             raise ValueError(f"{where}: the first line holds numbers where the names of the columns are expected")
         if len(set(names)) < len(names) or "" in names:
             raise ValueError(f"{where}: each column needs a name of its own; the first line has {', '.join(names)}")
@@ -170,7 +171,7 @@ class _Table:
     def numbers(self, name: str) -> np.ndarray:
         values = [_number(text) for text in self.column(name)]
         for line, text, value in zip(self.lines, self.column(name), values, strict=True):
-            if value is None or not np.isfinite(np.float32(value)):
+            if value is None or not abs(value) <= float(np.finfo(np.float32).max):
                 raise ValueError(
                     f"{self.path}: column {name!r} holds {text!r} in line {line}, which is no finite number"
                 )
@@ -179,7 +180,19 @@ class _Table:
     def is_numeric(self, name: str) -> bool:
         return all(_number(text) is not None for text in self.column(name))
 
-    def require_values(self, names: Sequence[str]) -> None:
+    def require_one_kind(self, name: str) -> None:
+        """Refuses a column of numbers with a few texts among them: as texts, each number would be a feature."""
+        texts = [
+            (line, text) for line, text in zip(self.lines, self.column(name), strict=True) if _number(text) is None
+        ]
+        if 0 < 2 * len(texts) < len(self.rows):
+            raise ValueError(
+                f"{self.path}: column {name!r} holds numbers, but {texts[0][1]!r} in line {texts[0][0]}"
+                f"{f' and {len(texts) - 1} texts more' if len(texts) > 1 else ''}; mend it, or say that the column "
+                "holds names (categorical)"
+            )
+
+    def require_values(self, names: Sequence[str], advice: str) -> None:
         problems = []
         for name in names:
             empty = [line for line, text in zip(self.lines, self.column(name), strict=True) if text.lower() in _MISSING]
@@ -188,10 +201,7 @@ class _Table:
         if problems:
             listed = "".join(f"\n  {problem}" for problem in problems[:_SHOWN])
             rest = f"\n  … and {len(problems) - _SHOWN} columns more" if len(problems) > _SHOWN else ""
-            raise ValueError(
-                f"{self.path} lacks values; fill them in, take the lines out, or leave the columns out (ignore):"
-                f"{listed}{rest}"
-            )
+            raise ValueError(f"{self.path} lacks values; {advice}:{listed}{rest}")
 
 
 def _number(text: str) -> float | None:
@@ -247,7 +257,10 @@ def table(
     names = tuple(name for name in found.names if name != told and name not in ignore)
     if not names:
         raise ValueError(f"{path} has no column beside the target {told!r}")
-    found.require_values((*names, told))
+    found.require_values((*names, told), "fill them in, take the lines out, or leave the columns out (ignore)")
+    for name in names:
+        if name not in categorical:
+            found.require_one_kind(name)
     categories = tuple(
         () if name not in categorical and found.is_numeric(name) else tuple(sorted(set(found.column(name))))
         for name in names

@@ -61,7 +61,7 @@ def text(path: str, *, length: int = 100) -> Dataset:
     """
     file = Path(path).expanduser()
     if not file.is_file():
-        raise FileNotFoundError(f"there is no text file {path}")
+        raise FileNotFoundError(f"there is no text file {file.absolute()}")
     return _build(f"text:{path}", file.read_bytes(), str(file), length)
 
 

@@ -62,9 +62,9 @@ def test_steps_per_epoch():
 
 @pytest.mark.parametrize("batch_size", [0, -1, 11])
 def test_impossible_batch_size(batch_size):
-    with pytest.raises(ValueError, match=f"from 1 to the number of examples, 10; got {batch_size}"):
+    with pytest.raises(ValueError, match=f"from 1 to the number of training examples, 10; got {batch_size}"):
         steps_per_epoch(10, batch_size)
-    with pytest.raises(ValueError, match=f"from 1 to the number of examples, 10; got {batch_size}"):
+    with pytest.raises(ValueError, match=f"from 1 to the number of training examples, 10; got {batch_size}"):
         batch_indices(0, 10, batch_size, start=0)
 
 

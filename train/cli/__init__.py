@@ -84,15 +84,20 @@ def main(arguments: list[str] | None = None) -> None:
     words = sys.argv[1:] if arguments is None else list(arguments)
     if words in (["--version"], ["-V"]):
         return print(f"zoo {version('flaxzoo')}")
-    command = words[0] if words and words[0] in COMMANDS else ""
-    if command:
-        words = [command, *positionals_first(words[1:], COMMANDS[command])]
+    command = words[0] if words else ""
     try:
+        if command in COMMANDS:
+            words = [command, *positionals_first(words[1:], COMMANDS[command])]
+        elif command and not command.startswith("-"):
+            from zoo.options import unknown
+
+            raise ValueError(unknown("command", command, COMMANDS))
         tyro.extras.subcommand_cli_from_dict(
             {name: _with_imports(command) for name, command in COMMANDS.items()},
             args=words,
             prog="zoo",
-            description="A functional model zoo for JAX and Flax: train, evaluate, use and measure its models.",
+            description="A functional model zoo for JAX and Flax: train, evaluate, use and measure its models. "
+            "`zoo --version` tells the version.",
             config=(tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff),
         )
     except BrokenPipeError:  # zoo list | head

@@ -45,16 +45,28 @@ def positionals_first(arguments: Sequence[str], command: Callable[..., None]) ->
     """The words of a command line with those that belong to no option in front, in their order.
 
     So settings may stand before and behind options.
+
+    Raises:
+      ValueError: the command has no such option.
     """
-    hints = typing.get_type_hints(command)
-    flags = {f"--{name.replace('_', '-')}" for name in inspect.signature(command).parameters if hints[name] is bool}
+    hints = typing.get_type_hints(command, include_extras=True)
+    hints = {f"--{name.replace('_', '-')}": hints[name] for name in inspect.signature(command).parameters}
+    known = {name: hint for name, hint in hints.items() if Positional not in getattr(hint, "__metadata__", ())}
+    flags = {name for name, hint in known.items() if typing.get_args(hint)[:1] == (bool,)} | {"-h", "--help"}
     front, options, words = [], [], list(arguments)
     while words:
         word = words.pop(0)
         if not word.startswith("-") or word == "-":
             front.append(word)
             continue
+        option, equals, value = word.partition("=")
+        if option.replace("_", "-") not in {*known, *flags, "--import"}:
+            from zoo.options import unknown
+
+            setting = f"{option.strip('-').replace('-', '_')}={value or (words or ['VALUE'])[0]}"
+            advice = f"; a setting has no dashes: {setting}" if "--settings" in hints else ""
+            raise ValueError(unknown("option", option, {*known, "--import", "--help"}) + advice)
         options.append(word)
-        if word not in flags | {"-h", "--help"} and "=" not in word and words:
+        if option not in flags and not equals and words:
             options.append(words.pop(0))
     return [*front, *options]

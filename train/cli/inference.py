@@ -55,10 +55,12 @@ def predict(
     from train.inference.prediction import predict as predict_files
 
     if not files:
-        raise ValueError("no image given: zoo predict RUN FILE…")
+        raise ValueError("no file given: zoo predict RUN FILE…, images or, for the run of a table, CSV files")
     if top < 1:
         raise ValueError(f"--top must be at least 1, not {top}")
     predictions = predict_files(run, files, invert=invert)
+    if top > 1 and isinstance(predictions[0], Estimate):
+        raise ValueError("--top chooses among classes, and this run tells numbers; leave it out")
     if json:
         return console.print_json([prediction._asdict() for prediction in predictions])
     for each in predictions:

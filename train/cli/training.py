@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fnmatch
+import glob
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -24,17 +27,23 @@ _USES = {
 
 
 def recipes(
-    name: Annotated[Positional[str], arg(metavar="NAME", help="show this one whole")] = "", json: Json = False
+    name: Annotated[
+        Positional[str], arg(metavar="NAME", help='show this one whole; or a wildcard, such as "mlp*"')
+    ] = "",
+    json: Json = False,
 ) -> None:
     """List the recipes, or show one: what it trains, its command, its time and what it reached."""
     import train.recipes  # noqa: F401
     from train.recipe import describe_recipe, get_recipe, list_recipes
 
-    names = [name] if name else list_recipes()
+    whole = bool(name) and not glob.has_magic(name)
+    names = [name] if whole else fnmatch.filter(list_recipes(), name or "*")
+    if not names:
+        raise ValueError(f"no recipe matches {name!r}; `zoo recipes` shows all")
     rows = [{"name": n, "about": describe_recipe(n), "settings": asdict(get_recipe(n))} for n in names]
     if json:
         return console.print_json(rows)
-    if not name:
+    if not whole:
         table = [{**row["settings"], "name": row["name"], "about": row["about"].partition("\n")[0]} for row in rows]
         return console.print_table(table, ("name", "model", "data", "about"))
     for row in rows:
@@ -75,8 +84,7 @@ def train(
     from train.recipe import get_recipe, override, recipe_name
     from train.runs import run as runs
 
-    if recipe is not None and "=" in recipe:
-        recipe, settings = None, (recipe, *settings)
+    recipe, settings = _recipe_and_settings((*([] if recipe is None else [recipe]), *settings))
     name = recipe_name(recipe or "lenet5_digits")
     folder = run or Path("runs") / name
     wanted = override(get_recipe(name), settings)
@@ -89,6 +97,14 @@ def train(
     if report:
         uses = _USES.get(wanted.task, ())
         print(f"\nkept in {folder}, for " + " and ".join(f"`zoo {use}`" for use in ("evaluate", *uses)))
+
+
+def _recipe_and_settings(words: Sequence[str]) -> tuple[str | None, tuple[str, ...]]:
+    """The one word that is no setting, wherever it stands, and the settings."""
+    names = [word for word in words if "=" not in word]
+    if len(names) > 1:
+        raise ValueError(f"one recipe at a time, with settings such as epochs=3; not {' and '.join(map(repr, names))}")
+    return (names[0] if names else None), tuple(word for word in words if "=" in word)
 
 
 def compare(

@@ -13,10 +13,10 @@ import optax
 import data
 from train.data_facts import require_same_data
 from train.inference.beam_search import exact_match
-from train.inference.loading import Run, classes_of, is_classifier, load, require_split
+from train.inference.loading import Run, classes_of, is_classifier, load
 from train.loop import evaluate as evaluate_task
 from train.loop import parallel
-from train.loop.feed import padded_rows
+from train.loop.feed import padded_rows, require_split
 from train.recipe import load_data
 from train.state import State
 from train.tasks import TASKS, task_option

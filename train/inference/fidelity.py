@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from train.inference.drawing import draw, generator
-from train.inference.loading import Run, load, require_split
+from train.inference.loading import Run, load
 from train.inference.prediction import image_classifier
-from train.loop.feed import padded_rows
+from train.loop.feed import padded_rows, require_split
 
 _BATCH = 256
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+from flax.traverse_util import flatten_dict
 
 import data
 import zoo
@@ -15,6 +17,8 @@ from train.recipe import Recipe, from_json
 from train.tasks import TASKS
 from train.user_code import source_of
 from zoo.checkpoint import saved_meta
+from zoo.pretrained.state_dict import require_same_entries
+from zoo.summary import abstract_variables
 
 
 class Run(NamedTuple):
@@ -50,7 +54,23 @@ def load(folder: str | Path) -> Run:
         dataset = data.load(recipe.data, seed=recipe.seed, **recipe.data_options)
     else:
         raise ValueError(f"{folder} was saved without preprocessing: it is not known what its model wants to see")
-    return Run(recipe, dataset, model, jax.device_put(variables))
+    run = Run(recipe, dataset, model, jax.device_put(variables))
+    _require_own_parameters(folder, run)
+    return run
+
+
+def _require_own_parameters(folder: Path, run: Run) -> None:
+    """Refuses parameters that are not those of the model as its code is now."""
+    inputs, fields = inspect.signature(TASKS[run.recipe.task]).parameters.get("inputs"), run.dataset.spec.fields
+    name = run.recipe.task_options.get("inputs", None if inputs is None else inputs.default)
+    if not (is_classifier(run) or run.recipe.task == "regression") or name not in fields:
+        return
+    wanted = flatten_dict(abstract_variables(run.model, run.dataset.spec.example()[name]), sep="/")
+    require_same_entries(
+        f"the parameters in {folder} are not those of {run.recipe.model!r} as it is now; has its code changed?",
+        {path: leaf.shape for path, leaf in wanted.items()},
+        flatten_dict(run.variables, sep="/"),
+    )
 
 
 def _pictures(name: str, meta: dict[str, Any], model: nn.Module) -> data.Dataset:
@@ -82,19 +102,6 @@ def read_recipe(folder: Path) -> Recipe:
         return from_json(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-
-
-def require_split(dataset: data.Dataset, split: str) -> data.Source:
-    """A split by name.
-
-    Raises:
-      ValueError: there is none of this name.
-    """
-    if split not in dataset.splits:
-        raise ValueError(
-            f"data set {dataset.name!r} has no split {split!r}; it has {', '.join(sorted(dataset.splits))}"
-        )
-    return dataset.splits[split]
 
 
 def classes_of(run: Run) -> tuple[str, ...]:

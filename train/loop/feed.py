@@ -52,11 +52,7 @@ def feed(dataset: data.Dataset, split: str, plan: Plan) -> Feed:
     Raises:
       ValueError: the data set has no such split, or labels outside its classes.
     """
-    if split not in dataset.splits:
-        raise ValueError(
-            f"data set {dataset.name!r} has no split {split!r}; it has {', '.join(sorted(dataset.splits))}"
-        )
-    source = dataset.splits[split]
+    source = require_split(dataset, split)
     if not len(source):
         raise ValueError(f"the split {split!r} of data set {dataset.name!r} has no examples")
     if isinstance(source, data.ArraySource) and source.nbytes <= RESIDENT_BYTES:
@@ -68,6 +64,20 @@ def feed(dataset: data.Dataset, split: str, plan: Plan) -> Feed:
                     require_known_tokens(array, len(dataset.spec.vocabulary), f"{field} of {where}")
         return _resident(source, dataset, plan)
     return _host(source, dataset, plan)
+
+
+def require_split(dataset: data.Dataset, split: str) -> data.Source:
+    """A split by name.
+
+    Raises:
+      ValueError: there is none of this name.
+    """
+    if split not in dataset.splits:
+        raise ValueError(
+            f"data set {dataset.name!r} has no split {split!r}; it has {', '.join(sorted(dataset.splits))}: choose one "
+            "with split=… (--split on the command line)"
+        )
+    return dataset.splits[split]
 
 
 def require_known_labels(arrays: dict[str, Any], num_classes: int, where: str) -> None:

@@ -15,6 +15,7 @@ import flax.linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 import zoo
+from train.inference.required_code import require_sources
 from train.optim.freezing import Frozen, matches
 from train.recipe import Recipe
 from zoo import pretrained
@@ -135,6 +136,7 @@ def resolve(recipe: Recipe) -> Recipe:
         return recipe
     if _is_saved(recipe.weights):
         meta = saved_meta(recipe.weights)
+        require_sources(recipe.weights, meta)
         if not recipe.model:
             recipe = replace(recipe, model=meta["model"])
         if meta["model"] != recipe.model:

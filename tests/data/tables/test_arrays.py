@@ -191,6 +191,9 @@ def test_npz_files_that_are_refused(tmp_path):
     np.savez(tmp_path / "objects.npz", x=np.array([{}], object))
     with pytest.raises(ValueError, match="holds Python objects"):
         data.load(f"npz:{tmp_path / 'objects.npz'}")
+    np.save(tmp_path / "one.npy", X)
+    with pytest.raises(ValueError, match=r"one\.npy is no file of arrays .*: it holds one array, without a name"):
+        data.load(f"npz:{tmp_path / 'one.npy'}")
     (tmp_path / "text.npz").write_text("nothing")
     with pytest.raises(ValueError, match=r"text\.npz is no file of arrays"):
         data.load(f"npz:{tmp_path / 'text.npz'}")

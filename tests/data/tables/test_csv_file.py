@@ -116,6 +116,9 @@ def test_a_reader_reads_other_lines_and_comes_back_from_json(tmp_path):
         (TABLE.replace("yes", "no"), {}, "'no' in every line; there is nothing to tell"),
         ("n,y\n" + "\n".join(f"name {i},{i % 2}" for i in range(200)), {}, r"holds 200 different texts.*leave it out"),
         ("n,y\n" + "\n".join(f"{i},name {i}" for i in range(40)), {}, r"40 different values in 40 lines"),
+        ("n,y\n1e300,1\n2,0\n3,1\n4,0\n", {}, "'n' holds '1e300' in line 2, which is no finite number"),
+        ("5.1,3.5,setosa\n1,2,other\n", {}, "the first line holds numbers where the names"),
+        ("n,y\n1,1\nabc,0\n3,1\n", {}, r"'n' holds numbers, but 'abc' in line 3; mend it, .*\(categorical\)"),
         ("n,y\ninf,1\n2,0\n3,1\n4,0\n", {}, "'n' holds 'inf' in line 2, which is no finite number"),
     ],
 )
@@ -124,8 +127,13 @@ def test_what_is_refused(tmp_path, text, options, message):
         data.load(table(tmp_path, text), **options)
 
 
+def test_a_column_of_numbers_and_texts_that_is_said_to_hold_names(tmp_path):
+    dataset = data.load(table(tmp_path, "n,y\n" + "1,1\nabc,0\n3,1\n" * 3), categorical="n")
+    assert dataset.spec.fields["features"].shape == (3,)
+
+
 def test_files_that_are_none(tmp_path):
-    with pytest.raises(FileNotFoundError, match="there is no file"):
+    with pytest.raises(FileNotFoundError, match=r"there is no file /.*/nothing\.csv"):
         data.load("csv:nothing.csv")
     (tmp_path / "latin.csv").write_bytes("a,b\né,1\n".encode("latin-1"))
     with pytest.raises(ValueError, match=r"is not UTF-8.*at byte 4; convert it"):

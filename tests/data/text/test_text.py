@@ -73,7 +73,7 @@ def test_bad_files_are_told(file, content, message):
 def test_bad_requests_are_told(file):
     with pytest.raises(ValueError, match="length must be at least 1; got 0"):
         data.load(f"text:{file}", length=0)
-    with pytest.raises(FileNotFoundError, match="no text file nowhere/at/all"):
+    with pytest.raises(FileNotFoundError, match=r"no text file /.*nowhere/at/all"):
         data.load("text:nowhere/at/all")
     with pytest.raises(ValueError, match="'text' needs a path: text:PATH"):
         data.load("text")

@@ -152,7 +152,7 @@ def test_export_in_words(mlp, tmp_path):
 
 
 def test_predict_without_a_picture(mlp):
-    assert "no image given: zoo predict RUN FILE…" in error("predict", mlp)
+    assert "no file given: zoo predict RUN FILE…" in error("predict", mlp)
 
 
 def test_predict_what_is_no_picture(mlp, tmp_path):

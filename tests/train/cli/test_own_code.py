@@ -105,6 +105,29 @@ def test_a_run_says_when_its_code_has_changed(trained, tmp_path):
     assert "has changed since that was trained" in done.stderr
 
 
+def test_weights_say_which_code_they_need(trained, tmp_path):
+    done = zoo_command("train", "mlp_digits", "model=", f"weights={trained[0] / 'runs' / 'a'}", cwd=tmp_path)
+    assert f"is defined in {trained[0] / 'mine.py'}: import it first" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [("self.num_classes, name", "3 * self.num_classes, name"), ('name="head"', 'name="top"')]
+)
+def test_parameters_that_are_not_those_of_the_code_as_it_is_now(trained, tmp_path, before, after):
+    (tmp_path / "mine.py").write_text(CODE.replace(before, after))
+    done = zoo_command("evaluate", trained[0] / "runs/a", "--import", "mine.py", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "zoo: error: " in done.stderr
+    assert "not th" in done.stderr
+    assert "head/kernel" in done.stderr
+
+
+def test_a_builder_that_gives_no_data_set(tmp_path):
+    (tmp_path / "mine.py").write_text(CODE.replace("return data.from_arrays", "data.from_arrays"))
+    done = zoo_command("train", "mine.py", cwd=tmp_path)
+    assert done.stderr == "zoo: error: the builder of data set 'my_data' must return a data.Dataset, not NoneType\n"
+
+
 def test_mistakes(trained):
     folder, _ = trained
     (folder / "none.py").write_text("a = 1\n")

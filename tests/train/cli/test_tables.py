@@ -76,8 +76,26 @@ def test_a_number_is_told_in_the_units_of_the_file(tmp_path):
     report = parsed("train", "mlp_table", f"data=csv:{file}", *settings)
     values = np.array([each["values"][0] for each in parsed("predict", tmp_path / "run", file)])
     assert np.abs(values - found.target).mean() < 50  # that of the mean alone is 66
+    assert "--top chooses among classes" in error("predict", tmp_path / "run", file, "--top", 2)
     deviation = report["test_mae_of_progress"] / report["test_mae"]
     assert deviation == pytest.approx(found.target.std(), rel=0.1)
+
+
+def test_lines_to_predict_need_all_values(flowers, tmp_path):
+    file = table(tmp_path / "new.csv", ["a", "b", "c", "d"], [[1, 2, 3, ""]])
+    message = error("predict", flowers[0] / "run", file)
+    assert "lacks values; fill them in, or take the lines out:\n  column 'd': 1 of 1" in message
+
+
+def test_a_validation_split_of_the_data_is_taken(tmp_path):
+    x, y = np.random.default_rng(0).uniform(size=(48, 8, 8)).astype(np.float32), np.arange(48) % 4
+    np.savez(tmp_path / "a.npz", x_train=x[:40], y_train=y[:40], x_validation=x[40:], y_validation=y[40:])
+    settings = ["model=mlp", "data_options={}", "epochs=1", "batch_size=20", "--run", tmp_path / "run"]
+    report = parsed("train", *settings, f"data=npz:{tmp_path / 'a.npz'}", "lenet5_digits")
+    assert report["steps"] == 2
+    assert "has no split 'test'; it has train, validation: choose one with split=" in error(
+        "evaluate", tmp_path / "run"
+    )
 
 
 def test_arrays_in_a_file(tmp_path):
