@@ -16,7 +16,7 @@ from tests.descriptors import random_variables
 from tests.parity import torchvision_ops  # noqa: F401  # else transformers cannot be imported
 from tests.parity.torch_weights import tensor
 from train import losses
-from train.inference.writing import generate
+from train.inference.text_generation import generate
 from zoo import pretrained
 from zoo.layers.attention import MultiHeadAttention, sinusoids
 from zoo.pretrained.state_dict import read_safetensors

@@ -24,18 +24,18 @@ def sample(
     json: Json = False,
 ) -> None:
     """Draw images from the best checkpoint of a VAE, a GAN or a diffusion model."""
-    from train.inference import drawing as sampling
+    from train.inference import image_sampling
     from train.measure import pictures
 
     side, out = math.isqrt(max(n, 0)), picture_file(out)
     if kind != "samples" and side**2 != n:
         raise ValueError(f"--kind {kind} fills a square: n is a square number such as 64 or 225, not {n}")
     if kind == "samples":
-        images = sampling.sample(run, n, seed)
+        images = image_sampling.sample(run, n, seed)
     elif kind == "interpolation":
-        images = sampling.interpolate(run, side, side, seed)
+        images = image_sampling.interpolate(run, side, side, seed)
     else:
-        images = sampling.manifold(run, side)
+        images = image_sampling.manifold(run, side)
     out.parent.mkdir(parents=True, exist_ok=True)
     pictures.grid(images, out)
     if json:
@@ -59,10 +59,10 @@ def generate(
     json: Json = False,
 ) -> None:
     """Write text with the best checkpoint of a language model."""
-    from train.inference import writing as generation
+    from train.inference import text_generation
 
-    pieces = generation.write(
-        generation.load(run),
+    pieces = text_generation.write(
+        text_generation.load(run),
         prompt,
         length,
         n=n,

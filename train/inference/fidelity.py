@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from train.inference.drawing import draw, generator
+from train.inference.image_sampling import draw, generator
 from train.inference.loading import Run, load
 from train.inference.prediction import image_classifier
 from train.loop.feed import padded_rows, require_split

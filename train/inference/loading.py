@@ -65,7 +65,10 @@ def _require_own_parameters(folder: Path, run: Run) -> None:
     name = run.recipe.task_options.get("inputs", None if inputs is None else inputs.default)
     if not (is_classifier(run) or run.recipe.task == "regression") or name not in fields:
         return
-    wanted = flatten_dict(abstract_variables(run.model, run.dataset.spec.example()[name]), sep="/")
+    try:
+        wanted: dict[str, Any] = flatten_dict(abstract_variables(run.model, run.dataset.spec.example()[name]), sep="/")
+    except (TypeError, ValueError):
+        return  # the model takes something else: what uses the run says so
     require_same_entries(
         f"the parameters in {folder} are not those of {run.recipe.model!r} as it is now; has its code changed?",
         {path: leaf.shape for path, leaf in wanted.items()},

@@ -23,11 +23,11 @@ import data
 import zoo
 from train.data_facts import data_facts, require_same_data
 from train.files import as_json, locked, write_whole
-from train.inference.drawing import GENERATORS, draw
 from train.inference.evaluation import examine
+from train.inference.image_sampling import GENERATORS, draw
 from train.inference.loading import Run, read_recipe
 from train.inference.required_code import require_sources, sources
-from train.inference.writing import VOCABULARY
+from train.inference.text_generation import VOCABULARY
 from train.loop import callbacks
 from train.loop.checkpoints import Checkpoints, History, finished_steps
 from train.loop.fitting import fit

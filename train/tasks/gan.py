@@ -12,8 +12,9 @@ import optax
 
 from train import losses
 from train.metrics import Metrics, weigh
+from train.optim.weight_average import average, start_average
 from train.state import Batch, State, Task
-from train.tasks.step import average, create_state, evaluation_key, start_average, step_key, sum_over_devices
+from train.tasks.step import create_state, evaluation_key, step_key, sum_over_devices
 from train.tasks.unit_images import of_unit_images
 from zoo.generative.gan import GAN
 
@@ -165,7 +166,7 @@ def gan(
             params=params,
             model_state=model_state,
             opt_state={"generator": generator_state, "discriminator": discriminator_state},
-            ema=average(state.ema, {"params": params, **model_state}, ema_decay),
+            ema=average(state.ema, {"params": params, **model_state}, ema_decay, generator_state),
         )
         return state, sum_over_devices(weigh(_metrics(lost, lost_by_generator, logits), mask))
 

@@ -17,6 +17,7 @@ from jax import lax
 
 from train.metrics import Metrics, weigh
 from train.optim.freezing import Frozen, in_inference, merge, partition
+from train.optim.weight_average import average, start_average
 from train.precision import LossScale, all_finite, select
 from train.state import Batch, State, Task
 from zoo.layers import batch_axis
@@ -129,7 +130,7 @@ def gradient_task(
             params=params,
             model_state=model_state,
             opt_state=opt_state,
-            ema=_average_after_update(state.ema, {"params": params, **model_state}, ema_decay, opt_state),
+            ema=average(state.ema, {"params": params, **model_state}, ema_decay, opt_state),
             loss_scale=loss_scale,
         )
         return state, sum_over_devices(metrics)
@@ -190,30 +191,6 @@ def start_from(state: State, variables: Mapping[str, Any]) -> State:
     copies = {path: jnp.array(leaf, drawn[path].dtype) for path, leaf in given.items()}
     tree = unflatten_dict({**drawn, **copies}, sep="/")
     return dataclasses.replace(state, params=tree.pop("params"), model_state=tree)
-
-
-def start_average(state: State, decay: float | None) -> State:
-    """The state with an average of its variables, where there is a decay to average them by."""
-    copied = None if decay is None else jax.tree.map(jnp.copy, state.variables)  # donated buffers must be distinct
-    return dataclasses.replace(state, ema=copied)
-
-
-def average(ema: Any, variables: Any, decay: float | None) -> Any:
-    """The exponential moving average after these variables; None without a decay.
-
-    Statistics of batch norm are averaged with the parameters: those of the last few steps do not suit an average over
-    many. What does not change stays as it is to the bit.
-    """
-    if decay is None:
-        return None
-    return jax.tree.map(lambda old, new: jnp.where(new == old, old, old + (1 - decay) * (new - old)), ema, variables)
-
-
-def _average_after_update(ema: Any, variables: Any, decay: float | None, opt_state: Any) -> Any:
-    """`average`, but while gradients are accumulated (`optax.MultiSteps`) only after the step that moves parameters."""
-    averaged = average(ema, variables, decay)
-    waiting = optax.tree_utils.tree_get(opt_state, "mini_step")
-    return averaged if decay is None or waiting is None else select(waiting == 0, averaged, ema)
 
 
 def step_key(state: State) -> jax.Array:

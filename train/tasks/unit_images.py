@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 from train.state import Batch, State, Task
 
@@ -33,7 +34,7 @@ def require_unit_range(images: Any, name: str) -> None:
     Raises:
       ValueError: names the least and the greatest value.
     """
-    if isinstance(images, jax.core.Tracer | jax.ShapeDtypeStruct):
+    if isinstance(images, Tracer | jax.ShapeDtypeStruct):
         return
     values = np.asarray(images)
     if values.size and not (values.min() >= 0 and values.max() <= 1):

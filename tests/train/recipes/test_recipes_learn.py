@@ -9,7 +9,7 @@ import scipy.special
 
 import data
 import train.recipes  # noqa: F401
-from train.inference.drawing import draw
+from train.inference.image_sampling import draw
 from train.inference.loading import Run
 from train.loop import parallel
 from train.loop.fitting import evaluate, fit

@@ -13,7 +13,7 @@ import scipy.special
 import data
 import zoo
 from data.text.tokens import encode
-from train.inference.writing import decode, generate
+from train.inference.text_generation import decode, generate
 from train.loop import parallel
 from train.loop.feed import feed
 from train.loop.fitting import evaluate, fit

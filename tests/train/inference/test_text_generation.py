@@ -13,7 +13,7 @@ import scipy.special
 import zoo
 from data.text.tokens import encode
 from tests.descriptors import random_variables
-from train.inference.writing import TextRun, choose, decode, generate, load, stream, write
+from train.inference.text_generation import TextRun, choose, decode, generate, load, stream, write
 
 VOCAB, MAX_LEN = 11, 8
 

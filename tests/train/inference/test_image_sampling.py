@@ -16,9 +16,9 @@ from PIL import Image
 import data
 import zoo
 from train import cli
-from train.inference.drawing import decode, generator, interpolate, manifold, sample, slerp
 from train.inference.evaluation import evaluate, likelihood_bound
 from train.inference.fidelity import fidelity, frechet_distance
+from train.inference.image_sampling import decode, generator, interpolate, manifold, sample, slerp
 from train.inference.loading import load
 from train.loop import parallel
 from train.recipe import override
@@ -49,7 +49,7 @@ generative = pytest.mark.parametrize("name", ["vae", "gan", "diffusion"])
 
 @generative
 def test_samples_depend_on_the_seed_and_not_on_their_number(runs, name, monkeypatch):
-    monkeypatch.setattr("train.inference.drawing._BATCH", 2)
+    monkeypatch.setattr("train.inference.image_sampling._BATCH", 2)
     found = sample(runs / name, 5, seed=3)
     assert found.shape == (5, 8, 8, 1)
     assert found.min() >= 0
@@ -85,7 +85,7 @@ def test_the_discriminator_has_a_say_in_what_a_gan_draws(runs):
 
 def test_a_diffusion_model_adds_noise_on_the_way(runs, monkeypatch):
     """The fresh noise of images that begin alike is their own: they end apart, in one batch and in two."""
-    monkeypatch.setattr("train.inference.drawing._BATCH", 2)
+    monkeypatch.setattr("train.inference.image_sampling._BATCH", 2)
     source = generator(load(runs / "diffusion"))
     same = jnp.tile(jax.random.normal(jax.random.key(0), source.latent_shape), (4, 1, 1, 1))
     plain, noisy = decode(source, same), decode(source, same, jax.random.key(1))
