@@ -96,22 +96,6 @@ def test_pmap_sums_what_its_devices_find(name, monkeypatch):
     assert max(jax.tree.leaves(moved)) > 1e-3
 
 
-def test_the_average_of_a_gan_waits_for_the_update():
-    tx = optax.MultiSteps(optax.sgd(0.1), 2)
-    task, batch = gan(zoo.create_model("gan", **GAN), tx, ema_decay=0.5), images(4)
-    first = task.init(KEY, batch)
-    step = jax.jit(task.train_step)
-    second, _ = step(first, batch)
-    chex.assert_trees_all_equal(second.ema, first.ema)
-    third, _ = step(second, batch)
-    for player in ("generator", "discriminator"):
-        before, after = (jax.tree.leaves(state.params[player])[0] for state in (first, third))
-        assert np.abs(after - before).max() > 0
-        np.testing.assert_allclose(
-            jax.tree.leaves(third.ema["params"][player])[0], (before + after) / 2, rtol=1e-5, atol=1e-7
-        )
-
-
 @pytest.mark.parametrize("name", ["reconstruction", "vae", "gan"])
 def test_evaluation_of_a_padded_batch_is_that_of_the_batch(name):
     task, batch = tasks(optax.sgd(0.0))[name], images(5)
