@@ -22,6 +22,7 @@ from etils import epath
 from flax.traverse_util import flatten_dict
 from orbax.checkpoint import checkpoint_managers as policies
 
+from zoo.checksums import checksums, damaged_array, of_json
 from zoo.registry import create_model, model_card
 from zoo.summary import abstract_variables
 
@@ -61,6 +62,10 @@ class Preprocessing(NamedTuple):
         return math.floor(side / self.crop + 1e-6)  # a quotient such as 224 / (224 / 232) may fall short
 
 
+class DamagedError(ValueError):
+    """A checkpoint that cannot be read, or whose arrays are not what was written."""
+
+
 class _Pair(NamedTuple):
     model: nn.Module
     variables: dict[str, Any]
@@ -74,10 +79,12 @@ class Loaded(_Pair):
       variables: what its `apply` takes.
       preprocessing: how its images are prepared; None where it takes none, or where it is not known.
       classes: what its outputs mean; empty where it is not known.
+      folder: the checkpoint that was read, where it was one.
     """
 
     preprocessing: Preprocessing | None
     classes: tuple[str, ...]
+    folder: Path | None
 
     def __new__(
         cls,
@@ -85,10 +92,11 @@ class Loaded(_Pair):
         variables: dict[str, Any],
         preprocessing: Preprocessing | None = None,
         classes: Sequence[str] = (),
+        folder: Path | None = None,
     ) -> Loaded:
-        """The pair, with the two as attributes."""
+        """The pair, with the others as attributes."""
         pair = super().__new__(cls, model, variables)
-        pair.preprocessing, pair.classes = preprocessing, tuple(classes)
+        pair.preprocessing, pair.classes, pair.folder = preprocessing, tuple(classes), folder
         return pair
 
 
@@ -146,7 +154,7 @@ def saved_meta(path: str | Path) -> dict[str, Any]:
 
 def _checkpoint(path: str | Path) -> Path:
     folder = Path(path).absolute()
-    return best_checkpoint(folder) if (folder / CHECKPOINTS).is_dir() else folder
+    return best_first(folder)[0] if (folder / CHECKPOINTS).is_dir() else folder
 
 
 def load_model(path: str | Path) -> Loaded:
@@ -162,15 +170,30 @@ def load_model(path: str | Path) -> Loaded:
       are prepared for it, where that was saved.
 
     Raises:
-      ValueError: the folder holds no model, or a damaged one.
+      ValueError: the folder holds no model, or a damaged one. Of a run a damaged checkpoint is passed over for the next
+        best one.
     """
-    folder = _checkpoint(path)
+    folder = Path(path).absolute()
+    if not (folder / CHECKPOINTS).is_dir():
+        return _read_model(folder)
+    problem: ValueError | None = None
+    for checkpoint in best_first(folder):
+        try:
+            return _read_model(checkpoint)
+        except DamagedError as error:
+            _LOG.warning("%s; it is passed over", error)
+            problem = error
+    assert problem is not None  # `best_first` gives one at least
+    raise problem
+
+
+def _read_model(folder: Path) -> Loaded:
     meta = read_meta(folder)
     if not isinstance(meta.get("model"), str):
         raise ValueError(f"{folder} is a checkpoint of something else than a registered model")
     for item in ("params", "model_state", "ema"):
         if item in meta.get("items", ()) and not (folder / item).is_dir():
-            raise ValueError(f"the checkpoint {folder} is damaged: its item {item!r} is missing")
+            raise DamagedError(f"the checkpoint {folder} is damaged: its item {item!r} is missing")
     model = _create(folder, meta)
     variables = read_item(folder, "ema") or {"params": read_item(folder, "params"), **read_item(folder, "model_state")}
     if not variables.get("params"):
@@ -183,7 +206,7 @@ def load_model(path: str | Path) -> Loaded:
     if prepared is not None:
         lists: Any = {k: tuple(v) for k, v in prepared.items() if isinstance(v, list)}
         prepared = Preprocessing(**{**prepared, **lists})
-    return Loaded(model, variables, prepared, meta.get("classes", ()))
+    return Loaded(model, variables, prepared, meta.get("classes", ()), folder)
 
 
 def _create(folder: Path, meta: Mapping[str, Any]) -> nn.Module:
@@ -218,8 +241,8 @@ def require_variables(name: str, options: Mapping[str, Any], variables: Mapping[
         raise ValueError(f"these are not the variables of {name!r}: missing {missing}; unexpected {unexpected}")
 
 
-def best_checkpoint(run: Path) -> Path:
-    """The checkpoint of a run with the highest "score" in its JSON, the newest of equals.
+def best_first(run: Path) -> list[Path]:
+    """The checkpoints of a run by the "score" in their JSON, the highest first and the newest of equals.
 
     Raises:
       ValueError: the run has no checkpoint yet, or none that can be read. One that cannot be is passed over.
@@ -236,7 +259,7 @@ def best_checkpoint(run: Path) -> Path:
             _LOG.warning("%s; it is passed over", error)
     if not scores:
         raise problem
-    return max(scores, key=lambda folder: scores[folder])
+    return sorted(scores, key=lambda folder: scores[folder], reverse=True)
 
 
 def manager(folder: Path, *, keep: int = 2) -> ocp.CheckpointManager:
@@ -258,33 +281,43 @@ def manager(folder: Path, *, keep: int = 2) -> ocp.CheckpointManager:
 def composite(items: Mapping[str, Any], meta: Mapping[str, Any]) -> ocp.args.Composite:
     """What Orbax is to save: each pytree of arrays under its name (Orbax refuses empty ones; absent means empty).
 
-    The JSON lists the items that there are, so that one which went missing is told from an empty one.
+    The JSON lists the items that there are, so that one which went missing is told from an empty one, and the checksums
+    of their arrays and of itself.
     """
-    arrays = {name: ocp.args.StandardSave(tree) for name, tree in items.items() if jax.tree.leaves(tree)}
-    return ocp.args.Composite(**arrays, meta=ocp.args.JsonSave({**meta, "items": sorted(arrays)}))
+    present = {name: tree for name, tree in items.items() if jax.tree.leaves(tree)}
+    arrays = {name: ocp.args.StandardSave(tree) for name, tree in present.items()}
+    meta = {**meta, "items": sorted(arrays), "checksums": checksums(present)}
+    return ocp.args.Composite(**arrays, meta=ocp.args.JsonSave({**meta, "checksum": of_json(meta)}))
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
     """The JSON item of one checkpoint.
 
     Raises:
-      ValueError: `folder` is no checkpoint, or its JSON is damaged.
+      ValueError: `folder` is no checkpoint.
+      DamagedError: its JSON is damaged.
     """
     try:
-        return json.loads((folder / "meta" / "metadata").read_text())
+        meta = json.loads((folder / "meta" / "metadata").read_text())
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(
             f"{folder} holds no saved model: expected a folder written by save_model, or a run folder"
         ) from None
     except ValueError as error:
-        raise ValueError(f"the checkpoint {folder} is damaged: {error}") from None
+        raise DamagedError(f"the checkpoint {folder} is damaged: {error}") from None
+    if not isinstance(meta, dict):
+        raise DamagedError(f"the checkpoint {folder} is damaged: its JSON is {type(meta).__name__}, not an object")
+    checksum = meta.pop("checksum", None)
+    if checksum is not None and checksum != of_json(meta):
+        raise DamagedError(f"the checkpoint {folder} is damaged: its JSON is not what was written")
+    return meta
 
 
 def read_item(folder: Path, item: str) -> Any:
     """One item of one checkpoint as a pytree of NumPy arrays; an empty dict where the checkpoint has no such item.
 
     Raises:
-      ValueError: the item is damaged.
+      DamagedError: the item is damaged.
     """
     if not (folder / item).is_dir():
         return {}
@@ -292,10 +325,22 @@ def read_item(folder: Path, item: str) -> Any:
         handler = ocp.PyTreeCheckpointHandler()
         where = epath.Path(folder / item)
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(where).tree)
-        return handler.restore(where, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+        tree = handler.restore(where, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
     except Exception as error:  # TensorStore and Orbax raise whatever they met first: JSON, key, value, OS errors
         reason = str(error).strip().splitlines()[0][:200]
-        raise ValueError(f"the checkpoint item {folder / item} is damaged: {reason}") from error
+        raise DamagedError(f"the checkpoint item {folder / item} is damaged: {reason}") from error
+    require_whole(folder, item, tree)
+    return tree
+
+
+def require_whole(folder: Path, item: str, tree: Any) -> None:
+    """Refuses an item whose arrays are not what was written.
+
+    Raises:
+      DamagedError: names the first such array.
+    """
+    if bad := damaged_array(tree, read_meta(folder).get("checksums", {}).get(item, {})):
+        raise DamagedError(f"the checkpoint item {folder / item} is damaged: {bad} is not what was written")
 
 
 def plain(options: Mapping[str, Any]) -> dict[str, Any]:

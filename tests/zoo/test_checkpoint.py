@@ -16,6 +16,7 @@ import pytest
 
 import zoo
 from tests.descriptors import MODELS, random_variables
+from zoo.checkpoint import DamagedError
 
 
 def small(name, **options):
@@ -166,6 +167,30 @@ def test_a_missing_item_is_refused_by_name(copy, item):
     shutil.rmtree(copy / item)
     with pytest.raises(ValueError, match=f"{copy} is damaged: its item '{item}' is missing"):
         zoo.load_model(copy)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_no_flipped_bit_is_taken_for_an_array(saved, tmp_path, monkeypatch):
+    variables = zoo.load_model(saved).variables
+    files = sorted(path for path in (saved / "params").rglob("*") if path.is_file())
+    total, told_by_checksum = sum(path.stat().st_size for path in files), False
+    for place in np.linspace(0, total - 1, 30, dtype=int):
+        copy = shutil.copytree(saved, tmp_path / "copy", dirs_exist_ok=True)
+        for path in files:
+            if place < path.stat().st_size:
+                break
+            place -= path.stat().st_size
+        content = bytearray(path.read_bytes())
+        content[place] ^= 1
+        (copy / path.relative_to(saved)).write_bytes(content)
+        try:
+            chex.assert_trees_all_equal(zoo.load_model(copy).variables, variables)
+        except DamagedError as error:
+            told_by_checksum |= "is not what was written" in str(error)
+    assert told_by_checksum
+    monkeypatch.setenv("ZOO_CHECKSUMS", "off")
+    shutil.copytree(saved, tmp_path / "copy", dirs_exist_ok=True)
+    chex.assert_trees_all_equal(zoo.load_model(tmp_path / "copy").variables, variables)
 
 
 def test_truncated_data_of_a_larger_model_is_refused(tmp_path):

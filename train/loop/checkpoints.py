@@ -188,6 +188,8 @@ class Checkpoints:
             for name, tree in present.items()
         }
         restored = self._manager.restore(step, args=ocp.args.Composite(**wanted))
+        for name in present:
+            weights.require_whole(self._folder / str(step), name, restored[name])
         return {**like, **{name: restored[name] for name in present}}
 
     @property

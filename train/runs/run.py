@@ -37,7 +37,7 @@ from train.recipe import Recipe, differences, override
 from train.runs.build import Parts, build
 from train.runs.transfer import resolve
 from train.state import State
-from zoo.checkpoint import CHECKPOINTS, best_checkpoint, plain, saved_meta
+from zoo.checkpoint import CHECKPOINTS, plain, saved_meta
 from zoo.summary import count_parameters
 
 _LOG = logging.getLogger(__name__)
@@ -130,8 +130,9 @@ def _train(recipe: Recipe, parts: Parts, folder: Path, progress: bool) -> dict[s
         return {}
     callbacks.write_history(folder / "history.csv", fitted.history)
     pictures.curves(fitted.history, folder / "curves.png", title=folder.name)
-    _, variables = zoo.load_model(folder)
-    step = int(best_checkpoint(folder).name)
+    loaded = zoo.load_model(folder)
+    assert loaded.folder is not None
+    variables, step = loaded.variables, int(loaded.folder.name)
     best = next(row for row in fitted.history if row["step"] == step)
     split = "test" if "test" in parts.dataset.splits else "validation"
     run = Run(recipe, parts.dataset, parts.model, variables)

@@ -106,7 +106,7 @@ def test_each_evaluation_leaves_samples(runs, name):
 
 def test_the_newest_gan_is_the_best(runs):
     report = json.loads((runs / "gan" / "report.json").read_text())
-    assert zoo.checkpoint.best_checkpoint(runs / "gan").name == str(report["steps"])
+    assert zoo.checkpoint.best_first(runs / "gan")[0].name == str(report["steps"])
 
 
 @generative

@@ -177,7 +177,7 @@ def test_a_run_without_its_vocabulary_is_told(tmp_path):
     recipe = Recipe(model="char_lstm", data="text:nowhere", task="language_modeling")
     (tmp_path / "recipe.json").write_text(recipe.to_json())
     meta = tmp_path / "checkpoints" / "1" / "meta" / "metadata"
-    meta.write_text(json.dumps({**json.loads(meta.read_text()), "score": 0.0}))
+    meta.write_text(json.dumps({**json.loads(meta.read_text()), "score": 0.0, "checksum": None}))
     with pytest.raises(ValueError, match="lacks what its tokens stand for"):
         load(tmp_path)
     (tmp_path / "vocabulary.json").write_text(json.dumps(VOCABULARY))

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from train.loop.checkpoints import CheckpointError, Checkpoints
 from train.loop.fitting import DivergedError, fit
 from train.precision import LossScale
 from train.tasks import classification
-from zoo.checkpoint import best_checkpoint
+from zoo.checkpoint import best_first
 
 META = {"model": "mlp", "model_options": {"hidden_sizes": [4]}}
 one_device = parallel.jit(jax.devices()[:1])
@@ -194,13 +195,28 @@ def break_json(folder):
     (folder / "meta" / "metadata").write_text('{"history": [')
 
 
+def other_arrays(folder):
+    """Arrays of another step: all files can be read."""
+    shutil.rmtree(folder / "params")
+    shutil.copytree(folder.parent / "2" / "params", folder / "params")
+
+
+def other_history(folder):
+    path = folder / "meta" / "metadata"
+    text = path.read_text()
+    path.write_text(text.replace("0.3", "0.4", 1))
+    assert path.read_text() != text
+
+
 def empty_all_files(folder):
     for path in [p for p in folder.rglob("*") if p.is_file()]:
         path.write_bytes(b"")
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("damage", [truncate, empty_metadata, remove_item, break_json, empty_all_files])
+@pytest.mark.parametrize(
+    "damage", [truncate, empty_metadata, remove_item, break_json, empty_all_files, other_arrays, other_history]
+)
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it_and_said_so(run, damage, caplog):
     folder, _ = run
     damage(folder / "checkpoints" / "3")
@@ -229,16 +245,28 @@ def test_a_damaged_score_is_written_anew(run, caplog):
     assert "the score of checkpoint 3 in" in caplog.text
 
 
+def test_a_best_checkpoint_with_damaged_arrays_is_passed_over(run, caplog):
+    folder, _ = run
+    best, other = folder / "checkpoints" / "2", folder / "checkpoints" / "3"
+    assert zoo.load_model(folder).folder == best
+    shutil.rmtree(best / "params")
+    shutil.copytree(other / "params", best / "params")
+    loaded = zoo.load_model(folder)
+    assert loaded.folder == other
+    chex.assert_trees_all_equal(loaded.variables["params"], jax.tree.map(np.asarray, make_state(3).params))
+    assert "is not what was written; it is passed over" in caplog.text
+
+
 def test_the_best_is_taken_of_those_that_can_be_read(run, caplog):
     folder, _ = run
-    best = best_checkpoint(folder)
+    best = best_first(folder)[0]
     break_json(best)
-    assert best_checkpoint(folder) != best
+    assert best_first(folder)[0] != best
     assert "it is passed over" in caplog.text
     for step in steps(folder):
         break_json(folder / "checkpoints" / str(step))
     with pytest.raises(ValueError, match="is damaged"):
-        best_checkpoint(folder)
+        best_first(folder)[0]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
