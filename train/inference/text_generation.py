@@ -7,6 +7,7 @@ so many tokens into one state, others as many as they are given.
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -40,6 +41,10 @@ _NOTHING = -1
 """Stands in the place of a token after the one that ended a row."""
 
 
+Prompt = np.ndarray | Sequence[Sequence[int] | np.ndarray]
+"""Tokens, integer `[batch, time]`, or rows of several lengths."""
+
+
 class _Choice(NamedTuple):
     """How the next token is chosen; `temperature` is None for the most probable."""
 
@@ -48,7 +53,7 @@ class _Choice(NamedTuple):
     top_p: float | None
 
 
-def generate(model: nn.Module, variables: Any, prompt: np.ndarray, length: int, **options: Any) -> np.ndarray:
+def generate(model: nn.Module, variables: Any, prompt: Prompt, length: int, **options: Any) -> np.ndarray:
     """Goes on from prompts: the pieces that `stream` gives, as one.
 
     Returns:
@@ -61,9 +66,10 @@ def generate(model: nn.Module, variables: Any, prompt: np.ndarray, length: int, 
 def stream(
     model: nn.Module,
     variables: Any,
-    prompt: np.ndarray,
+    prompt: Prompt,
     length: int,
     *,
+    mask: np.ndarray | None = None,
     seed: int = 0,
     temperature: float = 1.0,
     top_k: int | None = None,
@@ -74,15 +80,17 @@ def stream(
     """Goes on from prompts, a piece `[batch, tokens]` after another.
 
     Each row draws its own random numbers, which depend on the seed, the row and the place in the text alone: the first
-    row of a batch is what a batch of one would be.
+    row of a batch is what a batch of one would be, however long the others are.
 
-    Where a model with a `max_len` has no room left, it reads the last `max_len // 2` tokens anew, and goes on from
-    there.
+    Where a model with a `max_len` has no room left in a row, it reads the last `max_len // 2` tokens of that row anew,
+    and goes on from there.
 
     Args:
       model: a language model.
       variables: what its `apply` takes.
-      prompt: tokens, integer `[batch, time]`.
+      prompt: tokens, integer `[batch, time]`, or rows of several lengths, which are padded on the left.
+      mask: boolean `[batch, time]`, which tokens of an array are no padding. Padding stands on the left. The model must
+        take a `mask`, as GPT, Llama and the LSTM of characters do.
       length: tokens to generate.
       seed: of what is drawn.
       temperature: what logits are divided by; less than 1 makes the probable more probable.
@@ -93,15 +101,42 @@ def stream(
       stop: tokens, each of which ends a row.
 
     Raises:
-      ValueError: a number is out of its range, or the prompt is empty or longer than what the model can read.
+      ValueError: a number is out of its range, or the prompt is empty, longer than what the model can read or padded
+        elsewhere than on the left.
     """
-    prompt = np.asarray(prompt)
+    tokens, lengths = _left_padded(prompt, mask)
+    if len(set(lengths.tolist())) > 1 and "mask" not in inspect.signature(type(model).__call__).parameters:
+        raise ValueError(f"{type(model).__name__} takes no mask: give prompts of one length")
     max_len = getattr(model, "max_len", None)
-    _require(prompt, length, max_len, temperature, top_k, top_p)
-    require_known_tokens(prompt, model.vocab_size, "the prompt")
-    prompt = prompt.astype(np.int32)
+    _require(tokens, length, max_len, temperature, top_k, top_p)
+    require_known_tokens(tokens, model.vocab_size, "the prompt")
+    tokens = tokens.astype(np.int32)
     choice = _Choice(jax.random.key(seed), None if greedy else float(temperature), None if top_p == 1 else top_p)
-    return _pieces(model, variables, prompt, length, max_len, choice, top_k, np.asarray(stop, np.int32))
+    return _pieces(model, variables, tokens, lengths, length, max_len, choice, top_k, np.asarray(stop, np.int32))
+
+
+def _left_padded(prompt: Prompt, mask: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The rows with zeros on the left, `[batch, time]`, and the length of each."""
+    if not isinstance(prompt, np.ndarray | jax.Array) and len({np.size(row) for row in prompt}) > 1:
+        if mask is not None:
+            raise ValueError("rows of several lengths are padded here; give a mask with an array alone")
+        rows = [np.asarray(row) for row in prompt]
+        lengths = np.array([row.size for row in rows])
+        if empty := [index for index, row in enumerate(rows) if row.ndim != 1 or not row.size]:
+            raise ValueError(f"row {empty[0]} of the prompt has no tokens; each needs one at least")
+        return np.stack([np.pad(row, (lengths.max() - row.size, 0)) for row in rows]), lengths
+    tokens = np.asarray(prompt)
+    if mask is None:
+        return tokens, np.full(tokens.shape[:1], tokens.shape[-1] if tokens.ndim else 0)
+    mask = np.asarray(mask).astype(bool)
+    if mask.shape != tokens.shape:
+        raise ValueError(f"the mask has the shape {list(mask.shape)}, and the prompt has {list(tokens.shape)}")
+    lengths = mask.sum(axis=-1)
+    if not (mask == (np.arange(mask.shape[-1]) >= mask.shape[-1] - lengths[..., None])).all() or not lengths.all():
+        raise ValueError(
+            "padding stands on the left of a prompt, and each row has a token at least; the mask says else"
+        )
+    return np.where(mask, tokens, 0), lengths
 
 
 def _require(
@@ -132,6 +167,7 @@ def _pieces(
     model: Any,
     variables: Any,
     prompt: np.ndarray,
+    lengths: np.ndarray,
     length: int,
     max_len: int | None,
     choice: _Choice,
@@ -139,16 +175,21 @@ def _pieces(
     stop: np.ndarray,
 ) -> Iterator[np.ndarray]:
     batch, vocab_size = len(prompt), model.vocab_size
+    visible = lengths  # how many of the last tokens of each row the next one is chosen by
     most_steps = max(1, min(_MOST_STEPS, _MOST_NOISE // (batch * vocab_size)))
     top_k = None if top_k is None else min(top_k, vocab_size)
     text, made, room = prompt, 0, 0
     state, token, ended = None, None, np.zeros(batch, bool)
     while made < length and not (stop.size and np.all(ended)):
         if room == 0:
-            context = text if made == 0 or max_len is None else np.maximum(text[:, -max(1, max_len // 2) :], 0)
-            room = length if max_len is None else max_len - context.shape[1]
+            if max_len is not None:
+                visible = np.where(visible > max_len, max(1, max_len // 2), visible)
+            width = int(visible.max())
+            context = np.maximum(text[:, -width:], 0)
+            seen = None if (visible == width).all() else np.arange(width) >= width - visible[:, None]
+            room = length if max_len is None else max_len - width
             count = 1
-            token, ended, state = _read(model, variables, context, ended, made, choice, stop, top_k=top_k)
+            token, ended, state = _read(model, variables, context, seen, ended, made, choice, stop, top_k=top_k)
             piece = np.asarray(token)[:, None]
         else:
             count = min(most_steps, length - made, room)
@@ -158,6 +199,7 @@ def _pieces(
             piece = np.asarray(piece)[:, :count]
             room -= count
         made += count
+        visible = visible + count
         if max_len is not None:
             text = np.concatenate([text, piece], axis=1)
         yield piece[:, (piece != _NOTHING).any(axis=0)]
@@ -168,6 +210,7 @@ def _read(
     model: Any,
     variables: Any,
     tokens: jax.Array,
+    mask: jax.Array | None,
     ended: jax.Array,
     made: int,
     choice: _Choice,
@@ -177,7 +220,8 @@ def _read(
 ) -> tuple[jax.Array, jax.Array, Any]:
     """The token after `tokens`, `[batch]`, which rows have ended, and the state after `tokens`."""
     batch = tokens.shape[0]
-    logits, state = model.apply(variables, tokens, model.init_state(batch))
+    padded = {} if mask is None else {"mask": mask}
+    logits, state = model.apply(variables, tokens, model.init_state(batch), **padded)
     noise = _noise(choice, made, 1, batch, logits.shape[-1])
     token, ended = _next(logits[:, -1], noise[0], ended, choice, stop, top_k)
     return token, ended, state

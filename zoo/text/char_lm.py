@@ -33,19 +33,30 @@ class CharLSTM(nn.Module):
         return (layer.init_state(batch_size),) * self.num_layers
 
     @nn.compact
-    def __call__(self, tokens: jax.Array, state: tuple[State, ...] | None = None, *, train: bool = False) -> Any:
-        """Tokens, integer `[batch, time]` → logits of the token after each, `[batch, time, vocab_size]`.
+    def __call__(
+        self,
+        tokens: jax.Array,
+        state: tuple[State, ...] | None = None,
+        *,
+        mask: jax.Array | None = None,
+        train: bool = False,
+    ) -> Any:
+        """Logits of the next token after each, `[batch, time, vocab_size]`; with a state also what it has become.
 
-        Where a state is given, it goes on from there, and returns the logits and the state after the last token.
+        Args:
+          tokens: integer `[batch, time]`; with a state, those that come next.
+          state: of `init_state`, or of the call before.
+          mask: boolean `[batch, time]`, which tokens are no padding; what is leaves the state as it is.
+          train: whether units are dropped.
 
         Raises:
-          ValueError: the tokens have no such shape.
+          ValueError: tokens or mask have no such shape.
         """
         require_tokens(tokens)
         options = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         x = jax.nn.one_hot(tokens, self.vocab_size, dtype=self.dtype or self.param_dtype)
         lstm = Stack(LSTM, (self.hidden_size,) * self.num_layers, self.dropout_rate, name="lstm", **options)
-        x, last = lstm(x, state, train=train)
+        x, last = lstm(x, state, mask=mask, train=train)
         x = Dropout(self.dropout_rate)(x, train=train)
         logits = nn.Dense(self.vocab_size, name="head", **options)(x)
         return logits if state is None else (logits, last)

@@ -57,6 +57,40 @@ def test_greedy_text_is_that_of_full_recomputation(name):
 
 
 @every_model
+@pytest.mark.parametrize("options", [{"greedy": True}, {"temperature": 0.8, "seed": 3}, {"stop": [4], "seed": 1}])
+def test_rows_of_several_lengths_are_as_alone(name, options):
+    """Also where one row's context is full before the others'."""
+    model, variables = MODELS[name]
+    rows = [prompts(1, time)[0] for time in (1, 3, 7, 8)]
+    whole = generate(model, variables, rows, 24, **options)
+    for index, row in enumerate(rows):
+        # Rows of one length need no mask; the others are there for the random numbers of this one.
+        alone = generate(model, variables, np.tile(row, (index + 1, 1)), 24, **options)[index]
+        wanted = np.full(whole.shape[1], -1)
+        wanted[: len(alone)] = alone[: whole.shape[1]]
+        np.testing.assert_array_equal(whole[index], wanted)
+    mask = np.array([np.arange(8) >= 8 - len(row) for row in rows])
+    padded = np.where(mask, np.stack([np.pad(row, (8 - len(row), 0)) for row in rows]), VOCAB + 5)
+    np.testing.assert_array_equal(generate(model, variables, padded, 24, mask=mask, **options), whole)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "mask", "message"),
+    [
+        ([[1, 2], []], None, "row 1 of the prompt has no tokens"),
+        ([[1, 2], [1]], np.ones((2, 2)), "give a mask with an array alone"),
+        (np.ones((1, 3), int), np.ones((1, 2)), r"the mask has the shape \[1, 2\], and the prompt has \[1, 3\]"),
+        (np.ones((1, 3), int), [[1, 1, 0]], "padding stands on the left"),
+        (np.ones((2, 3), int), [[0, 1, 1], [0, 0, 0]], "each row has at least one token"),
+    ],
+)
+def test_masks_that_are_refused(prompt, mask, message):
+    model, variables = MODELS["char_lstm"]
+    with pytest.raises(ValueError, match=message):
+        generate(model, variables, prompt, 3, mask=mask)
+
+
+@every_model
 def test_a_text_depends_on_seed_row_and_place_alone(name):
     model, variables = MODELS[name]
     same = np.repeat(prompts(1), 3, axis=0)
