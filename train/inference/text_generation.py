@@ -133,9 +133,7 @@ def _left_padded(prompt: Prompt, mask: Any) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"the mask has the shape {list(mask.shape)}, and the prompt has {list(tokens.shape)}")
     lengths = mask.sum(axis=-1)
     if not (mask == (np.arange(mask.shape[-1]) >= mask.shape[-1] - lengths[..., None])).all() or not lengths.all():
-        raise ValueError(
-            "padding stands on the left of a prompt, and each row has a token at least; the mask says else"
-        )
+        raise ValueError("padding stands on the left of a prompt, and each row has at least one token; not so here")
     return np.where(mask, tokens, 0), lengths
 
 
