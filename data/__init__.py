@@ -17,6 +17,7 @@ runpy.run_path(str(Path(__file__).parents[1] / "train" / "entry.py"))["require_o
 from data import images, sequences, tables, text
 from data.dataset import ArraySource, Dataset, Field, Source, Spec
 from data.image import ImageReader, decode_image
+from data.images.strokes import StrokeReader
 from data.pipeline import batch_indices, prefetch, steps_per_epoch
 from data.registry import list_datasets, load, register
 from data.tables.arrays import from_arrays
@@ -29,6 +30,7 @@ __all__ = [
     "ImageReader",
     "Source",
     "Spec",
+    "StrokeReader",
     "TableReader",
     "batch_indices",
     "decode_image",

@@ -100,8 +100,10 @@ def _cover(size: tuple[int, int], target: tuple[int, int], crop: float, *, squas
     return (wanted[0], other) if axis == 0 else (other, wanted[1])
 
 
-def open_image(path: str | os.PathLike[str], channels: int) -> Any:
+def open_image(path: str | os.PathLike[str], channels: int, *, ground: str = "black") -> Any:
     """The picture in a file, as Pillow's image in grey ("L") or RGB; see `ImageReader.read`.
+
+    `ground` is the colour behind what is transparent.
 
     Raises:
         ValueError: if there is no such file, or if it cannot be read as an image.
@@ -113,7 +115,7 @@ def open_image(path: str | os.PathLike[str], channels: int) -> Any:
         if image.mode.startswith("I") or image.mode == "F":  # convert() would clip what it should scale
             image = Image.fromarray(_to_bytes(np.asarray(image), image.mode))
         if image.has_transparency_data:
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image.convert("RGBA"))
+            image = Image.alpha_composite(Image.new("RGBA", image.size, ground), image.convert("RGBA"))
         return image.convert("L" if channels == 1 else "RGB")
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from data.dataset import ArraySource, Batch, Dataset, Field, Spec, take
+from data.images.strokes import StrokeReader
 from data.registry import register
 from data.scaling import flatten, standardizer
 
@@ -40,4 +41,5 @@ def digits(*, flat: bool = False, standardize: bool = False, upsample: int = 1) 
         ),
         splits={"train": take(examples, train), "test": take(examples, test)},
         preprocess=preprocess,
+        reader=StrokeReader(8, (8, 5), "box", squash=True, upright=True, blocks=4),
     )

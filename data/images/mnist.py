@@ -14,6 +14,7 @@ import numpy as np
 
 from data import tfds
 from data.dataset import ArraySource, Batch, Dataset, Field, LazySplits, Spec
+from data.images.strokes import StrokeReader
 from data.originals import download, verify
 from data.registry import register
 from data.scaling import flatten, to_unit
@@ -68,7 +69,7 @@ def mnist(*, pad: int = 0, flat: bool = False, standardize: bool = False) -> Dat
         flat: images as [784] rather than [28, 28, 1], or the padded size.
         standardize: (x - mean) / deviation with the mean and deviation of all pixels of train, 0.1307 and 0.3081.
     """
-    return _build("mnist", MNIST, pad, flat, standardize)
+    return _build("mnist", MNIST, pad, flat, standardize, StrokeReader(28, (20, 20), "mass"))
 
 
 @register("fashion_mnist")
@@ -77,7 +78,9 @@ def fashion_mnist(*, pad: int = 0, flat: bool = False, standardize: bool = False
     return _build("fashion_mnist", FASHION_MNIST, pad, flat, standardize)
 
 
-def _build(name: str, origin: Origin, pad: int, flat: bool, standardize: bool) -> Dataset:
+def _build(
+    name: str, origin: Origin, pad: int, flat: bool, standardize: bool, reader: StrokeReader | None = None
+) -> Dataset:
     if pad < 0:
         raise ValueError(f"pad must be at least 0; got {pad}")
     side = 28 + 2 * pad
@@ -99,6 +102,7 @@ def _build(name: str, origin: Origin, pad: int, flat: bool, standardize: bool) -
         splits=LazySplits(("train", "test"), lambda: _find(name, origin)),
         preprocess=preprocess,
         image_shape=(28, 28, 1),
+        reader=reader,
     )
 
 

@@ -63,7 +63,8 @@ def predict(
       files: images in any format that Pillow reads, which are resized to what the data set has, and cropped where its
         were; or CSV files with the columns of the run's own. A folder stands for all such files in it and in the
         folders within, a wildcard such as "photos/*.jpg" for what it matches.
-      invert: for dark strokes on a light ground, where the data set has light ones on a dark ground.
+      invert: for dark strokes on a light ground, where the data set has light ones on a dark ground. The readers of
+        handwritten digits find that out by themselves.
 
     Returns:
       For each example, in order, a `Prediction` of a classifier or an `Estimate` of a regression.
@@ -142,6 +143,8 @@ def _batches(run: Run, files: Sequence[Path], *, invert: bool) -> Iterator[tuple
     def decode(file: Path) -> np.ndarray:
         if reader is None:
             return data.decode_image(file, shape, invert=invert)
+        if isinstance(reader, data.StrokeReader):
+            return reader.read(file, invert=invert or None)
         image = to_unit(reader.read(file))
         return 1 - image if invert else image
 

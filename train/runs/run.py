@@ -182,7 +182,7 @@ def _meta(recipe: Recipe, parts: Parts) -> dict[str, Any]:
         meta["code"] = [code._asdict() for code in codes]
     meta["data"] = data_facts(parts.dataset)
     reader = parts.dataset.reader
-    if reader is None:
+    if not isinstance(reader, data.ImageReader | data.TableReader):
         return meta
     kind = "preprocessing" if isinstance(reader, data.ImageReader) else "table"
     return {**meta, kind: plain(dataclasses.asdict(reader)), "classes": list(parts.dataset.spec.classes)}
