@@ -80,11 +80,15 @@ class Loaded(_Pair):
       preprocessing: how its images are prepared; None where it takes none, or where it is not known.
       classes: what its outputs mean; empty where it is not known.
       folder: the checkpoint that was read, where it was one.
+      config: the configuration that came with the weights, such as `config["eos_token_id"]`; empty where none did.
+      faults: what is wrong with the weights, such as "NaN or infinity in fc.weight"; a warning has said it.
     """
 
     preprocessing: Preprocessing | None
     classes: tuple[str, ...]
     folder: Path | None
+    config: dict[str, Any]
+    faults: tuple[str, ...]
 
     def __new__(
         cls,
@@ -93,10 +97,13 @@ class Loaded(_Pair):
         preprocessing: Preprocessing | None = None,
         classes: Sequence[str] = (),
         folder: Path | None = None,
+        config: Mapping[str, Any] | None = None,
+        faults: Sequence[str] = (),
     ) -> Loaded:
         """The pair, with the others as attributes."""
         pair = super().__new__(cls, model, variables)
         pair.preprocessing, pair.classes, pair.folder = preprocessing, tuple(classes), folder
+        pair.config, pair.faults = dict(config or {}), tuple(faults)
         return pair
 
 

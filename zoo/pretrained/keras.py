@@ -20,7 +20,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from zoo.checkpoint import Loaded
-from zoo.pretrained.state_dict import require_same_entries
+from zoo.pretrained.tensors import require_same_entries
 from zoo.registry import create_model, model_card
 from zoo.summary import abstract_variables
 from zoo.vision.efficientnet import EfficientNet
