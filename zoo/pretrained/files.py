@@ -279,8 +279,8 @@ def _prepared(config: _Inner, file: Path) -> Preprocessing:
     for entry, numbers in (("mean", config.mean), ("std", config.std)):
         if len(numbers) != channels:
             raise ValueError(f"{entry} in {file} must have a number for each of {channels} channels, not {numbers!r}")
-    if not 0 < config.crop_pct <= 1 or min(config.std) <= 0:
-        raise ValueError(f"crop_pct in {file} must be in (0, 1] and std positive, not {config.crop_pct}, {config.std}")
+    if not 0 < config.crop_pct <= 1:
+        raise ValueError(f"crop_pct in {file} must be in (0, 1], not {config.crop_pct}")
     if config.interpolation not in ("bilinear", "bicubic"):
         raise ValueError(f"the weights want images resized by {config.interpolation!r}; known are bilinear and bicubic")
     if config.crop_mode not in ("center", "squash"):

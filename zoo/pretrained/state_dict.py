@@ -141,8 +141,7 @@ def _demanded(
             )
     keys = [_place(layout, model, f"params/{_HEAD}{leaf}").key for leaf in ("bias", "kernel")]
     if head == "given" and "num_classes" not in given:
-        outputs = np.shape(found.get(keys[0], ()))
-        if outputs:
+        if outputs := np.shape(found[keys[0]]) if keys[0] in found else ():
             options["num_classes"] = int(outputs[0])
         elif not any(key in found for key in keys):
             options["num_classes"] = 0

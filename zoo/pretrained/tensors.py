@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
+import pickletools
 import zipfile
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -210,13 +211,10 @@ def _read_torch(file: Path) -> Any:
         import torch
     except ImportError:
         raise ImportError(f"reading {file} needs PyTorch (pip install torch); a .safetensors file does not") from None
-    shells: Any = nullcontext()
     try:
-        if zipfile.is_zipfile(file):
-            require_unpacked_size(file, sum(inside.file_size for inside in zipfile.ZipFile(file).infolist()))
-            names = torch.serialization.get_unsafe_globals_in_checkpoint(str(file))
-            shells = torch.serialization.safe_globals([(type(name, (_Foreign,), {}), name) for name in names])
-        with shells:
+        # PyTorch's own names, those of tensors, go before these.
+        shells: list[Any] = [(type(name, (_Foreign,), {}), name) for name in _names_in_pickles(file)]
+        with torch.serialization.safe_globals(shells):
             return torch.load(file, map_location="cpu", weights_only=True)
     except _TooLargeError:
         raise
@@ -225,26 +223,45 @@ def _read_torch(file: Path) -> Any:
         raise ValueError(f"{file} is no file of tensors that torch.load(weights_only=True) reads: {reason}") from None
 
 
+def _names_in_pickles(file: Path) -> set[str]:
+    """The classes and functions that a file of `torch.save` names, as "module.name"; nothing is unpickled.
+
+    Raises:
+      ValueError: the file is damaged, or unpacks to more than it can hold.
+    """
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            require_unpacked_size(file, sum(inside.file_size for inside in archive.infolist()))
+            inside = next((name for name in archive.namelist() if name.endswith("/data.pkl")), "data.pkl")
+            return _names_in(io.BytesIO(archive.read(inside)), 1)
+    with file.open("rb") as content:  # before version 1.6: a number, a version, facts of the machine, the data
+        return _names_in(content, 4)
+
+
+def _names_in(content: Any, pickles: int) -> set[str]:
+    operations = (operation for _ in range(pickles) for operation in pickletools.genops(content))
+    return {str(name).replace(" ", ".") for operation, name, _ in operations if operation.name == "GLOBAL"}
+
+
 class _TooLargeError(ValueError):
     """What a file unpacks to is more than its weights can be."""
 
 
-def require_unpacked_size(file: Path, size: int, allowed: int = 0) -> None:
-    """Refuses a file that unpacks to more than it is itself: weights are hardly smaller when they are packed.
+_MOST_PACKED = 10
+"""Weights that unpack to more than so many times the size of their file are none: packing saves hardly anything."""
 
-    Args:
-      file: an archive.
-      size: bytes of what is in it.
-      allowed: bytes that it may have in any case.
+
+def require_unpacked_size(file: Path, size: int) -> None:
+    """Refuses a file whose weights need far more bytes than it has, before they are read.
 
     Raises:
       ValueError: says both sizes.
     """
     stored = file.stat().st_size
-    if size > max(stored, allowed):
+    if size > _MOST_PACKED * stored:
         raise _TooLargeError(
-            f"{file} has {stored:,} bytes and unpacks to {size:,}, more than such weights have: "
-            "it is damaged or made to fill the memory"
+            f"{file} has {stored:,} bytes, and its weights would have {size:,}: it is damaged, or made to fill the "
+            "memory"
         )
 
 
@@ -260,6 +277,9 @@ def _state_dict_in(content: Any, file: Path, entry: str | None) -> dict[str, Any
         return dict(content[found[0]])
     if entry in found:
         return dict(content[entry])
+    strange = [f"{key} ({type(x).__name__})" for key, x in content.items() if not hasattr(x, "untyped_storage")]
+    if 2 * len(strange) < len(content):
+        raise ValueError(f"{file} is no file of tensors: it also holds {listed(strange)}; save model.state_dict()")
     if not found:
         raise ValueError(f"{file} holds no state dict but {listed(content)}; give its tensors to from_torch")
     wanted = "which of them is meant" if entry is None else f"and no state dict {entry!r}"
