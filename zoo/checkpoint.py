@@ -125,14 +125,15 @@ def save_model(
       preprocessing: how images are prepared for it, such as `zoo.pretrained.Preprocessing(…)._asdict()`; `zoo predict`
         does so.
       classes: what its outputs mean.
-      options: of the model.
+      options: of the model. The `param_dtype` of variables that are all of another one than the model's is added; the
+        `dtype` of the arithmetic cannot be seen in them.
 
     Raises:
       ValueError: the name or an option is unknown, the options are not plain data (numbers, strings, lists), or the
         variables are not those of this model.
       FileExistsError: `path` exists.
     """
-    settings = plain(options)
+    settings = plain({**_kept_dtype(name, variables), **options})
     require_variables(name, settings, variables)
     path = Path(path).absolute()
     if path.exists():
@@ -144,6 +145,13 @@ def save_model(
         meta |= {"preprocessing": plain(preprocessing), "classes": list(classes)}
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         checkpointer.save(path, composite(items, meta))
+
+
+def _kept_dtype(name: str, variables: Mapping[str, Any]) -> dict[str, Any]:
+    """`param_dtype` where the parameters are of one dtype, which is another one than the model has by itself."""
+    usual = model_card(name).options.get("param_dtype")
+    dtypes = {np.dtype(leaf.dtype).name for leaf in jax.tree.leaves(variables.get("params", {}))}
+    return {"param_dtype": dtypes.pop()} if usual and len(dtypes) == 1 and dtypes != {np.dtype(usual).name} else {}
 
 
 def saved_meta(path: str | Path) -> dict[str, Any]:
