@@ -340,6 +340,14 @@ def test_the_last_hidden_state_of_a_file_with_a_head(family, saved):
     assert_close(compiled(model.apply)(variables, TOKENS), output(theirs.base_model, input_ids=TOKENS))
 
 
+def test_the_last_hidden_state_of_a_bert_that_does_not_pool(saved):
+    theirs, folder, _, _ = saved("BertForMaskedLM")
+    model, variables = pretrained.from_hub(folder, architecture="BertModel")
+    assert_close(compiled(model.apply)(variables, TOKENS), output(theirs.bert, input_ids=TOKENS))
+    with pytest.raises(ValueError, match="unknown option of BertModel here: 'maxlen'; nearest: max_len"):
+        pretrained.from_hub(folder, architecture="BertModel", maxlen=3)
+
+
 def test_files_that_keep_tied_weights_under_the_name_of_the_head(saved, tmp_path):
     theirs, folder, _, variables = saved("GPT2LMHeadModel")
     (tmp_path / "config.json").write_text((folder / "config.json").read_text())

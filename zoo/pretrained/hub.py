@@ -21,6 +21,7 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from zoo.checkpoint import Loaded
+from zoo.options import check_options
 from zoo.pretrained.folder import (
     CONFIG,
     GENERATION,
@@ -49,7 +50,8 @@ def from_hub(source: str | Path, *, architecture: str | None = None, **options: 
         needs huggingface_hub.
       architecture: the class of `transformers` whose output is wanted, such as "BertModel" of a file that has more.
         What the configuration names where it is None, and what the tensors tell where it names none. Of bare models,
-        GPT2Model and LlamaModel give the last hidden state; BertModel gives the pooled one, and by `encode` the last.
+        GPT2Model and LlamaModel give the last hidden state; BertModel gives the pooled one, and by `encode` the last,
+        which it gives also where the file has nothing to pool with.
       options: of the model, in place of those that the configuration gives, such as `dtype` or `max_len`.
 
     Returns:
@@ -74,6 +76,7 @@ def from_hub(source: str | Path, *, architecture: str | None = None, **options: 
             f"{folder / CONFIG}: {unknown('architecture', printable(name), family.architectures)}; another one of the "
             "same weights can be asked for by architecture=…"
         )
+    check_options(family.module, options, f"{name} here")
     told = model_options(family, config, family.architectures[name], folder / CONFIG)
     if name == "BertModel" and "pooler.dense.weight" not in state:
         told["per_token"] = True

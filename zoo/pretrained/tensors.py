@@ -285,7 +285,7 @@ def _state_dict_in(content: Any, file: Path, entry: str | None) -> dict[str, Any
     wanted = "which of them is meant" if entry is None else f"and no state dict {entry!r}"
     raise ValueError(
         f"{file} holds the state dicts {listed(found)}, {wanted}: name one, entry={found[0]!r} "
-        f"(--entry {printable(found[0])} on the command line)"
+        f"(--entry {printable(found[0])} of `zoo convert`)"
     )
 
 

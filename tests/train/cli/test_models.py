@@ -108,7 +108,7 @@ def test_convert_names_an_entry_and_takes_faults_when_asked(tmp_path):
     torch.save({"state_dict": state, "state_dict_ema": average}, tmp_path / "a.pth")
     settings = [f"{name}={list(value) if isinstance(value, tuple) else value}" for name, value in options.items()]
     command = ("convert", "resnet18", tmp_path / "a.pth", *settings, "--out", tmp_path / "out")
-    assert "name one, entry='state_dict' (--entry state_dict on the command line)" in error(*command)
+    assert "name one, entry='state_dict' (--entry state_dict of `zoo convert`)" in error(*command)
     assert "have NaN or infinity in fc.bias" in error(*command, "--entry", "state_dict_ema")
     parsed(*command, "--entry", "state_dict_ema", "--allow-faults")
     assert np.isnan(zoo.load_model(tmp_path / "out").variables["params"]["head"]["bias"]).all()
