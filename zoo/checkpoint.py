@@ -80,11 +80,15 @@ class Loaded(_Pair):
       preprocessing: how its images are prepared; None where it takes none, or where it is not known.
       classes: what its outputs mean; empty where it is not known.
       folder: the checkpoint that was read, where it was one.
+      config: the configuration that came with the weights, such as `config["eos_token_id"]`; empty where none did.
+      faults: what is wrong with the weights, such as "NaN or infinity in fc.weight"; a warning has said it.
     """
 
     preprocessing: Preprocessing | None
     classes: tuple[str, ...]
     folder: Path | None
+    config: dict[str, Any]
+    faults: tuple[str, ...]
 
     def __new__(
         cls,
@@ -93,10 +97,13 @@ class Loaded(_Pair):
         preprocessing: Preprocessing | None = None,
         classes: Sequence[str] = (),
         folder: Path | None = None,
+        config: Mapping[str, Any] | None = None,
+        faults: Sequence[str] = (),
     ) -> Loaded:
         """The pair, with the others as attributes."""
         pair = super().__new__(cls, model, variables)
         pair.preprocessing, pair.classes, pair.folder = preprocessing, tuple(classes), folder
+        pair.config, pair.faults = dict(config or {}), tuple(faults)
         return pair
 
 
@@ -118,14 +125,15 @@ def save_model(
       preprocessing: how images are prepared for it, such as `zoo.pretrained.Preprocessing(…)._asdict()`; `zoo predict`
         does so.
       classes: what its outputs mean.
-      options: of the model.
+      options: of the model. The `param_dtype` of variables that are all of another one than the model's is added; the
+        `dtype` of the arithmetic cannot be seen in them.
 
     Raises:
       ValueError: the name or an option is unknown, the options are not plain data (numbers, strings, lists), or the
         variables are not those of this model.
       FileExistsError: `path` exists.
     """
-    settings = plain(options)
+    settings = plain({**_kept_dtype(name, variables), **options})
     require_variables(name, settings, variables)
     path = Path(path).absolute()
     if path.exists():
@@ -137,6 +145,13 @@ def save_model(
         meta |= {"preprocessing": plain(preprocessing), "classes": list(classes)}
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         checkpointer.save(path, composite(items, meta))
+
+
+def _kept_dtype(name: str, variables: Mapping[str, Any]) -> dict[str, Any]:
+    """`param_dtype` where the parameters are of one dtype, which is another one than the model has by itself."""
+    usual = model_card(name).options.get("param_dtype")
+    dtypes = {np.dtype(leaf.dtype).name for leaf in jax.tree.leaves(variables.get("params", {}))}
+    return {"param_dtype": dtypes.pop()} if usual and len(dtypes) == 1 and dtypes != {np.dtype(usual).name} else {}
 
 
 def saved_meta(path: str | Path) -> dict[str, Any]:

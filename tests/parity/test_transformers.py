@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy as safetensors_numpy
 
 import zoo
 from tests.descriptors import random_variables
@@ -19,7 +20,7 @@ from train import losses
 from train.inference.text_generation import generate
 from zoo import pretrained
 from zoo.layers.attention import MultiHeadAttention, sinusoids
-from zoo.pretrained.state_dict import read_safetensors
+from zoo.pretrained.tensors import read_safetensors
 from zoo.text.transformer import Block
 
 torch = pytest.importorskip("torch")
@@ -177,6 +178,8 @@ KINDS = {
     "BertModel": ("BertConfig", SIZES),
     "BertForMaskedLM": ("BertConfig", {**SIZES, "hidden_act": "gelu_new"}),
     "BertForSequenceClassification": ("BertConfig", {**SIZES, "num_labels": 3}),
+    "BertForTokenClassification": ("BertConfig", {**SIZES, "num_labels": 3}),
+    "BertForQuestionAnswering": ("BertConfig", SIZES),
     "GPT2LMHeadModel": ("GPT2Config", {**GPT2, **SPECIAL, "activation_function": "relu", "n_inner": 20}),
     "LlamaForCausalLM": (
         "LlamaConfig",
@@ -184,6 +187,9 @@ KINDS = {
         | {"rope_parameters": {"rope_type": "default", "rope_theta": 300.0}},
     ),
 }
+HEADS = ("Model", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
+KINDS |= {f"GPT2{head}": ("GPT2Config", {**GPT2, **SPECIAL, "num_labels": 3}) for head in HEADS}
+KINDS |= {f"Llama{head}": ("LlamaConfig", {**KINDS["LlamaForCausalLM"][1], "num_labels": 3}) for head in HEADS}
 TOKENS = np.random.default_rng(0).integers(1, 11, (3, 7), np.int32)
 MASK = np.array([[1] * 7, [1] * 4 + [0] * 3, [0] * 2 + [1] * 5], bool)
 
@@ -211,22 +217,28 @@ def saved(tmp_path_factory):
 
 def output(theirs, **inputs):
     out = theirs(**{name: torch.from_numpy(np.int64(value)) for name, value in inputs.items()})
-    return (out.logits if "logits" in out else out.pooler_output).detach().numpy()
+    if "start_logits" in out:
+        return torch.stack([out.start_logits, out.end_logits], dim=-1).detach().numpy()
+    kind = next(kind for kind in ("logits", "pooler_output", "last_hidden_state") if kind in out)
+    return out[kind].detach().numpy()
 
 
 @pytest.mark.parametrize("architecture", KINDS)
 def test_logits(architecture, saved, tmp_path):
     """Theirs and ours, with and without padding on either side; and theirs again with what we have written."""
-    theirs, _, model, variables = saved(architecture)
+    theirs, folder, model, variables = saved(architecture)
     apply = compiled(model.apply)
     assert_close(apply(variables, TOKENS), output(theirs, input_ids=TOKENS))
     # Where padding stands in front, generation in transformers counts the positions from the first token.
     where = {"position_ids": np.maximum(MASK.cumsum(axis=1) - 1, 0)} if "GPT" in architecture else {}
-    wanted = output(theirs, input_ids=TOKENS, attention_mask=MASK, **where)
-    y = np.asarray(apply(variables, TOKENS, mask=MASK))
-    kept = MASK if y.ndim == 3 else MASK[:, 0]  # the pooled token is the first
+    # Their classifiers of texts find the last token by what is no padding token.
+    tokens = np.where(MASK, TOKENS, 0)
+    wanted = output(theirs, input_ids=tokens, attention_mask=MASK, **where)
+    y = np.asarray(apply(variables, tokens, mask=MASK))
+    pooled = MASK[:, 0] if "Bert" in architecture else MASK.any(axis=1)  # BERT's is the first token
+    kept = MASK if y.ndim == 3 else pooled
     assert_close(y[kept], wanted[kept])
-    pretrained.to_hub(model, variables, tmp_path)
+    pretrained.to_hub(model, variables, tmp_path, config=pretrained.from_hub(folder).config)
     again, told = type(theirs).from_pretrained(tmp_path, output_loading_info=True)
     assert not any(told.values())
     np.testing.assert_array_equal(output(again.eval(), input_ids=TOKENS), output(theirs, input_ids=TOKENS))
@@ -277,7 +289,95 @@ def test_parts_of_a_file_that_transformers_wrote(saved, tmp_path):
     copy.deepcopy(theirs).to(torch.bfloat16).save_pretrained(tmp_path, max_shard_size="3KB")
     assert len(json.loads((tmp_path / "model.safetensors.index.json").read_text())["weight_map"]) > 10
     again, read = pretrained.from_hub(tmp_path)
-    assert again == model
+    assert again == model.clone(dtype=jnp.dtype("bfloat16"), param_dtype=jnp.dtype("bfloat16"))
     wanted = {key: value.to(torch.bfloat16).float().numpy() for key, value in theirs.state_dict().items()}
     np.testing.assert_array_equal(read["params"]["embed"]["embedding"], wanted["model.embed_tokens.weight"])
     np.testing.assert_array_equal(read["params"]["head"]["kernel"].T, wanted["lm_head.weight"])
+
+
+def test_what_a_configuration_says_beside_the_model_comes_back(saved, tmp_path):
+    """Stop tokens, how text is generated, and labels, as transformers reads them of what we have written."""
+    theirs, _, _, _ = saved("GPT2ForTokenClassification")
+    theirs = copy.deepcopy(theirs)
+    theirs.config.eos_token_id, theirs.config.bos_token_id = 7, 6
+    theirs.config.id2label, theirs.config.label2id = {0: "ant", 1: "bee", 2: "cat"}, {"ant": 0, "bee": 1, "cat": 2}
+    theirs.save_pretrained(tmp_path / "theirs")
+    generation = transformers.GenerationConfig(eos_token_id=[7, 8], top_k=5, do_sample=True)
+    generation.save_pretrained(tmp_path / "theirs")
+    loaded = pretrained.from_hub(tmp_path / "theirs")
+    assert loaded.classes == ("ant", "bee", "cat")
+    assert (loaded.config["eos_token_id"], loaded.config["generation_config"]["eos_token_id"]) == (7, [7, 8])
+    pretrained.to_hub(*loaded, tmp_path / "ours", classes=loaded.classes, config=loaded.config)
+    for name in ("eos_token_id", "bos_token_id", "pad_token_id", "id2label", "label2id", "num_labels", "architectures"):
+        told = transformers.AutoConfig.from_pretrained(tmp_path / "ours")
+        assert getattr(told, name) == getattr(theirs.config, name), name
+    assert transformers.GenerationConfig.from_pretrained(tmp_path / "ours").to_diff_dict() == generation.to_diff_dict()
+    pretrained.to_hub(*loaded, tmp_path / "named", classes=("x", "y", "z"))
+    assert transformers.AutoConfig.from_pretrained(tmp_path / "named").id2label == {0: "x", 1: "y", 2: "z"}
+    with pytest.raises(ValueError, match="the model has 3 outputs, and 2 classes are named"):
+        pretrained.to_hub(*loaded, tmp_path / "other", classes=("x", "y"))
+
+
+@pytest.mark.parametrize("architecture", KINDS)
+def test_a_configuration_that_names_no_architecture(architecture, saved, tmp_path):
+    """The tensors tell it, as far as they do: transformers too takes what it is asked for."""
+    _, folder, model, variables = saved(architecture)
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = json.loads((folder / "config.json").read_text())
+    del config["architectures"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    again, read = pretrained.from_hub(tmp_path)
+    assert again == model
+    jax.tree.map(np.testing.assert_array_equal, read, variables)
+
+
+@pytest.mark.parametrize("family", ["GPT2", "Llama"])
+def test_the_last_hidden_state_of_a_file_with_a_head(family, saved):
+    words = {"GPT2": "GPT2LMHeadModel", "Llama": "LlamaForCausalLM"}[family]
+    theirs, folder, _, _ = saved(words)
+    model, variables = pretrained.from_hub(folder, architecture=f"{family}Model")
+    assert_close(compiled(model.apply)(variables, TOKENS), output(theirs.base_model, input_ids=TOKENS))
+
+
+def test_the_last_hidden_state_of_a_bert_that_does_not_pool(saved):
+    theirs, folder, _, _ = saved("BertForMaskedLM")
+    model, variables = pretrained.from_hub(folder, architecture="BertModel")
+    assert_close(compiled(model.apply)(variables, TOKENS), output(theirs.bert, input_ids=TOKENS))
+    with pytest.raises(ValueError, match="unknown option of BertModel here: 'maxlen'; nearest: max_len"):
+        pretrained.from_hub(folder, architecture="BertModel", maxlen=3)
+
+
+def test_files_that_keep_tied_weights_under_the_name_of_the_head(saved, tmp_path):
+    theirs, folder, _, variables = saved("GPT2LMHeadModel")
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
+    safetensors_torch = pytest.importorskip("safetensors.torch")
+    safetensors_torch.save_model(theirs, str(tmp_path / "model.safetensors"))
+    kept = read_safetensors(tmp_path / "model.safetensors")
+    assert len({"lm_head.weight", "transformer.wte.weight"} & set(kept)) == 1
+    table = kept.pop("transformer.wte.weight") if "transformer.wte.weight" in kept else kept.pop("lm_head.weight")
+    for name in ("lm_head.weight", "transformer.wte.weight"):
+        safetensors_numpy.save_file({**kept, name: table}, tmp_path / "model.safetensors")
+        jax.tree.map(np.testing.assert_array_equal, pretrained.from_hub(tmp_path).variables, variables)
+
+
+@pytest.mark.parametrize("dtype", [np.bool_, np.uint8])
+def test_the_causal_masks_of_old_files_of_gpt2(dtype, saved, tmp_path):
+    _, folder, _, variables = saved("GPT2LMHeadModel")
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
+    masks = {f"transformer.h.{i}.attn.bias": np.tri(12, dtype=dtype)[None, None] for i in range(2)}
+    state = read_safetensors(folder / "model.safetensors") | masks
+    safetensors_numpy.save_file(state, tmp_path / "model.safetensors")
+    loaded = pretrained.from_hub(tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, loaded.variables, variables)
+    assert loaded.faults == ()
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "module._orig_mod."])
+@pytest.mark.parametrize("architecture", ["LlamaForCausalLM", "LlamaModel", "GPT2LMHeadModel"])
+def test_prefixes_of_wrappers(architecture, prefix, saved, tmp_path):
+    _, folder, _, variables = saved(architecture)
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
+    state = {prefix + key: tensor for key, tensor in read_safetensors(folder / "model.safetensors").items()}
+    safetensors_numpy.save_file(state, tmp_path / "model.safetensors")
+    jax.tree.map(np.testing.assert_array_equal, pretrained.from_hub(tmp_path).variables, variables)

@@ -233,3 +233,19 @@ def test_variables_of_another_model_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"missing params/output/bias, params/output/kernel; unexpected none"):
         zoo.save_model(tmp_path / "model", "lenet5", bare)
     assert not (tmp_path / "model").exists()
+
+
+def test_the_dtype_of_parameters_comes_back(tmp_path):
+    """Whether it was an option or not; that of the arithmetic where it was one."""
+    options = {"hidden_sizes": (4,), "num_classes": 2}
+    model = zoo.create_model("mlp", **options, param_dtype="bfloat16")
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 5)))
+    zoo.save_model(tmp_path / "seen", "mlp", variables, **options)
+    again, read = zoo.load_model(tmp_path / "seen")
+    assert again == model
+    assert {leaf.dtype for leaf in jax.tree.leaves(read)} == {jnp.dtype("bfloat16")}
+    zoo.save_model(tmp_path / "told", "mlp", variables, **options, dtype=jnp.bfloat16)
+    assert zoo.load_model(tmp_path / "told").model == model.clone(dtype=jnp.dtype("bfloat16"))
+    plain = zoo.create_model("mlp", **options).init(jax.random.key(0), jnp.zeros((1, 5)))
+    zoo.save_model(tmp_path / "plain", "mlp", plain, **options)
+    assert zoo.load_model(tmp_path / "plain").model == zoo.create_model("mlp", **options)

@@ -80,13 +80,26 @@ def convert(
         arg(help="whose preprocessing the weights want, where their names do not tell"),
     ] = None,
     new_head: Annotated[bool, arg(help="leave the last layer out")] = False,
+    entry: Annotated[
+        str | None, arg(help='which weights of a checkpoint of PyTorch, where it holds several: "state_dict_ema"')
+    ] = None,
+    allow_faults: Annotated[bool, arg(help="save also weights with NaN, infinity or negative variances")] = False,
     json: Json = False,
 ) -> None:
     """Convert weights of others to a folder for `zoo predict`, `zoo export` and the field `weights` of a recipe."""
     from zoo import pretrained
 
     head: Literal["given", "new"] = "new" if new_head else "given"
-    weights = pretrained.convert(name, source, out, origin=origin, head=head, **model_options(settings))
+    weights = pretrained.convert(
+        name,
+        source,
+        out,
+        origin=origin,
+        head=head,
+        entry=entry,
+        allow_faults=allow_faults,
+        **model_options(settings),
+    )
     prepared = weights.preprocessing._asdict() if weights.preprocessing else {}
     facts = {"folder": str(out), "layout": weights.layout, "model_options": weights.model_options, **prepared}
     if json:

@@ -102,6 +102,7 @@ def start_variables(recipe: Recipe, model: nn.Module, x: Any) -> dict[str, Any] 
             channels=x.shape[-1],
             num_classes=getattr(model, "num_classes", 0),
             **options,
+            **{name: getattr(model, name) for name in ("image_size",) if hasattr(model, name) and name not in options},
         ).variables
     given: dict[str, Any] = flatten_dict(found, sep="/")
     wanted: dict[str, Any] = flatten_dict(abstract_variables(model, x), sep="/")

@@ -321,3 +321,11 @@ def causal_context(tokens: jax.Array, max_len: int, cache: Cache | None, mask: j
     so_far = jnp.maximum(jnp.cumsum(number != 0, axis=1, dtype=jnp.int32) - 1, 0)
     positions = jnp.where(number != 0, before, so_far)  # those of padding as with a cache
     return Context(positions, same[:, None], True)
+
+
+def last_token(x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+    """`[batch, time, features]` → `[batch, features]` of the last token that the mask `[batch, time]` keeps."""
+    if mask is None:
+        return x[:, -1]
+    last = jnp.max(jnp.where(mask != 0, np.arange(x.shape[1])[None], 0), axis=1)
+    return jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]

@@ -11,7 +11,8 @@ from zoo.pretrained.hub import from_hub, load_tokenizer, to_hub
 from zoo.pretrained.imagenet import imagenet_classes
 from zoo.pretrained.inputs import preprocessing
 from zoo.pretrained.keras import from_keras
-from zoo.pretrained.state_dict import from_torch, require_same_entries, to_torch
+from zoo.pretrained.state_dict import from_torch, to_torch
+from zoo.pretrained.tensors import require_same_entries
 
 __all__ = [
     "Loaded",

@@ -7,10 +7,12 @@ from typing import Any, Literal, NamedTuple
 
 from zoo.checkpoint import Loaded, Preprocessing, save_model
 from zoo.pretrained import keras, torchvision
-from zoo.pretrained.hub import fetched_folder, read_json
+from zoo.pretrained.adapt import TRAINED_CHANNELS
+from zoo.pretrained.folder import CONFIG, WEIGHTS, fetched_folder, file_in, read_json, require_types
 from zoo.pretrained.imagenet import IMAGENET_CLASSES, imagenet_classes
 from zoo.pretrained.inputs import preprocessing
-from zoo.pretrained.state_dict import from_torch, layout_of, read_state_dict
+from zoo.pretrained.state_dict import from_torch, layout_of
+from zoo.pretrained.tensors import read_state_dict, refuse_entry
 
 _KERAS = (".keras", ".h5")
 _FILES = (*_KERAS, ".safetensors", ".pt", ".pth", ".bin")
@@ -36,7 +38,9 @@ class Weights(NamedTuple):
     classes: tuple[str, ...] = ()
 
 
-def describe(name: str, source: str | Path, origin: str | None = None, **overrides: Any) -> Weights:
+def describe(
+    name: str, source: str | Path, origin: str | None = None, *, entry: str | None = None, **overrides: Any
+) -> Weights:
     """What is in a file, a folder in timm's layout on the hub of Hugging Face, or a repository there.
 
     Args:
@@ -44,35 +48,33 @@ def describe(name: str, source: str | Path, origin: str | None = None, **overrid
       source: see `load`.
       origin: whose preprocessing the weights want, where the keys do not tell: timm and torchvision name the layers of
         ResNets alike.
+      entry: see `load`.
       overrides: options of the model.
 
     Raises:
       FileNotFoundError, ImportError, OSError, ValueError: as `load`.
     """
-    return _open(name, source, origin, overrides)[0]
+    return _open(name, source, origin, entry, overrides)[0]
 
 
 def _open(
-    name: str, source: str | Path, origin: str | None, overrides: dict[str, Any]
+    name: str, source: str | Path, origin: str | None, entry: str | None, overrides: dict[str, Any]
 ) -> tuple[Weights, dict[str, Any]]:
     """What is known of the weights, and a state dict where they are one."""
     file, config = _locate(source)
     if file.suffix in _KERAS:
+        refuse_entry(file, entry)
         prepared = preprocessing(name, "keras") if name in keras.OPTIONS else None
         if name == "efficientnet_b0" and prepared is not None:
             mean, std = keras.normalization(file)
             prepared = prepared._replace(mean=mean, std=std)
         return Weights(file, "keras", keras.OPTIONS.get(name, {}), prepared), {}
-    state = read_state_dict(file)
-    layout = origin or layout_of(name, state, **overrides)
+    state = read_state_dict(file, entry)
+    layout = origin or layout_of(name, state, source=str(file), **overrides)
     epsilon = torchvision.EPSILON.get(name) if layout == "torchvision" else None
     options = {"epsilon": epsilon} if epsilon else {}
-    # Older files of timm have the entries of `pretrained_cfg` beside the others.
-    told = config.get("pretrained_cfg", config if "input_size" in config else None)
-    if told is not None:
-        names = config.get("label_names") or told.get("label_names") or ()
-        prepared = _of_timm(told)
-        return Weights(file, layout, options, prepared, config.get("num_classes"), tuple(names)), state
+    if config is not None:
+        return Weights(file, layout, options, config.preprocessing, config.num_classes, config.classes), state
     try:
         prepared = preprocessing(name, layout)
     except ValueError:
@@ -86,7 +88,8 @@ def load(
     *,
     origin: str | None = None,
     head: Literal["given", "new"] = "given",
-    channels: int = 3,
+    channels: int = TRAINED_CHANNELS,
+    entry: str | None = None,
     **overrides: Any,
 ) -> Loaded:
     """A model with weights of others, and how its images are prepared.
@@ -102,8 +105,12 @@ def load(
         name of a repository on the hub of Hugging Face, such as "timm/resnet18.a1_in1k".
       origin: see `describe`.
       head: "given" takes the last layer from the file; "new" leaves it out, and the model's own starts at zero.
-      channels: of the images.
-      overrides: options of the model. What the weights demand need not be given.
+      channels: of the images. A first convolution for three channels is adapted to others as timm does: those for red,
+        green and blue are added up for one channel, and repeated for more.
+      entry: the name of the weights in a checkpoint of `torch.save` that holds more than one set, such as "state_dict"
+        or "model_ema".
+      overrides: options of the model. What the weights demand need not be given. The position embeddings of a ViT are
+        resampled to its `image_size`, as timm does.
 
     Returns:
       The model and its variables. The classes are those that a configuration beside the file names, else those of
@@ -115,24 +122,37 @@ def load(
       OSError: the repository cannot be fetched.
       ValueError: the file holds no weights, or as `from_torch` and `from_keras`.
     """
-    weights, state = _open(name, source, origin, overrides)
+    weights, state = _open(name, source, origin, entry, overrides)
     if head == "given" and weights.num_classes is not None:
         overrides.setdefault("num_classes", weights.num_classes)
     overrides = {**weights.model_options, **overrides}
     if weights.layout == "keras":
-        model, variables = keras.from_keras(name, weights.file, head=head, channels=channels, **overrides)
+        found = keras.from_keras(name, weights.file, head=head, channels=channels, **overrides)
     else:
-        model, variables = from_torch(name, state, head=head, channels=channels, **overrides)
-    prepared = weights.preprocessing
+        file = str(weights.file)
+        found = from_torch(name, state, head=head, channels=channels, source=file, **overrides)
+    model, prepared = found.model, weights.preprocessing
     classes = weights.classes
     if not classes and prepared is not None and getattr(model, "num_classes", 0) == IMAGENET_CLASSES:
         classes = imagenet_classes()
-    return Loaded(
-        model,
-        variables,
-        prepared._replace(channels=channels) if prepared else None,
-        classes if head == "given" else (),
-    )
+    if prepared is not None:
+        prepared = _for_channels(prepared._replace(image_size=_seen_size(model, prepared)), channels)
+    return Loaded(model, found.variables, prepared, classes if head == "given" else (), faults=found.faults)
+
+
+def _seen_size(model: Any, prepared: Preprocessing) -> Any:
+    """The size that the model is made for, where it is made for one."""
+    return getattr(model, "image_size", prepared.image_size)
+
+
+def _for_channels(prepared: Preprocessing, channels: int) -> Preprocessing | None:
+    """How grey images are prepared for weights that were trained on colours; None for what no reader gives."""
+    if channels == TRAINED_CHANNELS:
+        return prepared._replace(channels=channels)
+    if channels != 1:
+        return None
+    mean, std = (numbers and (sum(numbers) / len(numbers),) for numbers in (prepared.mean, prepared.std))
+    return prepared._replace(mean=mean, std=std, channels=channels)
 
 
 def convert(
@@ -142,7 +162,9 @@ def convert(
     *,
     origin: str | None = None,
     head: Literal["given", "new"] = "given",
-    channels: int = 3,
+    channels: int = TRAINED_CHANNELS,
+    entry: str | None = None,
+    allow_faults: bool = False,
     **overrides: Any,
 ) -> Weights:
     """Saves weights of others as a folder that `zoo.load_model` and `zoo predict` read, with their preprocessing.
@@ -154,64 +176,116 @@ def convert(
       origin: see `describe`.
       head: see `load`.
       channels: of the images.
+      entry: see `load`.
+      allow_faults: save also weights with NaN, infinity, negative variances, or integers where floats belong.
       overrides: options of the model, beside those that the weights demand.
 
     Raises:
       FileExistsError: `out` exists.
-      ValueError: as `load`; or it is not known what images these weights want to see.
+      ValueError: as `load`; or it is not known what images these weights want to see, or the weights have faults.
     """
     if Path(out).exists():
         raise FileExistsError(f"{out} exists; choose another folder or remove it")
-    weights = describe(name, source, origin, **overrides)
+    weights = describe(name, source, origin, entry=entry, **overrides)
     if weights.preprocessing is None:
         raise ValueError(f"it is not known what images the weights {source} want to see: no origin lists {name!r}")
-    loaded = load(name, source, origin=origin, head=head, channels=channels, **overrides)
+    loaded = load(name, source, origin=origin, head=head, channels=channels, entry=entry, **overrides)
+    if loaded.faults and not allow_faults:
+        raise ValueError(
+            f"the weights {source} have {'; '.join(loaded.faults)}; they are saved nevertheless with allow_faults=True "
+            "(--allow-faults on the command line)"
+        )
     options = {**weights.model_options, **overrides}
-    if hasattr(loaded.model, "num_classes"):
-        options["num_classes"] = loaded.model.num_classes
-    assert loaded.preprocessing is not None  # as `describe` found
+    found = {name: getattr(loaded.model, name) for name in ("num_classes", "image_size") if hasattr(loaded.model, name)}
+    if loaded.preprocessing is None:
+        raise ValueError(f"images have 1 channel or 3, not {channels}: `load` gives this model without preprocessing")
     save_model(
         out,
         name,
         loaded.variables,
         preprocessing=loaded.preprocessing._asdict(),
         classes=loaded.classes,
-        **options,
+        **{**options, **found},
     )
     return weights
 
 
-def _locate(source: str | Path) -> tuple[Path, dict[str, Any]]:
-    """The file of weights, and the configuration beside it, where there is one."""
+class _Configuration(NamedTuple):
+    """What timm writes beside its weights.
+
+    Attributes:
+      preprocessing: what the weights want to see.
+      num_classes: outputs.
+      classes: their names.
+    """
+
+    preprocessing: Preprocessing
+    num_classes: int | None
+    classes: tuple[str, ...]
+
+
+class _Outer(NamedTuple):
+    """The entries of a config.json of timm."""
+
+    pretrained_cfg: dict[str, Any]
+    num_classes: int
+    label_names: tuple[str, ...]
+
+
+class _Inner(NamedTuple):
+    """Those of its `pretrained_cfg`, and timm's defaults. Older files have them beside the others."""
+
+    input_size: tuple[int, ...] = (3, 224, 224)  # channels, height and width
+    crop_pct: float = 0.875
+    crop_mode: str = "center"
+    interpolation: str = "bicubic"
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    label_names: tuple[str, ...] = ()
+
+
+def _locate(source: str | Path) -> tuple[Path, _Configuration | None]:
+    """The file of weights, and what timm's configuration beside it says, where there is one."""
     path = Path(source)
     if not path.exists() and path.suffix not in _FILES:
         path = fetched_folder(source)
     if not path.is_dir():
-        return path, {}
-    config = path / "config.json"
-    return path / "model.safetensors", read_json(config) if config.is_file() else {}
+        return path, None
+    config = file_in(path, CONFIG)
+    return file_in(path, WEIGHTS), _read_config(config) if config.is_file() else None
 
 
-def _of_timm(config: dict[str, Any]) -> Preprocessing:
-    """What timm writes of its weights; what is missing there has timm's default.
+def _read_config(file: Path) -> _Configuration | None:
+    """What timm writes of its weights; None where the file is of something else.
 
     Raises:
       ValueError: it is not understood; names the entry.
     """
-    channels, *sizes = config.get("input_size", (3, 224, 224))
-    if len(sizes) != 2 or sizes[0] != sizes[1] or not all(isinstance(size, int) for size in (channels, *sizes)):
-        raise ValueError(f"input_size in config.json must be [channels, side, side], not {config['input_size']!r}")
-    size = sizes[0]
-    interpolation, mode = config.get("interpolation", "bicubic"), config.get("crop_mode", "center")
-    if interpolation not in ("bilinear", "bicubic"):
-        raise ValueError(f"the weights want images resized by {interpolation!r}; known are bilinear and bicubic")
-    if mode not in ("center", "squash"):
-        raise ValueError(f"the weights want images cropped by the mode {mode!r}; known are center and squash")
-    return Preprocessing(
-        size,
-        config.get("crop_pct", 0.875),
-        interpolation,
-        tuple(config.get("mean", (0.485, 0.456, 0.406))),
-        tuple(config.get("std", (0.229, 0.224, 0.225))),
-        mode == "squash",
-    )
+    content = read_json(file)
+    outer = require_types(content, _Outer, file)
+    if "pretrained_cfg" not in outer and "input_size" not in content:
+        return None
+    inner = _Inner(**require_types(outer.get("pretrained_cfg", content), _Inner, file))
+    names, count = outer.get("label_names") or inner.label_names, outer.get("num_classes")
+    if names and count is not None and len(names) != count:
+        raise ValueError(f"label_names in {file} are {len(names)}, and num_classes is {count}")
+    return _Configuration(_prepared(inner, file), count, tuple(names))
+
+
+def _prepared(config: _Inner, file: Path) -> Preprocessing:
+    channels, *sizes = config.input_size or [0]
+    if len(sizes) != 2 or sizes[0] != sizes[1] or min(sizes) < 1:
+        raise ValueError(f"input_size in {file} must be [channels, side, side], not {config.input_size!r}")
+    for entry, numbers in (("mean", config.mean), ("std", config.std)):
+        if len(numbers) != channels:
+            raise ValueError(f"{entry} in {file} must have a number for each of {channels} channels, not {numbers!r}")
+    if not 0 < config.crop_pct <= 1:
+        raise ValueError(f"crop_pct in {file} must be in (0, 1], not {config.crop_pct}")
+    if config.interpolation not in ("bilinear", "bicubic"):
+        raise ValueError(f"the weights want images resized by {config.interpolation!r}; known are bilinear and bicubic")
+    if config.crop_mode not in ("center", "squash"):
+        raise ValueError(
+            f"the weights want images cropped by the mode {config.crop_mode!r}; known are center and squash"
+        )
+    mean, std, squash = tuple(config.mean), tuple(config.std), config.crop_mode == "squash"
+    return Preprocessing(sizes[0], config.crop_pct, config.interpolation, mean, std, squash)

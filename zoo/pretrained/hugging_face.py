@@ -26,23 +26,40 @@ class Place(NamedTuple):
     part: tuple[int, int] = (0, 1)
 
 
+class Architecture(NamedTuple):
+    """What is to know of one class of `transformers`.
+
+    Attributes:
+      options: ours that make a model of it.
+      head: the name of our layer "head" there.
+      labels: our option that counts its labels, where it has some.
+      prefix: of the tensors that are the model without its head.
+      evidence: tensors by which a file without a configured architecture is known to be of this one.
+    """
+
+    options: Mapping[str, Any]
+    head: str = ""
+    labels: str = ""
+    prefix: str = ""
+    evidence: tuple[str, ...] = ()
+
+
 class Family(NamedTuple):
     """What is to know of one `model_type`.
 
     Attributes:
       module: our class.
-      prefix: of the tensors that are the model without its head; a file of the bare model leaves it out.
-      architectures: the classes of `transformers` that there are for it, each with our options.
+      architectures: the classes of `transformers` that there are for it, the one with logits of words first and the
+        bare model last.
       settings: of the configuration, by our options.
       defaults: of settings that a configuration leaves out.
       only: settings that change what is computed, and the one value that our model knows.
       place: where the variable at a path such as "decoder_block1/norm1/scale" lies.
-      left: a pattern of tensors that are no part of the model, or of another head than the one that is read.
+      left: a pattern of tensors that are no part of the model, beside those of other heads.
     """
 
     module: type[nn.Module]
-    prefix: str
-    architectures: Mapping[str, Mapping[str, Any]]
+    architectures: Mapping[str, Architecture]
     settings: Mapping[str, str]
     defaults: Mapping[str, Any]
     only: Mapping[str, Any]
@@ -63,7 +80,7 @@ def _bert(path: str) -> Place:
         "embed_segments": "embeddings.token_type_embeddings",
         "norm_embed": "embeddings.LayerNorm",
         "pooler": "pooler.dense",
-        "head": "classifier",
+        "head": "head",
         "transform": "cls.predictions.transform.dense",
         "norm_transform": "cls.predictions.transform.LayerNorm",
     }
@@ -85,25 +102,49 @@ def _gpt(path: str) -> Place:
     _, *inner, leaf = path.split("/")
     if not inner:
         return Place("wpe.weight")
-    name = {"embed": "wte", "norm_head": "ln_f"}.get(inner[0])
+    name = {"embed": "wte", "norm_head": "ln_f", "head": "head"}.get(inner[0])
     part = (0, 1)
     if name is None:
         layers = {"norm1": "ln_1", "norm2": "ln_2", "fc1": "mlp.c_fc", "fc2": "mlp.c_proj", "out": "attn.c_proj"}
         name = f"h.{int(inner[0].removeprefix('decoder_block')) - 1}.{layers.get(inner[-1], 'attn.c_attn')}"
         if inner[-1] not in layers:
             part = ("query", "key", "value").index(inner[-1]), 3
-    return Place(f"{name}.{_LEAVES[leaf]}", part=part)  # kernels lie as ours do
+    # Kernels lie as ours do, but for that of a head.
+    return Place(f"{name}.{_LEAVES[leaf]}", turned=name == "head" and leaf == "kernel", part=part)
 
 
 def _llama(path: str) -> Place:
     _, *inner, leaf = path.split("/")
-    name = {"embed": "embed_tokens", "norm_head": "norm", "head": "lm_head"}.get(inner[0])
+    name = {"embed": "embed_tokens", "norm_head": "norm", "head": "head"}.get(inner[0])
     if name is None:
         layers = {"norm1": "input_layernorm", "norm2": "post_attention_layernorm"}
         layers |= {name: f"mlp.{name}_proj" for name in ("gate", "up", "down")}
         layers |= {name: f"self_attn.{name[0]}_proj" for name in ("query", "key", "value", "out")}
         name = f"layers.{int(inner[0].removeprefix('decoder_block')) - 1}.{layers[inner[-1]]}"
     return Place(f"{name}.{_LEAVES[leaf]}", turned=leaf == "kernel")
+
+
+_QUESTIONS = Architecture(
+    {"output": "token", "num_outputs": 2}, "qa_outputs", prefix="transformer.", evidence=("qa_outputs.weight",)
+)
+
+
+def _decoders(name: str, words: str, prefix: str, *, token_head: str) -> dict[str, Architecture]:
+    """The architectures of a decoder: with logits of words, of the text, of each token, of answers, and bare."""
+    of_tokens = (f"{token_head}.weight", f"{token_head}.bias")
+    return {
+        f"{name}{words}": Architecture(
+            {"output": "next_token"}, "lm_head", prefix=prefix, evidence=("lm_head.weight",)
+        ),
+        f"{name}ForTokenClassification": Architecture(
+            {"output": "token"}, token_head, "num_outputs", prefix, of_tokens
+        ),
+        f"{name}ForSequenceClassification": Architecture(
+            {"output": "text"}, "score", "num_outputs", prefix, ("score.weight",)
+        ),
+        f"{name}ForQuestionAnswering": _QUESTIONS,
+        f"{name}Model": Architecture({"output": "hidden"}),
+    }
 
 
 ACTIVATIONS = {
@@ -114,6 +155,9 @@ ACTIVATIONS = {
     "silu": "silu",
 }
 """Activations by their name there; "gelu_new" is the first of ours that has two."""
+
+HEADS = r"(cls|lm_head|classifier|score|qa_outputs|pooler|multiple_choice_head)\..*"
+"""A pattern of the tensors of heads, which have no prefix (but for the pooler, which only BERT has)."""
 
 TIED = (
     ("lm_head.weight", "embed_tokens.weight"),
@@ -126,11 +170,27 @@ TIED = (
 FAMILIES = {
     "bert": Family(
         BERT,
-        prefix="bert.",
         architectures={
-            "BertForMaskedLM": {"masked_lm": True},
-            "BertForSequenceClassification": {"num_classes": 2},
-            "BertModel": {},
+            "BertForMaskedLM": Architecture(
+                {"masked_lm": True}, prefix="bert.", evidence=("cls.predictions.transform.dense.weight",)
+            ),
+            "BertForSequenceClassification": Architecture(
+                {"masked_lm": False, "per_token": False},
+                "classifier",
+                "num_classes",
+                "bert.",
+                ("classifier.weight", "pooler.dense.weight"),
+            ),
+            "BertForTokenClassification": Architecture(
+                {"masked_lm": False, "per_token": True}, "classifier", "num_classes", "bert.", ("classifier.weight",)
+            ),
+            "BertForQuestionAnswering": Architecture(
+                {"masked_lm": False, "per_token": True, "num_classes": 2},
+                "qa_outputs",
+                prefix="bert.",
+                evidence=("qa_outputs.weight",),
+            ),
+            "BertModel": Architecture({"masked_lm": False, "num_classes": 0}),
         },
         settings={
             "vocab_size": "vocab_size",
@@ -163,12 +223,11 @@ FAMILIES = {
             "tie_word_embeddings": True,
         },
         place=_bert,
-        left=r"embeddings\.position_ids|(pooler|classifier|cls)\..*",
+        left=r"embeddings\.(position_ids|token_type_ids)",
     ),
     "gpt2": Family(
         GPT,
-        prefix="transformer.",
-        architectures={"GPT2LMHeadModel": {}, "GPT2Model": {}},
+        architectures=_decoders("GPT2", "LMHeadModel", "transformer.", token_head="classifier"),
         settings={
             "vocab_size": "vocab_size",
             "max_len": "n_positions",
@@ -201,8 +260,10 @@ FAMILIES = {
     ),
     "llama": Family(
         Llama,
-        prefix="model.",
-        architectures={"LlamaForCausalLM": {}},
+        architectures={
+            **_decoders("Llama", "ForCausalLM", "model.", token_head="score"),
+            "LlamaForQuestionAnswering": _QUESTIONS._replace(prefix="transformer."),
+        },
         settings={
             "vocab_size": "vocab_size",
             "max_len": "max_position_embeddings",

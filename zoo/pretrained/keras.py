@@ -7,11 +7,13 @@ each class, the older `.h5`, in which the published weights are, has their names
 from __future__ import annotations
 
 import io
+import logging
 import zipfile
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -20,12 +22,16 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from zoo.checkpoint import Loaded
-from zoo.pretrained.state_dict import require_same_entries
+from zoo.pretrained.adapt import TRAINED_CHANNELS, adapt_input_channels, input_kernels
+from zoo.pretrained.hdf5 import ENTRIES, OUTSIDE, Layer, hdf5_datasets
+from zoo.pretrained.tensors import dense, faults_of, listed, printable, require_same_entries, require_unpacked_size
 from zoo.registry import create_model, model_card
 from zoo.summary import abstract_variables
 from zoo.vision.efficientnet import EfficientNet
 from zoo.vision.resnet import ResNet
 from zoo.vision.vgg import VGG
+
+_LOG = logging.getLogger(__name__)
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "efficientnet_b0": {"epsilon": 1e-3, "same_padding": True},
@@ -35,37 +41,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
 """The models whose weights can be read, and the options that these weights are for."""
 
 
-class Layer(NamedTuple):
-    """A layer of Keras with weights.
-
-    Attributes:
-      kind: the name of its class, as files number it.
-      name: in keras.applications.
-      path: of our module; empty where the layer is no part of our model.
-      norm: our batch norm that follows, which takes in the bias that our convolution does not have.
-      bgr: whether it sees blue, green and red in this order.
-    """
-
-    kind: Literal["conv2d", "depthwise_conv2d", "batch_normalization", "dense", "normalization"]
-    name: str
-    path: str
-    norm: str = ""
-    bgr: bool = False
-
-
-_ENTRIES = {
-    "batch_normalization": ("scale", "bias", "mean", "var"),
-    "normalization": ("mean", "variance", "count"),
-}
-"""What a layer holds, in the order of the files, by our names; others have a kernel and a bias."""
-
-
 def from_keras(
     name: str,
     path: str | Path,
     *,
     head: Literal["given", "new"] = "given",
-    channels: int = 3,
+    channels: int = TRAINED_CHANNELS,
     **overrides: Any,
 ) -> Loaded:
     """A model and its variables from a `.keras`, `.weights.h5` or `.h5` file.
@@ -74,15 +55,16 @@ def from_keras(
 
     Of VGG16, ResNet50 and EfficientNetB0, saved with `save` or `save_weights`. What Keras does to its images first is
     `preprocessing(name, "keras")` here. ResNet50 and VGG16 see blue before green before red there, and red first here.
+    The network may be nested in another one; if a single dense layer follows it there, that is the last layer.
 
     Args:
       name: of a registered model.
       path: of the file.
       head: "given" takes the last layer from the file, which must have as many outputs as the model; "new" leaves it
         out, also where the file has none (`include_top=False`), and the model's own starts at zero.
-      channels: of the images.
-      overrides: options of the model. What Keras's weights demand (`OPTIONS`) need not be given, nor `num_classes`
-        where the head is.
+      channels: of the images. A first convolution for three channels is adapted to others.
+      overrides: options of the model. What Keras's weights demand (`OPTIONS`) need not be given, nor `num_classes`,
+        which is 0 where the file has no head.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -98,102 +80,121 @@ def from_keras(
             raise ValueError(f"Keras's {name} has {option}={value!r}, not {overrides[option]!r}: leave it out")
     model = create_model(name, **overrides)
     table = list(_TABLES[type(model)](model))
-    found = read_keras(path, table)
-    if head == "given" and "num_classes" not in overrides and "predictions/bias" in found:
-        model = create_model(name, **overrides, num_classes=len(found["predictions/bias"]))
-    image = jax.ShapeDtypeStruct((1, *model_card(name).input_shape[:2], channels), jnp.float32)
-    wanted: dict[str, Any] = flatten_dict(abstract_variables(model, image), sep="/")
-    if head == "new":
+    shapes = keras_shapes(path, table)
+    if head == "given" and "num_classes" not in overrides:
+        outputs = shapes.get("predictions/bias", (0,))
+        model = create_model(name, **overrides, num_classes=int(outputs[0]) if outputs else 0)
+        if "predictions/bias" not in shapes:
+            _LOG.warning("%s has no last layer (predictions): the model gives features", path)
+    if head == "new" or not getattr(model, "num_classes", 0):
         table = [layer for layer in table if layer.path != "head"]
-        found = {key: array for key, array in found.items() if not key.startswith("predictions/")}
-    shapes = {
-        f"{layer.name}/{entry}": _foreign_shape(layer, entry, wanted, channels)
+    if head == "new":
+        shapes = {key: shape for key, shape in shapes.items() if not key.startswith(("predictions/", OUTSIDE))}
+    seen = next((shapes[f"{layer.name}/kernel"] for layer in table if f"{layer.name}/kernel" in shapes), ())
+    trained = TRAINED_CHANNELS if len(seen) == 4 and seen[2] == TRAINED_CHANNELS else channels
+    usual: dict[str, Any] = flatten_dict(abstract_variables(model, _image(name, trained)), sep="/")
+    wanted: dict[str, Any] = flatten_dict(abstract_variables(model, _image(name, channels)), sep="/")
+    expected = {
+        f"{layer.name}/{entry}": _foreign_shape(layer, entry, usual, trained)
         for layer in table
-        for entry in _entries(layer, wanted)
+        for entry in _entries(layer, usual)
     }
+    bare = isinstance(model, VGG) and "fc1/kernel" not in shapes
     require_same_entries(
         f"{path} does not fit {name!r} with these options (is it for other num_classes or channels? "
-        'head="new", --new-head on the command line, leaves its last layer out)',
-        shapes,
-        found,
+        'head="new", --new-head on the command line, leaves its last layer out'
+        f"{'; include_top=False has left out fc1 and fc2, which this model needs' if bare else ''})",
+        expected,
+        {key: jax.ShapeDtypeStruct(shape, jnp.float32) for key, shape in shapes.items()},
     )
+    found = read_keras(path, table, expected)
+    names: dict[str, str] = {}
     variables = {key: np.zeros(leaf.shape, leaf.dtype) for key, leaf in wanted.items()}
+    inputs = input_kernels(wanted, usual)
     for layer in table:
-        for entry in _entries(layer, wanted):
+        for entry in _entries(layer, usual):
             key = _variable(layer.path, entry)
             if key in wanted:
-                array = found[f"{layer.name}/{entry}"]
-                array = array[:, :, ::-1] if layer.bgr and entry == "kernel" and channels == 3 else array
+                names[key] = f"{layer.name}/{entry}"
+                array = found[names[key]]
+                if entry == "kernel" and layer.bgr and trained == TRAINED_CHANNELS:
+                    array = array[:, :, ::-1]
+                if key in inputs:
+                    array = adapt_input_channels(array, channels, 2, f"{names[key]} of {path}")
                 array = array.transpose(0, 1, 3, 2) if layer.kind == "depthwise_conv2d" else array
                 variables[key] = array.reshape(wanted[key].shape).astype(wanted[key].dtype)
     for layer in table:
         if layer.norm:  # normalising x + bias by a mean is normalising x by the mean less the bias
-            variables[f"batch_stats/{layer.norm}/mean"] -= found[f"{layer.name}/bias"]
+            mean = f"batch_stats/{layer.norm}/mean"
+            variables[mean] = (variables[mean] - found[f"{layer.name}/bias"]).astype(wanted[mean].dtype)
+    faults = faults_of(path, {key: found[key] for key in names.values()}, {k: variables[k] for k in names}, names)
     return Loaded(
-        model, unflatten_dict({tuple(key.split("/")): jnp.asarray(array) for key, array in variables.items()})
+        model,
+        unflatten_dict({tuple(key.split("/")): jnp.asarray(array) for key, array in variables.items()}),
+        faults=faults,
     )
 
 
-def read_keras(path: str | Path, table: list[Layer]) -> dict[str, np.ndarray]:
-    """The arrays of a file by "layer/entry", with the names that keras.applications gives the layers.
+def _image(name: str, channels: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((1, *model_card(name).input_shape[:2], channels), jnp.float32)
+
+
+def keras_shapes(path: str | Path, table: Sequence[Layer]) -> dict[str, tuple[int, ...]]:
+    """The shapes of the arrays of a file by "layer/entry", with the names that keras.applications gives the layers.
 
     Raises:
       FileNotFoundError: there is no such file.
       ImportError: h5py is not installed.
       ValueError: it is no file of weights of Keras.
     """
+    with _datasets(Path(path), table) as datasets:
+        return {key: tuple(dataset.shape) for key, dataset in datasets.items()}
+
+
+def read_keras(path: str | Path, table: Sequence[Layer], keys: Collection[str]) -> dict[str, np.ndarray]:
+    """Those arrays of a file, by the names of `keras_shapes`.
+
+    Raises:
+      FileNotFoundError, ImportError: as `keras_shapes`.
+      ValueError: it is no file of weights of Keras, lacks an array, or claims more than it can hold.
+    """
+    path = Path(path)
+    with _datasets(path, table) as datasets:
+        if missing := [key for key in keys if key not in datasets]:
+            raise ValueError(f"{path} has no {listed(missing)}")
+        require_unpacked_size(path, sum(datasets[key].nbytes for key in keys))
+        arrays = {}
+        for key in keys:
+            try:
+                array = np.asarray(datasets[key])
+            except (OSError, ValueError, TypeError) as error:
+                raise ValueError(f"{path} is damaged at {printable(key)}: {printable(error)}") from None
+            bfloat16 = array.dtype.kind == "V" and array.dtype.itemsize == 2  # HDF5 has no word for it
+            arrays[key] = dense(key, array.view(jnp.bfloat16) if bfloat16 else array)
+        return arrays
+
+
+@contextmanager
+def _datasets(path: Path, table: Sequence[Layer]) -> Iterator[dict[str, Any]]:
+    """The arrays of a file, of which nothing is read yet."""
     try:
         import h5py
     except ImportError:
         raise ImportError(f'reading {path} needs h5py: pip install "flaxzoo[keras]"') from None
-    path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is no file; expected .keras, .weights.h5 or .h5")
     try:
         content: Any = path
         if path.suffix == ".keras":
             with zipfile.ZipFile(path) as archive:
+                require_unpacked_size(path, archive.getinfo("model.weights.h5").file_size)
                 content = io.BytesIO(archive.read("model.weights.h5"))
-        with h5py.File(content, "r") as file:
-            arrays = dict(_numbered(file, table) if "layers" in file else _named(file))
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is no file of weights that Keras wrote: {error}") from None
-    entries = {layer.name: _ENTRIES.get(layer.kind, ("kernel", "bias")) for layer in table}
-    return {
-        f"{name}/{entries[name][index] if index < len(entries.get(name, ())) else index}": array
-        for (name, index), array in arrays.items()
-    }
-
-
-def _numbered(file: Any, table: list[Layer]) -> Iterator[tuple[tuple[str, int], np.ndarray]]:
-    """Layers under the name of their class and a number, from the second on."""
-    counts: Counter[str] = Counter()
-    names = {}
-    for layer in table:
-        number = counts[layer.kind]
-        names[f"{layer.kind}_{number}" if number else layer.kind] = layer.name
-        counts[layer.kind] += 1
-
-    def visit(group: Any, prefix: str) -> Iterator[tuple[tuple[str, int], np.ndarray]]:
-        for stored, inside in group.items():
-            for index, array in inside.get("vars", {}).items():
-                name = names.get(stored, stored) if not prefix else f"{prefix}{stored}"
-                yield (name, int(index)), np.asarray(array)
-            yield from visit(inside.get("layers", {}), f"{prefix}{stored}/")
-
-    return visit(file["layers"], "")
-
-
-def _named(file: Any) -> Iterator[tuple[tuple[str, int], np.ndarray]]:
-    """Layers under their names, which attributes list."""
-    group = file.get("model_weights", file)
-    for name in map(_text, group.attrs["layer_names"]):
-        for index, entry in enumerate(map(_text, group[name].attrs["weight_names"])):
-            yield (name, index), np.asarray(group[name][entry])
-
-
-def _text(name: str | bytes) -> str:
-    return name.decode() if isinstance(name, bytes) else name
+        file = h5py.File(content, "r")
+        datasets = hdf5_datasets(file, table)
+    except (OSError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} is no file of weights that Keras wrote: {printable(error)}") from None
+    with file:
+        yield datasets
 
 
 def normalization(path: str | Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -201,8 +202,10 @@ def normalization(path: str | Path) -> tuple[tuple[float, ...], tuple[float, ...
 
     The published weights keep the deviations in the place of variances, and Keras corrects for it.
     """
-    found = read_keras(path, list(_TABLES[EfficientNet](create_model("efficientnet_b0"))))
-    mean, variance = (np.ravel(found[f"normalization/{entry}"]) for entry in ("mean", "variance"))
+    table = list(_TABLES[EfficientNet](create_model("efficientnet_b0")))
+    keys = ("normalization/mean", "normalization/variance")
+    found = read_keras(path, table, keys)
+    mean, variance = (np.ravel(found[key]).astype(np.float32) for key in keys)
     deviation = variance if np.allclose(variance, (0.229, 0.224, 0.225)) else np.sqrt(variance)
     return tuple(map(float, mean)), tuple(map(float, deviation))
 
@@ -212,7 +215,7 @@ def _variable(path: str, entry: str) -> str:
 
 
 def _entries(layer: Layer, wanted: Mapping[str, Any]) -> list[str]:
-    entries = _ENTRIES.get(layer.kind, ("kernel", "bias"))
+    entries = ENTRIES.get(layer.kind, ("kernel", "bias"))
     return [
         entry
         for entry in entries

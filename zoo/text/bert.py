@@ -20,8 +20,8 @@ class BERT(nn.Module):
     """Embeddings of tokens, positions and segments, and blocks with the norm behind.
 
     The output is the pooled first token, or with `num_classes` logits of classes, or with `masked_lm` logits of the
-    token at each place. `encode` gives the hidden states; their mean over the tokens is the usual embedding of a
-    sentence:
+    token at each place. With `per_token`, it is the hidden state of each token, or logits of classes of each. `encode`
+    gives the hidden states whatever the output; their mean over the tokens is the usual embedding of a sentence:
 
         hidden = model.apply(variables, tokens, mask, method="encode")
         sentences = zoo.transformer.mean_over_tokens(hidden, mask)
@@ -39,6 +39,7 @@ class BERT(nn.Module):
     num_segments: int = 2
     num_classes: int = 0
     masked_lm: bool = False
+    per_token: bool = False
     activation: str = "gelu"
     epsilon: float = 1e-12
     dropout_rate: float = 0.1
@@ -85,6 +86,8 @@ class BERT(nn.Module):
     ) -> jax.Array:
         """Features `[batch, hidden_size]`, logits `[batch, num_classes]` or logits `[batch, time, vocab_size]`.
 
+        With `per_token`, features `[batch, time, hidden_size]` or logits `[batch, time, num_classes]`.
+
         Args:
           tokens: integer `[batch, time]`, a "[CLS]" first.
           mask: boolean `[batch, time]`, which tokens are no padding; all where it is None.
@@ -100,7 +103,7 @@ class BERT(nn.Module):
         if self.masked_lm:
             x = self.norm_transform(activation(self.activation)(self.transform(x)))
             return self.embed.attend(x) + jnp.asarray(self.word_bias, x.dtype)[None, None]
-        x = nn.tanh(self.pooler(x[:, 0]))
+        x = x if self.per_token else nn.tanh(self.pooler(x[:, 0]))
         return self.head(self.dropout(x, train=train)) if self.num_classes else x
 
     def encode(

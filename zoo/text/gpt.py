@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from zoo.layers import Dropout, record
-from zoo.layers.attention import Cache, causal_context, empty_cache
+from zoo.layers.attention import Cache, causal_context, empty_cache, last_token
 from zoo.layers.transformer_block import Block
 from zoo.registry import register
 
@@ -21,6 +21,9 @@ class GPT(nn.Module):
     All weights start with a deviation of 0.02, and those in front of a sum with 1/√(2 · num_layers) of it (section
     2.3). Dropout acts on the embeddings and on what the blocks add, not on the weights of attention. `block1` … are
     named intermediates, `[batch, time, hidden_size]`.
+
+    `output` is what comes out: logits of the next token after each, the last hidden states ("hidden"), or `num_outputs`
+    logits of each token ("token") or of the whole text ("text"), made of its last token.
 
         logits = model.apply(variables, tokens)
         logits, state = model.apply(variables, tokens, model.init_state(batch_size))
@@ -36,6 +39,8 @@ class GPT(nn.Module):
     activation: str = "gelu_tanh"
     epsilon: float = 1e-5
     dropout_rate: float = 0.1
+    output: Literal["next_token", "hidden", "token", "text"] = "next_token"
+    num_outputs: int = 2  # of the outputs "token" and "text"
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -49,6 +54,9 @@ class GPT(nn.Module):
         train: bool = False,
     ) -> Any:
         """Logits of the next token after each, `[batch, time, vocab_size]`; with a state also what it has become.
+
+        By another `output`: hidden states `[batch, time, hidden_size]`, logits `[batch, time, num_outputs]`, or logits
+        `[batch, num_outputs]`.
 
         Args:
           tokens: integer `[batch, time]`; with a state, those that come next.
@@ -86,8 +94,13 @@ class GPT(nn.Module):
             caches.append(cached)
             record(self, f"block{index}", x)
         x = nn.LayerNorm(epsilon=self.epsilon, use_bias=self.use_bias, name="norm_head", **options)(x)
-        logits = embed.attend(x)
-        return logits if state is None else (logits, context.next_cache(caches))
+        if self.output == "text":
+            x = last_token(x, mask)
+        if self.output == "next_token":
+            x = embed.attend(x)
+        elif self.output != "hidden":
+            x = nn.Dense(self.num_outputs, use_bias=self.output == "token", kernel_init=init, name="head", **options)(x)
+        return x if state is None else (x, context.next_cache(caches))
 
     def init_state(self, batch_size: int) -> Cache:
         """The state before the first token."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from zoo.layers import record
-from zoo.layers.attention import Cache, MultiHeadAttention, causal_context, empty_cache
+from zoo.layers.attention import Cache, MultiHeadAttention, causal_context, empty_cache, last_token
 from zoo.registry import register
 
 
@@ -52,7 +52,7 @@ class LlamaBlock(nn.Module):
 class Llama(nn.Module):
     """Embeddings, blocks, a norm and logits. Where `num_kv_heads` is less than `num_heads`, queries are grouped.
 
-    `block1` … are named intermediates, `[batch, time, hidden_size]`.
+    `block1` … are named intermediates, `[batch, time, hidden_size]`. `output` is that of GPT.
 
         logits = model.apply(variables, tokens)
         logits, state = model.apply(variables, tokens, model.init_state(batch_size))
@@ -68,6 +68,8 @@ class Llama(nn.Module):
     epsilon: float = 1e-5
     rotary_base: float = 10_000.0
     tied: bool = False  # logits by the table of embeddings
+    output: Literal["next_token", "hidden", "token", "text"] = "next_token"
+    num_outputs: int = 2  # of the outputs "token" and "text"
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -81,6 +83,9 @@ class Llama(nn.Module):
         train: bool = False,
     ) -> Any:
         """Logits of the next token after each, `[batch, time, vocab_size]`; with a state also what it has become.
+
+        By another `output`: hidden states `[batch, time, hidden_size]`, logits `[batch, time, num_outputs]`, or logits
+        `[batch, num_outputs]`.
 
         Args:
           tokens: integer `[batch, time]`; with a state, those that come next.
@@ -111,11 +116,14 @@ class Llama(nn.Module):
             caches.append(cached)
             record(self, f"block{index}", x)
         x = nn.RMSNorm(epsilon=self.epsilon, name="norm_head", **options)(x)
-        head = (
-            None if self.tied else nn.Dense(self.vocab_size, use_bias=False, kernel_init=init, name="head", **options)
-        )
-        logits = embed.attend(x) if head is None else head(x)
-        return logits if state is None else (logits, context.next_cache(caches))
+        if self.output == "text":
+            x = last_token(x, mask)
+        if self.output == "next_token" and self.tied:
+            x = embed.attend(x)
+        elif self.output != "hidden":
+            outputs = self.vocab_size if self.output == "next_token" else self.num_outputs
+            x = nn.Dense(outputs, use_bias=self.output == "token", kernel_init=init, name="head", **options)(x)
+        return x if state is None else (x, context.next_cache(caches))
 
     def init_state(self, batch_size: int) -> Cache:
         """The state before the first token."""

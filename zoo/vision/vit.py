@@ -56,7 +56,7 @@ class ViT(nn.Module):
         )
         tokens = jnp.broadcast_to(token.astype(x.dtype), (batch, 1, features))
         x = jnp.concatenate([tokens, x.reshape(batch, -1, features)], axis=1)
-        x = x + _resample(positions, learnt, grid).astype(x.dtype)
+        x = x + resample_positions(positions, learnt, grid).astype(x.dtype)
         x = Dropout(self.dropout_rate)(x, train=train)
         record(self, "stem", x)
         for index in range(1, self.num_layers + 1):
@@ -77,7 +77,7 @@ class ViT(nn.Module):
         return nn.Dense(self.num_classes, kernel_init=zeros, name="head", **options)(x) if self.num_classes else x
 
 
-def _resample(positions: jax.Array, learnt: int, grid: list[int]) -> jax.Array:
+def resample_positions(positions: jax.Array, learnt: int, grid: list[int]) -> jax.Array:
     """Position embeddings of the class token and of `learnt`² patches, for a grid of another size."""
     if grid == [learnt, learnt]:
         return positions

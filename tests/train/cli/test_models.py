@@ -6,6 +6,7 @@ import json
 
 import jax
 import numpy as np
+import pytest
 import safetensors.numpy
 from PIL import Image
 
@@ -93,3 +94,21 @@ def test_converted_weights_are_used_as_a_run_is(tmp_path, pictures):
     )
     zoo.save_model(tmp_path / "bare", "resnet18", variables, **options)
     assert "was saved without preprocessing" in error("predict", tmp_path / "bare", pictures[0][0])
+
+
+def test_convert_names_an_entry_and_takes_faults_when_asked(tmp_path):
+    torch = pytest.importorskip("torch")
+    from tests.descriptors import MODELS, random_variables
+    from zoo import pretrained
+
+    options = MODELS["resnet18"].small
+    variables = random_variables(zoo.create_model("resnet18", **options), np.zeros((1, 9, 9, 3), np.float32))
+    state = {k: torch.from_numpy(x) for k, x in pretrained.to_torch("resnet18", variables, **options).items()}
+    average = {**state, "fc.bias": state["fc.bias"] * float("nan")}
+    torch.save({"state_dict": state, "state_dict_ema": average}, tmp_path / "a.pth")
+    settings = [f"{name}={list(value) if isinstance(value, tuple) else value}" for name, value in options.items()]
+    command = ("convert", "resnet18", tmp_path / "a.pth", *settings, "--out", tmp_path / "out")
+    assert "name one, entry='state_dict' (--entry state_dict of `zoo convert`)" in error(*command)
+    assert "have NaN or infinity in fc.bias" in error(*command, "--entry", "state_dict_ema")
+    parsed(*command, "--entry", "state_dict_ema", "--allow-faults")
+    assert np.isnan(zoo.load_model(tmp_path / "out").variables["params"]["head"]["bias"]).all()

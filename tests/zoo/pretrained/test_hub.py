@@ -15,7 +15,7 @@ import safetensors.numpy
 import zoo
 from tests.descriptors import random_variables
 from zoo import pretrained
-from zoo.pretrained.state_dict import read_safetensors
+from zoo.pretrained.tensors import read_safetensors
 
 SMALL = {"vocab_size": 11, "max_len": 8, "hidden_size": 8, "num_layers": 2, "num_heads": 4, "mlp_dim": 12}
 MODELS = {
@@ -132,7 +132,7 @@ def test_names_of_old_files(tmp_path):
     assert not encoder.masked_lm
     np.testing.assert_array_equal(read["params"]["embed"]["embedding"], words)
     assert np.all(read["params"]["pooler"]["kernel"] == 1)
-    with pytest.raises(ValueError, match="unknown architecture: 'BertForPreTraining'; known: BertForMaskedLM"):
+    with pytest.raises(ValueError, match="unknown architecture: 'BertForPreTraining'; nearest: BertFor"):
         pretrained.from_hub(tmp_path, architecture="BertForPreTraining")
 
 
@@ -149,7 +149,7 @@ def test_settings_that_are_left_out_have_hugging_faces_defaults(tmp_path):
     ("settings", "message"),
     [
         ({"model_type": "mistral"}, r"config\.json: unknown model_type: 'mistral'; known: bert, gpt2, llama"),
-        ({"architectures": ["LlamaForTokenClassification"]}, "unknown architecture: 'LlamaForTokenClassification'"),
+        ({"architectures": ["LlamaForChess"]}, "unknown architecture: 'LlamaForChess'; nearest: LlamaForCausalLM"),
         ({"hidden_act": "gelu"}, r"asks for what Llama does not have:\n  hidden_act = 'gelu', where 'silu'"),
         ({"attention_bias": True}, "attention_bias = True, where False is what it computes"),
         ({"head_dim": 16}, "head_dim = 16, where the heads share hidden_size evenly: 2"),
@@ -240,7 +240,10 @@ def test_a_repository_is_fetched(folder, monkeypatch):
     assert asked == [
         (
             "someone/small-llama",
-            ["config.json", "model.safetensors.index.json", "tokenizer.json", "model*.safetensors"],
+            [
+                *("config.json", "generation_config.json", "model.safetensors.index.json", "tokenizer.json"),
+                "model*.safetensors",
+            ],
         )
     ]
 

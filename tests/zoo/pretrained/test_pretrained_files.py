@@ -234,10 +234,10 @@ def test_an_older_configuration_has_its_entries_at_the_top(variables, tmp_path):
         ({"interpolation": "lanczos"}, "resized by 'lanczos'"),
         (
             {"input_size": [3, 48, 64]},
-            r"input_size in config\.json must be \[channels, side, side\], not \[3, 4",
+            r"input_size in .*config\.json must be \[channels, side, side\], not \[3, 4",
         ),
-        ({"input_size": [48]}, "input_size in config"),
-        ({"input_size": [3, "a", "a"]}, "input_size in config"),
+        ({"input_size": [48]}, r"input_size in .*config\.json must be"),
+        ({"input_size": [3, "a", "a"]}, r"input_size of .*config\.json must be a list of whole numbers, not"),
     ],
 )
 def test_what_is_not_understood_is_refused(variables, tmp_path, entry, message):
