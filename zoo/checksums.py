@@ -45,7 +45,7 @@ def _of_arrays(tree: Any) -> dict[str, int]:
     return {path: zlib.crc32(content) for path, content in known.items() if content is not None}
 
 
-def _bytes(leaf: Any) -> np.ndarray | None:
+def _bytes(leaf: Any) -> Any:
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
         if not leaf.is_fully_replicated:
             return None
