@@ -15,7 +15,7 @@ from tests.parity.torch_weights import tensors
 from tests.parity.torchvision_ops import timm
 from zoo import pretrained
 from zoo.pretrained import keras as keras_files
-from zoo.pretrained import timm as timms
+from zoo.pretrained import timm_layout as timms
 from zoo.pretrained import torchvision as torchvisions
 
 torch = pytest.importorskip("torch")

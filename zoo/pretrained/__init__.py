@@ -7,7 +7,7 @@ model, variables = pretrained.from_hub("openai-community/gpt2")
 
 from zoo.checkpoint import Loaded, Preprocessing
 from zoo.pretrained.files import convert, describe, load
-from zoo.pretrained.hub import from_hub, load_tokenizer, to_hub
+from zoo.pretrained.hugging_face import from_hub, load_tokenizer, to_hub
 from zoo.pretrained.imagenet import imagenet_classes
 from zoo.pretrained.inputs import preprocessing
 from zoo.pretrained.keras import from_keras

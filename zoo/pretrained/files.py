@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from zoo.checkpoint import Loaded, Preprocessing, save_model
-from zoo.pretrained import keras, torchvision
+from zoo.pretrained import keras, torchvision_layout
 from zoo.pretrained.adapt import TRAINED_CHANNELS
 from zoo.pretrained.folder import CONFIG, WEIGHTS, fetched_folder, file_in, read_json, require_types
 from zoo.pretrained.imagenet import IMAGENET_CLASSES, imagenet_classes
@@ -71,7 +71,7 @@ def _open(
         return Weights(file, "keras", keras.OPTIONS.get(name, {}), prepared), {}
     state = read_state_dict(file, entry)
     layout = origin or layout_of(name, state, source=str(file), **overrides)
-    epsilon = torchvision.EPSILON.get(name) if layout == "torchvision" else None
+    epsilon = torchvision_layout.EPSILON.get(name) if layout == "torchvision" else None
     options = {"epsilon": epsilon} if epsilon else {}
     if config is not None:
         return Weights(file, layout, options, config.preprocessing, config.num_classes, config.classes), state

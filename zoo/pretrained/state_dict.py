@@ -18,7 +18,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from zoo.checkpoint import Loaded, require_variables
-from zoo.pretrained import timm, torchvision
+from zoo.pretrained import timm_layout, torchvision_layout
 from zoo.pretrained.adapt import TRAINED_CHANNELS, adapt_input_channels, adapt_positions, input_kernels, square_side
 from zoo.pretrained.place import Place, from_foreign, to_foreign
 from zoo.pretrained.tensors import dense, faults_of, listed, require_same_entries, without_prefixes
@@ -110,7 +110,7 @@ def _entries(state_dict: Mapping[str, Any], source: str) -> dict[str, Any]:
     strange = [key for key, x in kept.items() if not isinstance(key, str) or not hasattr(x, "shape")]
     if strange:
         raise ValueError(f"{source} must be arrays by name, as model.state_dict() is; it has {listed(strange)}")
-    return {torchvision.modern(key): x for key, x in without_prefixes(kept).items()}
+    return {torchvision_layout.modern(key): x for key, x in without_prefixes(kept).items()}
 
 
 def _part(array: np.ndarray, place: Place) -> np.ndarray:
@@ -133,7 +133,7 @@ def _demanded(
       ValueError: one that is given contradicts them.
     """
     options: dict[str, Any] = {}
-    if layout == "torchvision" and (epsilon := torchvision.EPSILON.get(name)):
+    if layout == "torchvision" and (epsilon := torchvision_layout.EPSILON.get(name)):
         options["epsilon"] = epsilon
         if given.get("epsilon", epsilon) != epsilon:
             raise ValueError(
@@ -196,7 +196,7 @@ def layout_of(name: str, state_dict: Mapping[str, Any], *, source: str = "the st
     return _layout(name, model, wanted, _entries(state_dict, source), source)
 
 
-_RULES = {"timm": timm.RULES, "torchvision": torchvision.RULES}
+_RULES = {"timm": timm_layout.RULES, "torchvision": torchvision_layout.RULES}
 
 
 def _place(layout: str, model: nn.Module, path: str) -> Place:
@@ -219,8 +219,8 @@ def _layout(name: str, model: nn.Module, wanted: Mapping[str, Any], found: Mappi
 
 
 def _require_family(name: str, model: nn.Module) -> None:
-    if type(model) not in timm.RULES:
-        families = ", ".join(sorted(family.__name__ for family in timm.RULES))
+    if type(model) not in timm_layout.RULES:
+        families = ", ".join(sorted(family.__name__ for family in timm_layout.RULES))
         raise ValueError(f"no foreign weights are known for {name!r}; there are some for {families}")
 
 

@@ -14,11 +14,11 @@ from flax.traverse_util import flatten_dict
 import zoo
 from tests.descriptors import MODELS, random_variables
 from zoo import pretrained
-from zoo.pretrained import place, timm, torchvision
+from zoo.pretrained import place, timm_layout, torchvision_layout
 from zoo.pretrained.state_dict import _place
 
 FAMILIES = {type(zoo.create_model(name)): name for name in MODELS}
-FAMILIES = {family: name for family, name in FAMILIES.items() if family in timm.RULES}
+FAMILIES = {family: name for family, name in FAMILIES.items() if family in timm_layout.RULES}
 every_family = pytest.mark.parametrize("name", [*FAMILIES.values(), "resnet18", "vgg11"])
 
 
@@ -54,7 +54,7 @@ def resnet():
 
 
 def test_every_family_of_images_has_a_rule_in_both_layouts():
-    assert set(timm.RULES) == set(torchvision.RULES) == set(FAMILIES)
+    assert set(timm_layout.RULES) == set(torchvision_layout.RULES) == set(FAMILIES)
 
 
 @every_family
@@ -68,7 +68,7 @@ def test_there_and_back_is_the_identity(name):
 
 @every_family
 def test_torchvisions_layout_is_told_by_its_keys(name):
-    epsilon = torchvision.EPSILON.get(name)
+    epsilon = torchvision_layout.EPSILON.get(name)
     options, variables = small(name, **({"epsilon": epsilon} if epsilon else {}))
     state = in_torchvisions_layout(name, variables, options)
     assert_same(pretrained.from_torch(name, state, **options).variables, variables)
@@ -175,7 +175,7 @@ def test_variables_of_another_model_are_not_written(resnet):
         pretrained.to_torch("resnet18", {"params": variables["params"]}, **options)
 
 
-@pytest.mark.parametrize("name", torchvision.EPSILON)
+@pytest.mark.parametrize("name", torchvision_layout.EPSILON)
 def test_torchvisions_epsilon_comes_with_its_weights(name):
     options, variables = small(name)
     state = in_torchvisions_layout(name, variables, options)
@@ -208,7 +208,7 @@ def test_a_model_of_imagenet_knows_its_classes(tmp_path):
 
 
 def test_names_of_older_files():
-    modern = torchvision.modern
+    modern = torchvision_layout.modern
     assert modern("features.denseblock1.denselayer2.norm.1.weight") == "features.denseblock1.denselayer2.norm1.weight"
     assert modern("features.denseblock1.denselayer2.conv.2.weight") == "features.denseblock1.denselayer2.conv2.weight"
     assert modern("encoder.layers.encoder_layer_3.mlp.linear_2.bias") == "encoder.layers.encoder_layer_3.mlp.3.bias"

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from zoo.options import check_options
 from zoo.pretrained.folder import read_json, require_types
-from zoo.pretrained.hugging_face import ACTIVATIONS, Architecture, Family
+from zoo.pretrained.hugging_face_layout import ACTIVATIONS, Architecture, Family
 from zoo.pretrained.tensors import printable
 from zoo.text.bert import BERT
 from zoo.text.gpt import GPT

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from zoo.pretrained import torchvision
+from zoo.pretrained import torchvision_layout
 from zoo.pretrained.place import Place, Rule, layer
-from zoo.pretrained.torchvision import numbers, vgg_features
+from zoo.pretrained.torchvision_layout import numbers, vgg_features
 from zoo.vision.convnext import ConvNeXt
 from zoo.vision.efficientnet import EfficientNet
 from zoo.vision.mobilenet import MobileNetV3
@@ -90,7 +90,7 @@ def _vit(model: ViT, path: str) -> Place:
 
 
 RULES: dict[type, Rule] = {
-    **torchvision.RULES,  # timm's ResNet and DenseNet are torchvision's; it has no AlexNet
+    **torchvision_layout.RULES,  # timm's ResNet and DenseNet are torchvision's; it has no AlexNet
     ConvNeXt: _convnext,
     EfficientNet: _efficientnet,
     MobileNetV3: _mobilenet,
