@@ -72,7 +72,10 @@ def convert(
         Positional[str],
         arg(metavar="FILE", help="weights of timm, torchvision or Keras: a file, a folder or a name on Hugging Face"),
     ],
-    settings: ModelOptions = (),
+    settings: Annotated[
+        Positional[tuple[str, ...]],
+        arg(metavar="OPTION=VALUE", help="options of the model; channels; image_size, crop, mean, std, interpolation"),
+    ] = (),
     *,
     out: Annotated[Path, arg(help="the folder to write")],
     origin: Annotated[

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from zoo.checkpoint import Loaded, Preprocessing, save_model
+from zoo.options import check_options
 from zoo.pretrained import keras, torchvision_layout
 from zoo.pretrained.adapt import TRAINED_CHANNELS
 from zoo.pretrained.folder import CONFIG, WEIGHTS, fetched_folder, file_in, read_json, require_types
@@ -13,6 +14,7 @@ from zoo.pretrained.imagenet import IMAGENET_CLASSES, imagenet_classes
 from zoo.pretrained.inputs import preprocessing
 from zoo.pretrained.state_dict import from_torch, layout_of
 from zoo.pretrained.tensors import read_state_dict, refuse_entry
+from zoo.registry import model_card
 
 _KERAS = (".keras", ".h5")
 _FILES = (*_KERAS, ".safetensors", ".pt", ".pth", ".bin")
@@ -178,7 +180,8 @@ def convert(
       channels: of the images.
       entry: see `load`.
       allow_faults: save also weights with NaN, infinity, negative variances, or integers where floats belong.
-      overrides: options of the model, beside those that the weights demand.
+      overrides: options of the model, beside those that the weights demand; and fields of `Preprocessing`, such as
+        `crop=0.9` or `mean=(0.5, 0.5, 0.5)`, over those that are known.
 
     Raises:
       FileExistsError: `out` exists.
@@ -186,9 +189,15 @@ def convert(
     """
     if Path(out).exists():
         raise FileExistsError(f"{out} exists; choose another folder or remove it")
+    own = set(Preprocessing._fields) - set(model_card(name).options)
+    prepared = {field: overrides.pop(field) for field in own & set(overrides)}
+    check_options(Preprocessing, prepared, "the preprocessing")
     weights = describe(name, source, origin, entry=entry, **overrides)
-    if weights.preprocessing is None:
-        raise ValueError(f"it is not known what images the weights {source} want to see: no origin lists {name!r}")
+    if weights.preprocessing is None and "image_size" not in prepared:
+        raise ValueError(
+            f"it is not known what images the weights {source} want to see: no origin lists {name!r}; say image_size=… "
+            "and, where they differ from ImageNet's, mean=…, std=…, crop=…"
+        )
     loaded = load(name, source, origin=origin, head=head, channels=channels, entry=entry, **overrides)
     if loaded.faults and not allow_faults:
         raise ValueError(
@@ -197,17 +206,24 @@ def convert(
         )
     options = {**weights.model_options, **overrides}
     found = {name: getattr(loaded.model, name) for name in ("num_classes", "image_size") if hasattr(loaded.model, name)}
-    if loaded.preprocessing is None:
+    if channels not in (1, 3):
         raise ValueError(f"images have 1 channel or 3, not {channels}: `load` gives this model without preprocessing")
+    known = loaded.preprocessing or _for_channels(Preprocessing(image_size=prepared["image_size"]), channels)
+    assert known is not None
+    wanted = known._replace(**{k: tuple(v) if isinstance(v, list) else v for k, v in prepared.items()})
+    for field in ("mean", "std"):
+        numbers = getattr(wanted, field)
+        if numbers is not None and len(numbers) != channels:
+            raise ValueError(f"{field} needs a number for each of {channels} channels, not {list(numbers)}")
     save_model(
         out,
         name,
         loaded.variables,
-        preprocessing=loaded.preprocessing._asdict(),
+        preprocessing=wanted._asdict(),
         classes=loaded.classes,
         **{**options, **found},
     )
-    return weights
+    return weights._replace(preprocessing=wanted)
 
 
 class _Configuration(NamedTuple):

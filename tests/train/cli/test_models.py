@@ -92,6 +92,14 @@ def test_converted_weights_are_used_as_a_run_is(tmp_path, pictures):
     assert "out exists; choose another folder" in error(
         "convert", "resnet18", hub, *settings, "--out", tmp_path / "out"
     )
+    grey = ["channels=1", "mean=[0.4]", "std=[0.2]", "crop=1.0", "image_size=8"]
+    parsed("convert", "resnet18", hub, *settings, *grey, "--out", tmp_path / "grey")
+    (found,) = parsed("predict", tmp_path / "grey", pictures[0][0])
+    x = (np.asarray(Image.open(pictures[0][0]).convert("L"), np.float32)[None, ..., None] / 255 - 0.4) / 0.2
+    kernel = variables["params"]["conv_stem"]["kernel"].sum(axis=2, keepdims=True)
+    adapted = {**variables, "params": {**variables["params"], "conv_stem": {"kernel": kernel}}}
+    wanted = jax.nn.softmax(model.apply(adapted, x))[0]
+    np.testing.assert_allclose(list(found["probabilities"].values()), wanted, atol=1e-4)
     zoo.save_model(tmp_path / "bare", "resnet18", variables, **options)
     assert "was saved without preprocessing" in error("predict", tmp_path / "bare", pictures[0][0])
 

@@ -138,6 +138,23 @@ def test_convert_adds_the_options_that_weights_demand(tmp_path):
     assert zoo.load_model(tmp_path / "out")[0].epsilon == 1e-3
 
 
+def test_convert_takes_fields_of_the_preprocessing(hub, tmp_path):
+    given = {"crop": 0.9, "mean": [0.1, 0.2, 0.3], "image_size": 40, "squash": False}
+    found = pretrained.convert("resnet18", hub, tmp_path / "out", **given, **without_classes())
+    wanted = PREPARED._replace(crop=0.9, mean=(0.1, 0.2, 0.3), image_size=40, squash=False)
+    assert found.preprocessing == zoo.load_model(tmp_path / "out").preprocessing == wanted
+    for fields, message in (
+        ({"crop": 2}, r"crop of the preprocessing must be in \[0, 1\], not 2"),
+        ({"mean": [0.5]}, r"mean needs a number for each of 3 channels, not \[0.5\]"),
+        ({"channels": 1, "std": [0.5, 0.5, 0.5]}, "std needs a number for each of 1 channels"),
+        ({"channels": 4}, "images have 1 channel or 3, not 4"),
+        ({"interpolation": "nearest"}, "interpolation of the preprocessing must be 'bilinear' or 'bicubic'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pretrained.convert("resnet18", hub, tmp_path / "bad", **fields, **without_classes())
+    assert not (tmp_path / "bad").exists()
+
+
 def test_convert_needs_to_know_the_images(variables, tmp_path):
     state = pretrained.to_torch("resnet18", variables, **OPTIONS)
     safetensors.numpy.save_file(state, tmp_path / "a.safetensors")
