@@ -176,6 +176,11 @@ class Dataset:
     reader: Reader | None = None
     stratified: bool = False
 
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name} {field.dtype} {list(field.shape)}" for name, field in self.spec.fields.items())
+        classes = f", {len(self.spec.classes)} classes" if self.spec.classes else ""
+        return f"<data set {self.name!r}: {fields}{classes}; splits {', '.join(self.splits)}>"
+
     @property
     def raw_image_shape(self) -> tuple[int, ...]:
         """Shape (height, width, channels) of an image before `preprocess`, which may resize, pad or flatten it.

@@ -124,7 +124,7 @@ def _of_path(name: str) -> str:
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:
-    matches = difflib.get_close_matches(word, known)
+    matches = difflib.get_close_matches(word, dict.fromkeys(known))
     return f"; nearest: {', '.join(matches)}" if matches else ""
 
 

@@ -22,7 +22,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def data_facts(dataset: data.Dataset) -> dict[str, Any]:
-    """Classes, vocabulary, sizes of the splits, and a fingerprint of some examples of each; as plain data."""
+    """Fields, classes, vocabulary, sizes of the splits, and a fingerprint of some examples of each; as plain data."""
     digest = hashlib.sha256()
     for split in sorted(dataset.splits):
         source = dataset.splits[split]
@@ -31,6 +31,7 @@ def data_facts(dataset: data.Dataset) -> dict[str, Any]:
             digest.update(f"{split} {field} {array.dtype} {array.shape}".encode())
             digest.update(np.ascontiguousarray(array).tobytes())
     return {
+        "fields": list(dataset.spec.fields),
         "classes": list(dataset.spec.classes),
         "vocabulary": list(dataset.spec.vocabulary),
         "sizes": {split: len(source) for split, source in dataset.splits.items()},

@@ -6,9 +6,11 @@ import ast
 import dataclasses
 import inspect
 import json
+import logging
 import types
 import typing
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import data
@@ -16,7 +18,9 @@ from data.registry import dataset_builder, hold_out
 from train.user_code import import_code
 from zoo.checkpoint import plain
 from zoo.options import COUNT, POSITIVE, Range, check_options, in_words
-from zoo.registry import load_installed, unknown
+from zoo.registry import list_models, load_installed, model_card, unknown
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +143,7 @@ def recipe_name(reference: str) -> str:
         if name not in _recipes:
             load_installed()
         if name not in _recipes:
-            raise ValueError(unknown("recipe", name, _recipes))
+            raise ValueError(f"{unknown('recipe', name, _recipes)}; {_own(name)}")
         return name
     module = import_code(code)
     here = [each for each, function in _recipes.items() if getattr(module, each, None) is function]
@@ -152,6 +156,15 @@ def recipe_name(reference: str) -> str:
     if not colon and len(here) > 1:
         raise ValueError(f"{code} defines several recipes; choose one, such as {code}:{here[0]}: {', '.join(here)}")
     return name if colon else here[0]
+
+
+def _own(name: str) -> str:
+    """How something of a user's own is made known."""
+    if Path(name, "recipe.json").is_file():
+        return f"{name} is a run: --run {name} --resume"
+    if Path(f"{name}.py").is_file():
+        return f"there is a file {name}.py: give it with its ending"
+    return "one of your own is given as FILE.py, or made known by --import FILE.py"
 
 
 def get_recipe(reference: str) -> Recipe:
@@ -210,17 +223,50 @@ def override(base: Recipe, settings: Sequence[str]) -> Recipe:
             raise ValueError(f"a setting has the form NAME=VALUE, such as epochs=3; not {setting!r}")
         field, _, option = name.partition(".")
         if field not in hints:
-            raise ValueError(
-                f"{unknown('field of a recipe', field, hints)}; an option stands behind its group, such as "
-                f"optimizer_options.{name}, schedule_options.{name} or model_options.{name}"
-            )
+            raise ValueError(_unknown_field(base, name, text))
         value = literal(text)
         if option and hints[field] == dict[str, Any]:
             value = {**getattr(base, field), option: value}
         elif option:
             raise ValueError(f"{field} is not a group of options; set it as {field}={text}")
+        elif hints[field] == dict[str, Any] and not isinstance(value, dict):
+            raise ValueError(f"{field} holds options by name: set {field}.NAME=VALUE, or {field}={{}} for none")
+        if field == "data":
+            base = _for_other_data(base, str(value))
         base = dataclasses.replace(base, **{field: _typed(field, value, hints[field])})
     return base
+
+
+def _unknown_field(base: Recipe, name: str, text: str) -> str:
+    """What is wrong with a setting that names no field, and how an option of this name is set."""
+    hints = typing.get_type_hints(Recipe)
+    groups = {"data_options": _options_of_data(base.data), "model_options": ()}
+    if base.model in list_models():
+        groups["model_options"] = tuple(model_card(base.model).options)
+    for group, options in groups.items():
+        if name in options:
+            return f"{name} is an option: set {group}.{name}={text}"
+    return (
+        f"{unknown('field of a recipe', name.partition('.')[0], hints)}; an option stands behind its group, such as "
+        f"data_options.{name}, optimizer_options.{name} or schedule_options.{name}"
+    )
+
+
+def _options_of_data(name: str) -> tuple[str, ...]:
+    builder = dataset_builder(name)
+    parameters = inspect.signature(builder).parameters.values() if builder is not None else ()
+    return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+
+
+def _for_other_data(base: Recipe, name: str) -> Recipe:
+    """The recipe without the options of its data that another data set does not have."""
+    if name.partition(":")[0] == base.data.partition(":")[0] or dataset_builder(name) is None:
+        return base
+    known = _options_of_data(name)
+    left_out = [f"{option}={value}" for option, value in base.data_options.items() if option not in known]
+    if left_out:
+        _LOG.warning("of the recipe's data_options %s is left out: %s has no such option", ", ".join(left_out), name)
+    return dataclasses.replace(base, data_options={n: v for n, v in base.data_options.items() if n in known})
 
 
 def from_json(text: str) -> Recipe:

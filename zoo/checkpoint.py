@@ -250,10 +250,18 @@ def require_variables(name: str, options: Mapping[str, Any], variables: Mapping[
     except ValueError:
         return  # with these options the model takes other inputs than its card's example
     # Shapes may depend on the input, names do not.
-    ours, theirs = (set(flatten_dict(dict(tree), sep="/")) for tree in (wanted, variables))
-    if ours != theirs:
-        missing, unexpected = (", ".join(sorted(names)[:5]) or "none" for names in (ours - theirs, theirs - ours))
+    ours: dict[str, Any] = flatten_dict(dict(wanted), sep="/")
+    theirs: dict[str, Any] = flatten_dict(dict(variables), sep="/")
+    if ours.keys() != theirs.keys():
+        apart = (ours.keys() - theirs.keys(), theirs.keys() - ours.keys())
+        missing, unexpected = (", ".join(sorted(names)[:5]) or "none" for names in apart)
         raise ValueError(f"these are not the variables of {name!r}: missing {missing}; unexpected {unexpected}")
+    for path, leaf in ours.items():  # of biases and scales the shapes do not depend on the input either
+        if len(leaf.shape) == 1 == np.ndim(theirs[path]) and leaf.shape != np.shape(theirs[path]):
+            raise ValueError(
+                f"these are not the variables of {name!r} with these options: {path} has {np.shape(theirs[path])[0]} "
+                f"numbers, not {leaf.shape[0]}; give the options that create_model was given, such as num_classes"
+            )
 
 
 def best_first(run: Path) -> list[Path]:

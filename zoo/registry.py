@@ -166,7 +166,9 @@ def _card(name: str) -> Card:
     if name not in _cards:
         load_installed()
     if name not in _cards:
-        raise ValueError(unknown("model", name, _cards))
+        raise ValueError(
+            f"{unknown('model', name, _cards)}; one of your own is known once its module is imported (--import FILE.py)"
+        )
     return _cards[name]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -40,7 +41,8 @@ def from_arrays(
 
     What a field is follows from its name and type:
 
-    - `image`: uint8, which become float32 in [0, 1], or floats as they are. `[example, height, width]` gets a channel.
+    - `image`: uint8, which become float32 in [0, 1], or floats in [0, 1] or standardized, which stay as they are.
+      `[example, height, width]` gets a channel.
     - `label`: the class of each example: its number from 0, which is kept as it is; its name; booleans; or one-hot.
       `[example]` or `[example, 1]`.
     - `target`: numbers to be told, `[example]` or `[example, targets]`.
@@ -60,6 +62,10 @@ def from_arrays(
     Raises:
         ValueError: if lengths differ, if numbers are not finite, if a label has no class, or if a type has no meaning.
     """
+    for split, given in (("test", test), ("validation", validation)):
+        if isinstance(given, tuple | list | np.ndarray):
+            wanted = ", ".join(f"{field!r}: …" for field in fields)
+            raise ValueError(f"{name}: {split} is a share, a number of examples or arrays by field, {{{wanted}}}")
     names = None if classes is None else tuple(map(str, classes))
     if names is not None and len(set(names)) < len(names):
         raise ValueError(f"{name}: two classes have the same name: {', '.join(names)}")
@@ -111,7 +117,8 @@ def of_splits(name: str, splits: Mapping[str, Source], classes: tuple[str, ...],
 
     image = train.arrays.get("image")
     reader = None
-    if image is not None and image.ndim == 4 and image.shape[-1] in (1, 3):
+    # Images that were standardized before have no reader: what was done to them cannot be done to a picture.
+    if image is not None and image.ndim == 4 and image.shape[-1] in (1, 3) and image.min() >= 0:
         reader = ImageReader(image_size=(image.shape[1], image.shape[2]), channels=image.shape[3], squash=True)
     example = preprocess(train[np.arange(1)])
     return Dataset(
@@ -156,8 +163,11 @@ def npz(path: str, *, test: float | int | None = None, classes: Sequence[str] | 
         reason = "it holds Python objects" if "allow_pickle" in str(error) else str(error).splitlines()[0]
         raise ValueError(f"{path} is no file of arrays that np.savez wrote: {reason}") from None
     found: dict[str, dict[str, Any]] = {split: {} for split in _SPLITS}
+    options = {n for n, p in inspect.signature(from_arrays).parameters.items() if p.kind is p.KEYWORD_ONLY}
     for key, array in arrays.items():
         split, field = _split_and_field(key)
+        if field in options:
+            raise ValueError(f"{path}: an array cannot be called {key!r}, which is an option; choose another name")
         if field in found[split]:
             raise ValueError(f"{path}: two arrays are {field!r} of the split {split!r}")
         found[split][field] = array
@@ -170,9 +180,9 @@ def npz(path: str, *, test: float | int | None = None, classes: Sequence[str] | 
     found = {split: {roles.get(field, field): array for field, array in of.items()} for split, of in found.items()}
     if test is not None and found["test"]:
         raise ValueError(f"test={test} makes a test split where there is none, but {path} has arrays for one")
-    options: dict[str, Any] = {"name": f"npz:{path}", "standardize": standardize}
+    others: dict[str, Any] = {"name": f"npz:{path}", "standardize": standardize}
     share = found["test"] or (0.2 if test is None and not found["validation"] else test or 0)
-    return from_arrays(**found["train"], test=share, validation=found["validation"] or 0, classes=classes, **options)
+    return from_arrays(**found["train"], test=share, validation=found["validation"] or 0, classes=classes, **others)
 
 
 def _split_and_field(key: str) -> tuple[str, str]:
@@ -199,12 +209,10 @@ def _checked(field: str, array: Any, where: str) -> np.ndarray:
         if not np.isfinite(array).all():
             row = int(np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))[0])
             raise ValueError(f"{where}: {field} holds numbers that are not finite; the first is in example {row}")
-        if field == "image" and array.max() > 2 and (array == np.round(array)).all():
-            _LOG.warning(
-                "%s: image holds whole numbers up to %g as floats, which stay as they are; give uint8 for pixels in "
-                "0 … 255, or divide by the greatest",
-                where,
-                array.max(),
+        if field == "image" and array.min() >= 0 and array.max() > 1:
+            raise ValueError(
+                f"{where}: image holds floats from {array.min():.3g} to {array.max():.3g}; pixels are uint8, or floats "
+                "in [0, 1]: divide by the greatest value there can be, or give 0 … 255 as uint8"
             )
     elif array.dtype.kind in "iu":
         if field == "image" and array.dtype != np.uint8:
@@ -258,8 +266,10 @@ def _labels(labels: Any, classes: tuple[str, ...] | None, where: str) -> tuple[n
         if least < 0 or most >= _SPARSE * count + _SPARSE:
             raise ValueError(
                 f"{where}: labels are the numbers of classes from 0, not {least} to {most} of {count} different ones; "
-                "give the names of the classes as labels, or number them"
+                "give the names of the classes as labels, or number them; numbers to be predicted are floats (target)"
             )
+        if least:
+            _LOG.warning("%s: labels begin with %d; the classes before it have no examples", where, least)
         return array.astype(np.int32), tuple(map(str, range(most + 1)))
     if classes is None:
         distinct = np.unique(array).tolist()

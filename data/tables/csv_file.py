@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,9 @@ from data.pipeline import TEST_SEED, held_out
 from data.registry import register
 
 _MISSING = frozenset(("", "?", "na", "n/a", "nan", "null", "none"))
+
+_DECIMAL_COMMA = re.compile(r"^([+-]?\d+),(\d+)$")
+"""A number as half of the world writes it, in a table whose cells are separated by something else."""
 
 _MOST_CATEGORIES = 100
 """Of a column of texts: more are names or numbers of something, which tell nothing of the next row."""
@@ -135,6 +139,8 @@ class _Table:
         try:
             for cells in reader:
                 cells = [cell.strip() for cell in cells]
+                if delimiter != ",":
+                    cells = [_DECIMAL_COMMA.sub(r"\1.\2", cell) for cell in cells]
                 if not any(cells):
                     continue
                 if not names:
@@ -232,7 +238,8 @@ def table(
     A fifth of the lines, of each class alike, are the test split.
 
     Args:
-        path: of the file, in UTF-8; cells are separated by comma, semicolon, tab or bar.
+        path: of the file, in UTF-8; cells are separated by comma, semicolon, tab or bar. Where that is not the comma,
+            numbers may have decimal commas.
         target: the column to be told; the last one by default.
         kind: "classification" makes the distinct values of the target classes, "regression" takes them as numbers.
             "auto" takes texts for classes, and so up to 20 distinct whole numbers, where each comes twice on average.
@@ -251,7 +258,8 @@ def table(
     told = found.names[-1] if target is None else target
     for name in (told, *categorical, *ignore):
         if name not in found.names:
-            raise ValueError(f"{path} has no column {name!r}; it has {found.listed}")
+            several = f"; several columns are written [{name}]" if "," in name else ""
+            raise ValueError(f"{path} has no column {name!r}; it has {found.listed}{several}")
     if kind not in ("auto", "classification", "regression"):
         raise ValueError(f'kind must be "auto", "classification" or "regression"; got {kind!r}')
     names = tuple(name for name in found.names if name != told and name not in ignore)

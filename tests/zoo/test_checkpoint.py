@@ -232,6 +232,9 @@ def test_variables_of_another_model_are_refused(tmp_path):
     bare = zoo.create_model("lenet5", num_classes=0).init(jax.random.key(0), jnp.zeros((1, 32, 32, 1)))
     with pytest.raises(ValueError, match=r"missing params/output/bias, params/output/kernel; unexpected none"):
         zoo.save_model(tmp_path / "model", "lenet5", bare)
+    three = zoo.create_model("mlp", num_classes=3).init(jax.random.key(0), jnp.zeros((1, 64)))
+    with pytest.raises(ValueError, match=r"params/Dense_2/bias has 3 numbers, not 10; give the options"):
+        zoo.save_model(tmp_path / "model", "mlp", three)
     assert not (tmp_path / "model").exists()
 
 

@@ -81,6 +81,10 @@ def main(arguments: list[str] | None = None) -> None:
         # What fails in a thread of Orbax or TensorBoard is raised again where it is waited for: tell it once.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         threading.excepthook = lambda args: None
+    logging.basicConfig()
+    for handler in logging.root.handlers:
+        if type(handler) is logging.StreamHandler:
+            handler.setFormatter(logging.Formatter("zoo: %(message)s"))
     words = sys.argv[1:] if arguments is None else list(arguments)
     if words in (["--version"], ["-V"]):
         return print(f"zoo {version('flaxzoo')}")

@@ -61,11 +61,16 @@ def positionals_first(arguments: Sequence[str], command: Callable[..., None]) ->
             continue
         option, equals, value = word.partition("=")
         if option.replace("_", "-") not in {*known, *flags, "--import"}:
+            from train.recipe import Recipe
             from zoo.options import unknown
 
             setting = f"{option.strip('-').replace('-', '_')}={value or (words or ['VALUE'])[0]}"
             advice = f"; a setting has no dashes: {setting}" if "--settings" in hints else ""
+            if advice and setting.partition("=")[0] in Recipe.__dataclass_fields__:
+                raise ValueError(f"unknown option: {option!r}{advice}")
             raise ValueError(unknown("option", option, {*known, "--import", "--help"}) + advice)
+        if equals and option in flags:
+            raise ValueError(f"{option} takes no value: it is there, or it is not")
         options.append(word)
         if option not in flags and not equals and words:
             options.append(words.pop(0))

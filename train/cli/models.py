@@ -26,7 +26,7 @@ def list_(
     if json:
         return console.print_json(rows)
     if not rows:
-        raise ValueError(f"no model matches {pattern!r}; `zoo list` shows all")
+        raise ValueError(f'no model matches {pattern!r}; `zoo list` shows all, `zoo list "*{pattern}*"` those like it')
     console.print_table(rows, ("name", "parameters", "input", "paper"))
 
 

@@ -7,23 +7,37 @@ import glob
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
 from train.cli import console
 from train.cli.arguments import Json, picture_file
 
+if TYPE_CHECKING:
+    from train.recipe import Recipe
+
 _USES = {
-    "classification": ("predict", "export"),
     "diffusion": ("sample",),
     "gan": ("sample",),
     "language_modeling": ("generate",),
-    "regression": ("predict",),
     "seq2seq": ("translate",),
     "vae": ("sample",),
 }
 """Commands for a run beside `evaluate`, by its task."""
+
+
+def _uses(recipe: Recipe, folder: Path) -> tuple[str, ...]:
+    """The commands that a run is good for."""
+    from zoo.checkpoint import saved_meta
+
+    meta = saved_meta(folder)
+    facts = meta["data"]
+    if recipe.task in _USES:
+        return ("evaluate", *_USES[recipe.task])
+    if "image" in facts["fields"] and (facts["classes"] or recipe.task == "regression"):
+        return ("evaluate", "predict", "export") if facts["classes"] else ("evaluate", "predict")
+    return ("evaluate", "predict") if "table" in meta else ("evaluate",)
 
 
 def recipes(
@@ -95,13 +109,14 @@ def train(
         return console.print_json(report)
     console.print_report(report)
     if report:
-        uses = _USES.get(wanted.task, ())
-        print(f"\nkept in {folder}, for " + " and ".join(f"`zoo {use}`" for use in ("evaluate", *uses)))
+        print(f"\nkept in {folder}, for {', '.join(f'`zoo {use}`' for use in _uses(wanted, folder))}")
 
 
 def _recipe_and_settings(words: Sequence[str]) -> tuple[str | None, tuple[str, ...]]:
     """The one word that is no setting, wherever it stands, and the settings."""
     names = [word for word in words if "=" not in word]
+    if any(word == "=" or word.endswith("=") or word.startswith("=") for word in words) and len(names) > 1:
+        raise ValueError("a setting has no spaces around its =, such as epochs=3")
     if len(names) > 1:
         raise ValueError(f"one recipe at a time, with settings such as epochs=3; not {' and '.join(map(repr, names))}")
     return (names[0] if names else None), tuple(word for word in words if "=" in word)

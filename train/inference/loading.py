@@ -100,7 +100,10 @@ def read_recipe(folder: Path) -> Recipe:
     """
     path = folder / "recipe.json"
     if not path.is_file():
-        raise ValueError(f"{folder} is not a run folder: it has no recipe.json, which `zoo train` writes")
+        here = Path("runs") / folder
+        advice = f"; did you mean {here}?" if (here / "recipe.json").is_file() else ""
+        advice = "; the run comes first: zoo predict RUN FILE…" if folder.is_file() else advice
+        raise ValueError(f"{folder} is not a run folder: it has no recipe.json, which `zoo train` writes{advice}")
     try:
         return from_json(path.read_text())
     except ValueError as error:

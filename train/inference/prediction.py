@@ -95,6 +95,8 @@ def predict(
             values = run.dataset.reader.unscaled(values)
         return [Estimate(name, row.ravel().tolist()) for name, row in zip(names, values, strict=True)]
     classes = classes_of(run)
+    if values.shape[1] != len(classes):
+        raise ValueError(f"the model gives {values.shape[1]} outputs, and the data have {len(classes)} classes")
     return [
         Prediction(name, classes[int(row.argmax())], float(row.max()), dict(zip(classes, row.tolist(), strict=True)))
         for name, row in zip(names, values, strict=True)
@@ -139,6 +141,8 @@ def _batches(run: Run, files: Sequence[Path], *, invert: bool) -> Iterator[tuple
             yield [f"{file}, row {row}" for row in range(1, len(features) + 1)], features
         return
     shape = run.dataset.raw_image_shape
+    if reader is None:
+        _require_pixels(run)
 
     def decode(file: Path) -> np.ndarray:
         if reader is None:
@@ -151,6 +155,17 @@ def _batches(run: Run, files: Sequence[Path], *, invert: bool) -> Iterator[tuple
     for start in range(0, len(files), _BATCH):
         batch = files[start : start + _BATCH]
         yield [str(file) for file in batch], np.stack([decode(file) for file in batch])
+
+
+def _require_pixels(run: Run) -> None:
+    """Refuses runs on images that were not pixels any more: a picture cannot be prepared as they were."""
+    for source in list(run.dataset.splits.values())[:1]:
+        image = np.asarray(source[np.arange(min(len(source), 16))]["image"])
+        if image.dtype.kind == "f" and (image.min() < 0 or image.max() > 1):
+            raise ValueError(
+                f"the images of this run were standardized before ({image.min():.3g} to {image.max():.3g}), and a "
+                "picture cannot be prepared likewise; train on pixels, uint8 or in [0, 1]"
+            )
 
 
 def _outputs(run: Run, field: str) -> Callable[[Any], jax.Array]:

@@ -34,6 +34,7 @@ def require_sources(folder: str | Path, meta: Mapping[str, Any]) -> None:
     Raises:
       ValueError: names what is missing, and the file that defines it.
     """
+    changed: dict[str, list[str]] = {}
     for fields in meta.get("code", ()):
         code = Code(**fields)
         builder = _builder(code.defines)
@@ -45,12 +46,11 @@ def require_sources(folder: str | Path, meta: Mapping[str, Any]) -> None:
             )
         now = source_of(builder, code.defines)
         if now is not None and now.sha256 != code.sha256:
-            _LOG.warning(
-                "%s, which defines the %s of %s, has changed since that was trained",
-                now.file or now.module,
-                _called(code),
-                folder,
-            )
+            changed.setdefault(now.file or now.module, []).append(_called(code))
+    for file, defines in changed.items():
+        _LOG.warning(
+            "%s, which defines the %s of %s, has changed since that was trained", file, " and ".join(defines), folder
+        )
 
 
 def _builder(defines: str) -> Callable[..., Any] | None:

@@ -153,12 +153,13 @@ def _require(
         raise ValueError(f"length must be from 1 to {_LONGEST:,}, not {length}")
     if not _LEAST <= temperature < np.inf:
         raise ValueError(
-            f"temperature must be finite and at least {_LEAST}, not {temperature}; greedy takes the most probable token"
+            f"temperature must be finite and at least {_LEAST}, not {temperature}; greedy (--greedy) takes the most "
+            "probable token"
         )
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k must be at least 1, not {top_k}")
     if top_p is not None and not _LEAST <= top_p <= 1:
-        raise ValueError(f"top_p must be in [{_LEAST}, 1], not {top_p}; greedy takes the most probable token")
+        raise ValueError(f"top_p must be in [{_LEAST}, 1], not {top_p}; greedy (--greedy) takes the most probable")
 
 
 def _pieces(

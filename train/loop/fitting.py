@@ -127,6 +127,11 @@ def fit(
       ValueError: sizes that do not fit together, before anything is compiled.
       DivergedError: the loss became NaN or infinite; the message names the step.
     """
+    if not isinstance(task, Task):
+        raise ValueError(
+            "fit takes a task, which pairs a model with an optimizer, such as classification(model, optax.adam(1e-3)); "
+            f"not {type(task).__name__}"
+        )
     if progress:
         from train.loop.callbacks import progress_bar
 
@@ -247,6 +252,8 @@ def evaluate(
     Raises:
       ValueError: there is no such split; or labels are names, whose numbers in training only its data set knows.
     """
+    if not isinstance(state, State):
+        raise ValueError(f"evaluate(task, data, state) takes the state of `fit` last, not {type(state).__name__}")
     if not isinstance(dataset, data.Dataset):
         labels = dataset.get("label") if isinstance(dataset, Mapping) else dataset[-1]
         if labels is not None and np.asarray(labels).dtype.kind in "OSU":

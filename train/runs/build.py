@@ -195,6 +195,21 @@ def augmentation(recipe: Recipe, dataset: data.Dataset) -> Augment | None:
     return partial(augment.apply, policy, num_classes=dataset.spec.num_classes)
 
 
+def _require_outputs(recipe: Recipe, dataset: data.Dataset, model: nn.Module, example: dict[str, np.ndarray]) -> None:
+    """Refuses a classifier with other outputs than there are classes, whatever its options are called."""
+    classes = dataset.spec.num_classes
+    if recipe.task != "classification" or not classes:
+        return
+    names = task_option(recipe, "inputs")
+    inputs = [example[name] for name in ([names] if isinstance(names, str) else names)]
+    logits, _ = jax.eval_shape(lambda key: model.init_with_output(key, *inputs), jax.random.key(0))
+    if logits.shape[-1] != classes and not (classes == 2 and logits.shape[-1] == 1):
+        raise ValueError(
+            f"model {recipe.model!r} gives {logits.shape[-1]} outputs, and the data set {recipe.data!r} has {classes} "
+            "classes: let the model have an option num_classes, which is set from the data"
+        )
+
+
 def _require_fit(
     recipe: Recipe,
     dataset: data.Dataset,
@@ -214,7 +229,12 @@ def _require_fit(
     except (ValueError, TypeError) as error:
         if isinstance(error.__cause__, KeyError):
             raise
-        raise ValueError(f"model {recipe.model!r} does not fit the data set {recipe.data!r}: {error}") from error
+        seen = ", ".join(f"{name} {list(array.shape[1:])}" for name, array in example.items())
+        raise ValueError(
+            f"model {recipe.model!r}, made for {list(zoo.model_card(recipe.model).input_shape)}, does not fit the data "
+            f"set {recipe.data!r}, whose examples are {seen}: {error}"
+        ) from error
+    _require_outputs(recipe, dataset, model, example)
     watched = ["step", *metrics, *(f"validation_{name}" for name in metrics if "validation" in dataset.splits)]
     for monitor in [recipe.monitor, *([plateau.monitor] if plateau else [])]:
         if monitor not in watched:

@@ -35,7 +35,7 @@ from train.measure import pictures
 from train.metrics import higher_is_better
 from train.recipe import Recipe, differences, override
 from train.runs.build import Parts, build
-from train.runs.transfer import resolve
+from train.runs.transfer import resolve, with_absolute_paths
 from train.state import State
 from zoo.checkpoint import CHECKPOINTS, plain, saved_meta
 from zoo.summary import count_parameters
@@ -69,11 +69,14 @@ def train(recipe: Recipe, folder: str | Path, *, resume: bool = False, progress:
       DivergedError: the loss is no longer a number.
     """
     folder = Path(folder)
-    recipe = resolve(recipe)
+    recipe = with_absolute_paths(recipe)
+    kept = read_recipe(folder) if resume and (folder / "recipe.json").exists() and _has_checkpoint(folder) else None
+    if kept is None or differences(replace(kept, epochs=recipe.epochs), recipe):
+        recipe = resolve(recipe)  # a run that goes on needs its first weights no more
     first_process = jax.process_index() == 0
     if first_process:
         _claim(folder, recipe, resume)
-    parts = build(recipe)
+    parts = build(recipe if kept is None else replace(recipe, weights=None))
     if resume and _has_checkpoint(folder) and (seen := saved_meta(folder).get("data")):
         require_same_data(folder, seen, parts.dataset, exactly=True)
     if resume and finished_steps(folder) >= parts.steps and (folder / "report.json").is_file():

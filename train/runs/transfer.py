@@ -17,7 +17,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 import zoo
 from train.inference.required_code import require_sources
 from train.optim.freezing import Frozen, matches
-from train.recipe import Recipe
+from train.recipe import Recipe, list_recipes
 from zoo import pretrained
 from zoo.checkpoint import CHECKPOINTS, saved_meta
 from zoo.registry import unknown
@@ -144,11 +144,7 @@ def resolve(recipe: Recipe) -> Recipe:
             raise ValueError(f"the weights {recipe.weights} are those of {meta['model']!r}, not of {recipe.model!r}")
         options, preparation = meta["model_options"], meta.get("preprocessing", {})
     else:
-        if not recipe.model and not Path(recipe.weights).exists():
-            raise FileNotFoundError(
-                f"there is no file or folder {recipe.weights}; of weights by name on the hub say which model they are "
-                "for: model=NAME"
-            )
+        _require_weights(recipe)
         if not recipe.model:
             raise ValueError(f"which model are the weights {recipe.weights} for? Say model=NAME, of `zoo list`")
         source = pretrained.describe(recipe.model, recipe.weights)
@@ -162,6 +158,29 @@ def resolve(recipe: Recipe) -> Recipe:
         model_options={**options, **recipe.model_options},
         data_options={**preparation, **recipe.data_options},
     )
+
+
+def _require_weights(recipe: Recipe) -> None:
+    """Refuses weights that are neither here nor on the hub of Hugging Face."""
+    path = Path(str(recipe.weights))
+    of_a_run = path.parent.name == "runs" or path.is_absolute() or str(path).startswith(".")
+    if path.exists() or not (of_a_run or not recipe.model):
+        return
+    if path.name in list_recipes():
+        advice = f"train it first (zoo train {path.name}), or say which: weights=…"
+    else:
+        advice = "of weights by name on the hub say which model they are for: model=NAME"
+    raise FileNotFoundError(f"there is no file or folder {path.absolute()}; {advice}")
+
+
+def with_absolute_paths(recipe: Recipe) -> Recipe:
+    """The recipe with the data and weights that are here by their whole path: a run is used from anywhere."""
+    kind, colon, path = recipe.data.partition(":")
+    if colon and Path(path).expanduser().exists():
+        recipe = replace(recipe, data=f"{kind}:{Path(path).expanduser().resolve()}")
+    if recipe.weights and Path(recipe.weights).exists():
+        recipe = replace(recipe, weights=str(Path(recipe.weights).resolve()))
+    return recipe
 
 
 def _is_saved(weights: str) -> bool:

@@ -21,6 +21,7 @@ from train.optim.weight_average import average, start_average
 from train.precision import LossScale, all_finite, select
 from train.state import Batch, State, Task
 from zoo.layers import batch_axis
+from zoo.registry import unknown
 
 PerExample = Callable[[Any, Batch], dict[str, jax.Array]]
 """(outputs of the model, batch) → values for each example; "loss" is minimised, the others are reported."""
@@ -43,6 +44,7 @@ def gradient_task(
     loss_scaling: bool = False,
     frozen: Frozen = lambda path: False,
     start: Mapping[str, Any] | None = None,
+    **wrong: Any,
 ) -> Task:
     """A task that minimises the mean of a per-example loss by its gradient.
 
@@ -62,12 +64,17 @@ def gradient_task(
         but these runs as in inference: its batch norms take their running statistics, which stay as they are too.
         `train.optim.freezing.freeze` makes an optimizer that keeps no memory for them.
       start: variables to start from; those of the model's that are not among them are drawn.
+      **wrong: options that there are not, which are refused.
 
     A field `mask` of the batch, 0 or 1 for each example, takes examples out of the loss and the metrics.
 
     Raises:
       ValueError: the model cannot be told whether it is in training.
     """
+    require_model_and_optimizer(model, tx)
+    if wrong:
+        known = [n for n, p in inspect.signature(gradient_task).parameters.items() if p.default is not p.empty]
+        raise ValueError(unknown("option of the task", next(iter(wrong)), known))
     taken = inspect.signature(type(model).__call__).parameters
     if "train" not in taken and not any(p.kind is p.VAR_KEYWORD for p in taken.values()):
         raise ValueError(
@@ -143,6 +150,18 @@ def gradient_task(
         return sum_over_devices(weigh(per_example(outputs, batch), batch.get("mask")))
 
     return Task(init, train_step, eval_step)
+
+
+def require_model_and_optimizer(model: Any, tx: Any) -> None:
+    """Refuses what stands in the place of a model or an optimizer.
+
+    Raises:
+      ValueError: names what was given, and how to make what is wanted.
+    """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"a task trains a Flax module, such as zoo.create_model('mlp'), not {model!r}")
+    if not isinstance(tx, optax.GradientTransformation):
+        raise ValueError(f"a task takes an optimizer of Optax, such as optax.adam(1e-3), not {tx!r}")
 
 
 def with_metrics(task: Task, change: Callable[[Metrics], Metrics]) -> Task:

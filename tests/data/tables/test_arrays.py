@@ -124,6 +124,10 @@ def test_standardised_features():
             r"the shape \[2\], and \[3\] in train",
         ),
         ({"tokens": np.full((40, 1), 2**40), "label": Y}, "integers beyond 32 bits"),
+        (
+            {"features": X, "label": Y, "test": (X, Y)},
+            "test is a share, a number of examples or arrays by field",
+        ),
         ({"features": X, "label": Y, "test": "0.2"}, "test must be 0, a fraction .* got '0.2'"),
         ({"features": X, "label": Y, "validation": {"label": Y}}, r"arrays \(validation\) needs the fields feat"),
         ({"features": X, "label": Y, "tset": 0.2}, "tset=0.2 is no array of examples; the options of from_arrays are"),
@@ -143,11 +147,20 @@ def test_the_validation_split_as_arrays():
     np.testing.assert_array_equal(splits["validation"].arrays["features"], np.float32(X[:4] + 1))
 
 
-def test_pixels_as_floats_are_told_of(caplog):
-    data.from_arrays(image=GREY / 255, label=Y)
+def test_pixels_as_floats():
+    assert data.from_arrays(image=GREY / 255, label=Y).reader.shape == (5, 4, 1)
+    with pytest.raises(ValueError, match=r"image holds floats from 0 to .*; pixels are uint8, or floats in"):
+        data.from_arrays(image=GREY.astype(np.float32), label=Y)
+    standardized = data.from_arrays(image=(GREY.astype(np.float64) - 100) / 50, label=Y)
+    assert standardized.reader is None, "no picture can be prepared like these"
+    np.testing.assert_allclose(standardized.splits["train"].arrays["image"][..., 0], (GREY.astype(np.float64) - 100) / 50, rtol=1e-5)
+
+
+def test_labels_that_begin_later_are_told_of(caplog):
+    data.from_arrays(features=X, label=Y)
     assert not caplog.text
-    data.from_arrays(image=GREY.astype(np.float32), label=Y)
-    assert "image holds whole numbers up to" in caplog.text
+    assert data.from_arrays(features=X, label=Y + 1).spec.num_classes == 5
+    assert "labels begin with 1; the classes before it have no examples" in caplog.text
 
 
 def saved(path, **arrays):
@@ -194,6 +207,9 @@ def test_npz_files_that_are_refused(tmp_path):
     np.save(tmp_path / "one.npy", X)
     with pytest.raises(ValueError, match=r"one\.npy is no file of arrays .*: it holds one array, without a name"):
         data.load(f"npz:{tmp_path / 'one.npy'}")
+    np.savez(tmp_path / "name.npz", features=X, label=Y, name=Y)
+    with pytest.raises(ValueError, match="an array cannot be called 'name', which is an option"):
+        data.load(f"npz:{tmp_path / 'name.npz'}")
     (tmp_path / "text.npz").write_text("nothing")
     with pytest.raises(ValueError, match=r"text\.npz is no file of arrays"):
         data.load(f"npz:{tmp_path / 'text.npz'}")

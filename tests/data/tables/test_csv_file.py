@@ -110,6 +110,11 @@ def test_a_reader_reads_other_lines_and_comes_back_from_json(tmp_path):
         ("1,2\n3,4\n", {}, "the first line holds numbers where the names"),
         ("a,a\n3,4\n", {}, "each column needs a name of its own"),
         (TABLE, {"target": "nothing"}, "has no column 'nothing'; it has count, size, color, answer"),
+        (
+            TABLE,
+            {"ignore": "count,size"},
+            r"several columns are written \[count,size\]",
+        ),
         (TABLE, {"ignore": ["count", "size", "color"]}, "has no column beside the target 'answer'"),
         (TABLE, {"kind": "clustering"}, 'kind must be "auto"'),
         (TABLE, {"target": "color", "kind": "regression"}, "'color' holds 'blue' in line 2, which is no finite number"),
@@ -125,6 +130,13 @@ def test_a_reader_reads_other_lines_and_comes_back_from_json(tmp_path):
 def test_what_is_refused(tmp_path, text, options, message):
     with pytest.raises(ValueError, match=message):
         data.load(table(tmp_path, text), **options)
+
+
+def test_decimal_commas(tmp_path):
+    text = "a;b\n" + "".join(f"{i},5;{'xy'[i % 2]}\n" for i in range(20))
+    dataset = data.load(table(tmp_path, text), standardize=False)
+    assert dataset.spec.fields["features"].shape == (1,)
+    assert set(dataset.splits["train"].arrays["features"][:, 0]) <= {i + 0.5 for i in range(20)}
 
 
 def test_a_column_of_numbers_and_texts_that_is_said_to_hold_names(tmp_path):

@@ -101,7 +101,8 @@ def test_a_run_says_when_its_code_has_changed(trained, tmp_path):
     (tmp_path / "mine.py").write_text(CODE + "# changed\n")
     done = zoo_command("evaluate", trained[0] / "runs/a", "--import", "mine.py", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert f"{tmp_path / 'mine.py'}, which defines the model 'my_model' of" in done.stderr
+    changed = "the model 'my_model' and data set 'my_data' of"
+    assert f"zoo: {tmp_path / 'mine.py'}, which defines {changed}" in done.stderr
     assert "has changed since that was trained" in done.stderr
 
 
@@ -119,7 +120,14 @@ def test_parameters_that_are_not_those_of_the_code_as_it_is_now(trained, tmp_pat
     assert done.returncode == 1
     assert "zoo: error: " in done.stderr
     assert "not th" in done.stderr
-    assert "head/kernel" in done.stderr
+    assert "head/" in done.stderr
+
+
+def test_more_outputs_than_classes_are_refused(tmp_path):
+    (tmp_path / "mine.py").write_text(CODE.replace("self.num_classes, name", "5, name"))
+    done = zoo_command("train", "mlp_digits", "model=my_model", "--import", "mine.py", cwd=tmp_path)
+    assert "model 'my_model' gives 5 outputs, and the data set 'digits' has 10 classes" in done.stderr
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_builder_that_gives_no_data_set(tmp_path):

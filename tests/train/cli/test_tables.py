@@ -81,6 +81,16 @@ def test_a_number_is_told_in_the_units_of_the_file(tmp_path):
     assert deviation == pytest.approx(found.target.std(), rel=0.1)
 
 
+def test_a_run_is_used_from_another_folder(flowers, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(flowers[0])
+    printed = run("train", "mlp_table", "data=csv:flowers.csv", "epochs=1", "--run", tmp_path / "run")
+    assert printed.endswith(f"kept in {tmp_path / 'run'}, for `zoo evaluate`, `zoo predict`\n")
+    monkeypatch.chdir(tmp_path)
+    assert "test_accuracy" in parsed("evaluate", "run")
+    again = parsed("train", "--run", "run", "--resume", "epochs=2")
+    assert again["steps"] > 4
+
+
 def test_lines_to_predict_need_all_values(flowers, tmp_path):
     file = table(tmp_path / "new.csv", ["a", "b", "c", "d"], [[1, 2, 3, ""]])
     message = error("predict", flowers[0] / "run", file)

@@ -146,4 +146,5 @@ def test_a_grid_of_augmented_images(tmp_path):
     assert (facts["images"], facts["draws"]) == (8, 8)
     with Image.open(facts["file"]) as image:
         assert min(image.size) > 200
+    assert parsed("augment", "transfer_cifar_folder", "--out", tmp_path / "c.png")["images"] == 8  # without its weights
     assert "this recipe has no augmentation" in error("augment", "lenet5_digits", "--out", tmp_path / "b.png")

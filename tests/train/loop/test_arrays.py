@@ -100,6 +100,21 @@ def test_options_of_fit_are_checked(options, message):
         fit(classification(Linear(2), optax.sgd(0.1)), (X, LABEL), **{"batch_size": 8, "epochs": 1, **options})
 
 
+def test_arguments_in_another_order_are_told_of():
+    model, tx = Linear(2), optax.sgd(0.1)
+    with pytest.raises(ValueError, match=r"fit takes a task, .*classification\(model, optax.adam.*; not Linear"):
+        fit(model, (X, LABEL), batch_size=8, epochs=1)
+    for wrong, message in (((model, 0.1), "takes an optimizer of Optax, .*, not 0.1"), (("mlp", tx), "a Flax module")):
+        with pytest.raises(ValueError, match=message):
+            classification(*wrong)
+    with pytest.raises(ValueError, match="unknown option of the task: 'ema'; nearest: ema_decay"):
+        classification(model, tx, ema=0.9)
+    task = classification(model, tx)
+    state, _ = fit(task, (X, LABEL), batch_size=8, epochs=1)
+    with pytest.raises(ValueError, match=r"evaluate\(task, data, state\) takes the state of `fit` last, not tuple"):
+        evaluate(task, state, (X, LABEL))
+
+
 def test_one_hot_rows_are_labels():
     one_hot = np.eye(2, dtype=np.float32)[LABEL]
     dataset = as_dataset((X, one_hot))

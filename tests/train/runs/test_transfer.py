@@ -15,6 +15,7 @@ import zoo
 from tests.descriptors import MODELS, random_variables
 from tests.train.optim.small_resnet import SMALL, batch_of_images, flat, same_bits, small_resnet, start
 from train.inference.loading import load as load_run
+from train.inference.loading import read_recipe
 from train.inference.prediction import predict
 from train.loop import parallel
 from train.recipe import Recipe
@@ -257,8 +258,8 @@ def test_a_run_predicts_where_its_pictures_are_not(run, pictures, tmp_path, monk
     assert load_run(run[0]).dataset.reader.interpolation == "bicubic"
 
 
-def test_resumption_is_exact(run, tmp_path, monkeypatch):
-    """With augmentation, frozen layers and a learning rate that falls on a plateau."""
+def test_resumption_is_exact(run, weights, tmp_path, monkeypatch):
+    """With augmentation, frozen layers and a learning rate that falls on a plateau; and without the first weights."""
     from train.loop import fitting as loop
 
     _, settings, report = run
@@ -276,7 +277,11 @@ def test_resumption_is_exact(run, tmp_path, monkeypatch):
     monkeypatch.setattr(loop.Checkpoints, "save", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(settings, tmp_path / "run", progress=False)
-    again = train(settings, tmp_path / "run", progress=False, resume=True)
+    away = weights[0].rename(tmp_path / "weights")
+    try:
+        again = train(read_recipe(tmp_path / "run"), tmp_path / "run", progress=False, resume=True)
+    finally:
+        away.rename(weights[0])
     (_, first), (_, second) = zoo.load_model(run[0]), zoo.load_model(tmp_path / "run")
     jax.tree.map(np.testing.assert_array_equal, first, second)
     assert {k: v for k, v in again.items() if k != "seconds"} == {k: v for k, v in report.items() if k != "seconds"}
