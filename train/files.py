@@ -29,6 +29,28 @@ def as_json(value: Any) -> str:
     return json.dumps(finite(value), indent=2, default=str, allow_nan=False)
 
 
+def read_json(path: str | Path, wanted: Any) -> Any:
+    """What is in a file of JSON.
+
+    Args:
+      path: of the file.
+      wanted: the type that it must have, such as `list[str]`.
+
+    Raises:
+      OSError: there is no such file.
+      ValueError: it is no JSON, or holds something else.
+    """
+    from zoo.options import fits, in_words  # the command line starts without them
+
+    try:
+        value = json.loads(Path(path).read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from None
+    if not fits(value, wanted):
+        raise ValueError(f"{path} must hold {in_words(wanted)}, not {type(value).__name__} of something else")
+    return value
+
+
 def write_whole(path: str | Path, content: str | bytes) -> None:
     """Writes a file in one go: beside its place, and then into it. What was there before stays until then.
 

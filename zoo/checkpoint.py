@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -23,6 +22,8 @@ from flax.traverse_util import flatten_dict
 from orbax.checkpoint import checkpoint_managers as policies
 
 from zoo.checksums import checksums, damaged_array, of_json
+from zoo.loaded import Loaded, Preprocessing
+from zoo.options import check_entries, check_options
 from zoo.registry import create_model, model_card
 from zoo.summary import abstract_variables
 
@@ -32,79 +33,8 @@ CHECKPOINTS = "checkpoints"
 """The folder inside a run that holds its checkpoints, one folder for each step."""
 
 
-class Preprocessing(NamedTuple):
-    """Resize, crop the centre, scale to [0, 1], subtract `mean` and divide by `std`.
-
-    `data.ImageReader.of(**preprocessing._asdict())` does so.
-
-    Attributes:
-      image_size: height and width of what the model sees, one number where they are equal.
-      crop: the part of the resized image's shorter side that the crop keeps.
-      interpolation: of the resizing, with antialiasing.
-      mean: of red, green and blue in [0, 1]; None for zeros.
-      std: likewise; None for ones.
-      squash: resize both sides to the same length, in place of the shorter one with the aspect ratio kept.
-      channels: 3 for colours, 1 for grey.
-    """
-
-    image_size: int | tuple[int, int]
-    crop: float = 1.0
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    mean: tuple[float, ...] | None = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] | None = (0.229, 0.224, 0.225)
-    squash: bool = False
-    channels: int = 3
-
-    @property
-    def resized(self) -> int:
-        """Length of the shorter side before the crop, rounded down as timm does."""
-        side = self.image_size if isinstance(self.image_size, int) else min(self.image_size)
-        return math.floor(side / self.crop + 1e-6)  # a quotient such as 224 / (224 / 232) may fall short
-
-
 class DamagedError(ValueError):
     """A checkpoint that cannot be read, or whose arrays are not what was written."""
-
-
-class _Pair(NamedTuple):
-    model: nn.Module
-    variables: dict[str, Any]
-
-
-class Loaded(_Pair):
-    """What every loader gives, `model, variables = …`, and what is known beside it.
-
-    Attributes:
-      model: the module.
-      variables: what its `apply` takes.
-      preprocessing: how its images are prepared; None where it takes none, or where it is not known.
-      classes: what its outputs mean; empty where it is not known.
-      folder: the checkpoint that was read, where it was one.
-      config: the configuration that came with the weights, such as `config["eos_token_id"]`; empty where none did.
-      faults: what is wrong with the weights, such as "NaN or infinity in fc.weight"; a warning has said it.
-    """
-
-    preprocessing: Preprocessing | None
-    classes: tuple[str, ...]
-    folder: Path | None
-    config: dict[str, Any]
-    faults: tuple[str, ...]
-
-    def __new__(
-        cls,
-        model: nn.Module,
-        variables: dict[str, Any],
-        preprocessing: Preprocessing | None = None,
-        classes: Sequence[str] = (),
-        folder: Path | None = None,
-        config: Mapping[str, Any] | None = None,
-        faults: Sequence[str] = (),
-    ) -> Loaded:
-        """The pair, with the others as attributes."""
-        pair = super().__new__(cls, model, variables)
-        pair.preprocessing, pair.classes, pair.folder = preprocessing, tuple(classes), folder
-        pair.config, pair.faults = dict(config or {}), tuple(faults)
-        return pair
 
 
 def save_model(
@@ -219,8 +149,12 @@ def _read_model(folder: Path) -> Loaded:
         raise ValueError(f"{folder}: {error}") from None
     prepared: Any = meta.get("preprocessing")
     if prepared is not None:
-        lists: Any = {k: tuple(v) for k, v in prepared.items() if isinstance(v, list)}
-        prepared = Preprocessing(**{**prepared, **lists})
+        prepared = {k: tuple(v) if isinstance(v, list) else v for k, v in prepared.items()}
+        try:
+            check_options(Preprocessing, prepared, "the preprocessing")
+            prepared = Preprocessing(**prepared)
+        except (TypeError, ValueError) as error:
+            raise DamagedError(f"the checkpoint {folder} is damaged: {error}") from None
     return Loaded(model, variables, prepared, meta.get("classes", ()), folder)
 
 
@@ -313,6 +247,24 @@ def composite(items: Mapping[str, Any], meta: Mapping[str, Any]) -> ocp.args.Com
     return ocp.args.Composite(**arrays, meta=ocp.args.JsonSave({**meta, "checksum": of_json(meta)}))
 
 
+_META: dict[str, Any] = {
+    "model": str,
+    "model_options": dict[str, Any],
+    "classes": Sequence[str],
+    "preprocessing": dict[str, Any],
+    "table": dict[str, Any],
+    "score": float,
+    "history": Sequence[dict[str, float]],
+    "finished": int | bool,
+    "items": Sequence[str],
+    "data": dict[str, Any],
+    "code": Sequence[dict[str, str]],
+    "checksums": dict[str, dict[str, int]],
+    "checksum": int | None,
+}
+"""What the JSON of a checkpoint may hold, beside what older and newer versions know."""
+
+
 def read_meta(folder: Path) -> dict[str, Any]:
     """The JSON item of one checkpoint.
 
@@ -328,8 +280,10 @@ def read_meta(folder: Path) -> dict[str, Any]:
         ) from None
     except ValueError as error:
         raise DamagedError(f"the checkpoint {folder} is damaged: {error}") from None
-    if not isinstance(meta, dict):
-        raise DamagedError(f"the checkpoint {folder} is damaged: its JSON is {type(meta).__name__}, not an object")
+    try:
+        check_entries(meta, _META, f"the JSON of {folder}")
+    except ValueError as error:
+        raise DamagedError(f"the checkpoint is damaged: {error}") from None
     checksum = meta.pop("checksum", None)
     if checksum is not None and checksum != of_json(meta):
         raise DamagedError(f"the checkpoint {folder} is damaged: its JSON is not what was written")

@@ -92,7 +92,7 @@ def check_options(
         if name not in known:
             raise ValueError(unknown(f"option of {what}", name, known))
         hint, value = known[name], _plain(value)
-        if not _fits(value, hint):
+        if not fits(value, hint):
             raise ValueError(f"{name} of {what} must be {in_words(hint)}, not {value!r}")
         allowed = RANGES.get(name)
         for number in value if isinstance(value, Sequence) and not isinstance(value, str) else [value]:
@@ -100,6 +100,29 @@ def check_options(
                 raise ValueError(f"{name} of {what} must be finite, not {value!r}")
             if allowed is not None and isinstance(number, int | float) and number not in allowed:
                 raise ValueError(f"{name} of {what} must be {allowed}, not {value!r}")
+
+
+def check_entries(found: Any, schema: Mapping[str, Any], where: str, *, required: Collection[str] = ()) -> None:
+    """Refuses what a file holds, read from JSON, where it is not what its schema says.
+
+    Args:
+      found: the content of the file.
+      schema: the types of its entries; others are left alone.
+      where: the file, for the error.
+      required: entries that must be there.
+
+    Raises:
+      ValueError: names file, entry and what is expected.
+    """
+    if not isinstance(found, Mapping):
+        raise ValueError(f"{where} holds no entries by name, but {type(found).__name__}")
+    if missing := [name for name in required if name not in found]:
+        raise ValueError(f"{where} lacks the entry {missing[0]!r}")
+    for name, hint in schema.items():
+        if name in found and not fits(found[name], hint):
+            shown = repr(found[name])
+            shown = f"{shown[:100]} …" if len(shown) > 100 else shown
+            raise ValueError(f"{where}: its entry {name!r} must be {in_words(hint)}, not {shown}")
 
 
 def _plain(value: Any) -> Any:
@@ -136,7 +159,8 @@ def _hint(function: Any, name: str, parameter: inspect.Parameter) -> Any:
     return float if isinstance(default, int | float) else Any
 
 
-def _fits(value: Any, hint: Any) -> bool:
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a type; a list will do for a tuple, a whole number for a float, no boolean for a number."""
     if isinstance(value, bool) and bool not in _alternatives(hint) and Any not in _alternatives(hint):
         return False
     if isinstance(value, list):
@@ -160,8 +184,8 @@ def _alternatives(hint: Any) -> Collection[Any]:
 
 def in_words(hint: Any) -> str:
     """A type in the words of a user."""
-    if typing.get_origin(hint) is dict:
-        return "options by name"
+    if typing.get_origin(hint) in (dict, Mapping):
+        return "values by name"
     if hint in (int, float, bool, str, type(None)):
         return {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}.get(hint, "None")
     arguments = typing.get_args(hint)

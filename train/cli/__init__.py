@@ -54,7 +54,7 @@ def _with_imports(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(*arguments: Any, imports: tuple[str, ...] = (), **options: Any) -> None:
         if options.get("distributed"):
-            launch.join_processes()  # before anything can ask JAX for its devices
+            launch.join_processes(options.get("join_timeout", 300.0))  # before anything can ask JAX for its devices
         if imports:
             from train.user_code import import_code
 

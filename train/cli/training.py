@@ -86,6 +86,7 @@ def train(
         ),
     ] = False,
     distributed: Annotated[bool, arg(help="run as one of several processes, see above")] = False,
+    join_timeout: Annotated[float, arg(help="seconds that --distributed waits for the other processes")] = 300.0,
     json: Json = False,
 ) -> None:
     """Train a recipe.

@@ -8,7 +8,6 @@ so many tokens into one state, others as many as they are given.
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ from jax import lax
 
 import zoo
 from data.text.tokens import encode
+from train.files import read_json
 from train.inference.loading import read_recipe
 from train.loop.feed import require_known_tokens
 
@@ -334,7 +334,7 @@ def load(folder: str | Path) -> TextRun:
         raise ValueError(f"this run models no language, but does {recipe.task}")
     model, variables = zoo.load_model(folder)
     try:
-        vocabulary = tuple(json.loads((folder / VOCABULARY).read_text()))
+        vocabulary = tuple(read_json(folder / VOCABULARY, list[str]))
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder} lacks what its tokens stand for: {error}") from None
     return TextRun(model, jax.device_put(variables), vocabulary)

@@ -128,7 +128,10 @@ def read_history(path: Path) -> History:
     if not path.is_file():
         raise ValueError(f"{path} is not there; it is written by `zoo train` at the first evaluation")
     with path.open(newline="") as file:
-        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        try:
+            rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        except (TypeError, ValueError, csv.Error) as error:
+            raise ValueError(f"{path} is damaged: it holds what is no number, or a row of another length") from error
     if not rows:
         raise ValueError(f"{path} is empty")
     return rows

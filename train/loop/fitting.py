@@ -17,7 +17,7 @@ from train.loop import parallel
 from train.loop.checkpoints import Checkpoints, History
 from train.loop.feed import Feed, feed, padded_rows
 from train.loop.parallel import Plan, Program
-from train.loop.training_data import Data, as_dataset, first_examples, in_words
+from train.loop.training_data import Data, as_dataset, first_examples, naming_fields
 from train.metrics import Metrics, summarize
 from train.state import Batch, State, Task
 from train.tasks.step import step_key
@@ -168,7 +168,7 @@ def fit(
 
     history: History = []
     example = first_examples(dataset)
-    with in_words(dataset):
+    with naming_fields(dataset):
         if state is None:
             state = task.init(jax.random.key(seed), example)
         evaluated = jax.make_jaxpr(task.eval_step)(state, example)
@@ -260,7 +260,7 @@ def evaluate(
             raise ValueError("labels that are names need the order of the classes: data.from_arrays(…, classes=…)")
         dataset, split = as_dataset(dataset), "train"
     plan = plan or parallel.jit()
-    with in_words(dataset):
+    with naming_fields(dataset):
         return evaluator(task, feed(dataset, split, plan), plan, batch_size)(plan.place(state))
 
 

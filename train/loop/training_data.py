@@ -59,11 +59,11 @@ _ADVICE = {
     "label": "numbers are told by the task regression (task=regression)",
     "target": "classes are told by the task classification (task=classification)",
 }
-"""What to do where a data set lacks a field; for all others, see `in_words`."""
+"""What to do where a data set lacks a field; for all others, see `naming_fields`."""
 
 
 @contextlib.contextmanager
-def in_words(dataset: data.Dataset) -> Iterator[None]:
+def naming_fields(dataset: data.Dataset) -> Iterator[None]:
     """Tells in words which field a task looks for that the data do not have; else it is a bare KeyError.
 
     Raises:

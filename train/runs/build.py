@@ -17,7 +17,7 @@ from data import augment
 from train.loop import parallel
 from train.loop.fitting import Augment
 from train.loop.parallel import Plan
-from train.loop.training_data import first_examples, in_words
+from train.loop.training_data import first_examples, naming_fields
 from train.optim.freezing import Frozen, freeze
 from train.optim.optimizers import optimizer
 from train.optim.plateau import Plateau, scale_by_plateau
@@ -224,7 +224,7 @@ def _require_fit(
         return task.eval_step(task.init(key, example), example)
 
     try:
-        with in_words(dataset):
+        with naming_fields(dataset):
             metrics = jax.eval_shape(trace, jax.random.key(0))
     except (ValueError, TypeError) as error:
         if isinstance(error.__cause__, KeyError):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,7 +21,7 @@ import jax
 import data
 import zoo
 from train.data_facts import data_facts, require_same_data
-from train.files import as_json, locked, write_whole
+from train.files import as_json, locked, read_json, write_whole
 from train.inference.evaluation import examine
 from train.inference.image_sampling import GENERATORS, draw
 from train.inference.loading import Run, read_recipe
@@ -81,7 +80,7 @@ def train(recipe: Recipe, folder: str | Path, *, resume: bool = False, progress:
         require_same_data(folder, seen, parts.dataset, exactly=True)
     if resume and finished_steps(folder) >= parts.steps and (folder / "report.json").is_file():
         _LOG.warning("the run in %s has ended already; nothing is left to do", folder)
-        return json.loads((folder / "report.json").read_text()) if first_process else {}
+        return read_json(folder / "report.json", dict[str, Any]) if first_process else {}
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder) if first_process else contextlib.nullcontext():
         return _train(recipe, parts, folder, progress)

@@ -5,7 +5,7 @@ logits = model.apply(variables, images)
 model, variables = pretrained.from_hub("openai-community/gpt2")
 """
 
-from zoo.checkpoint import Loaded, Preprocessing
+from zoo.loaded import Loaded, Preprocessing
 from zoo.pretrained.files import convert, describe, load
 from zoo.pretrained.hugging_face import from_hub, load_tokenizer, to_hub
 from zoo.pretrained.imagenet import imagenet_classes

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from zoo.checkpoint import Loaded, Preprocessing, save_model
+from zoo.checkpoint import save_model
+from zoo.loaded import Loaded, Preprocessing
 from zoo.options import check_options
 from zoo.pretrained import keras, torchvision_layout
 from zoo.pretrained.adapt import TRAINED_CHANNELS

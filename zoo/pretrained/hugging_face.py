@@ -20,7 +20,7 @@ import numpy as np
 import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from zoo.checkpoint import Loaded
+from zoo.loaded import Loaded
 from zoo.options import check_options
 from zoo.pretrained.folder import (
     CONFIG,

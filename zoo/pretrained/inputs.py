@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zoo.checkpoint import Preprocessing
+from zoo.loaded import Preprocessing
 from zoo.registry import unknown
 
 

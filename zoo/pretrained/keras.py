@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from zoo.checkpoint import Loaded
+from zoo.loaded import Loaded
 from zoo.pretrained.adapt import TRAINED_CHANNELS, adapt_input_channels, input_kernels
 from zoo.pretrained.hdf5 import ENTRIES, OUTSIDE, Layer, hdf5_datasets
 from zoo.pretrained.tensors import dense, faults_of, listed, printable, require_same_entries, require_unpacked_size

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from zoo.checkpoint import Loaded, require_variables
+from zoo.checkpoint import require_variables
+from zoo.loaded import Loaded
 from zoo.pretrained import timm_layout, torchvision_layout
 from zoo.pretrained.adapt import TRAINED_CHANNELS, adapt_input_channels, adapt_positions, input_kernels, square_side
 from zoo.pretrained.place import Place, from_foreign, to_foreign

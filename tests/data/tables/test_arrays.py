@@ -153,7 +153,9 @@ def test_pixels_as_floats():
         data.from_arrays(image=GREY.astype(np.float32), label=Y)
     standardized = data.from_arrays(image=(GREY.astype(np.float64) - 100) / 50, label=Y)
     assert standardized.reader is None, "no picture can be prepared like these"
-    np.testing.assert_allclose(standardized.splits["train"].arrays["image"][..., 0], (GREY.astype(np.float64) - 100) / 50, rtol=1e-5)
+    np.testing.assert_allclose(
+        standardized.splits["train"].arrays["image"][..., 0], (GREY.astype(np.float64) - 100) / 50, rtol=1e-5
+    )
 
 
 def test_labels_that_begin_later_are_told_of(caplog):

@@ -14,7 +14,7 @@ import safetensors.numpy
 
 import zoo
 from tests.descriptors import MODELS, random_variables
-from tests.zoo.pretrained.test_hub import built, configure, tensors
+from tests.zoo.pretrained.test_hugging_face import built, configure, tensors
 from zoo import pretrained
 from zoo.pretrained.tensors import read_safetensors
 
@@ -56,11 +56,11 @@ def resnet(tmp_path):
         ({"architectures": "LlamaForCausalLM"}, r"architectures of .*config\.json must be a list of texts"),
         ({"architectures": [3]}, r"architectures of .*config\.json must be a list of texts"),
         ({"model_type": ["llama"]}, r"model_type of .*config\.json must be a text"),
-        ({"rope_parameters": 3}, r"rope_parameters of .*config\.json must be options by name"),
+        ({"rope_parameters": 3}, r"rope_parameters of .*config\.json must be values by name"),
         ({"rope_parameters": {"rope_theta": "high"}}, r"rotary_base of .*\(there rope_theta\) must be a number"),
         ({"dtype": "int4"}, r"dtype in .*config\.json must be float32, bfloat16, float16, not 'int4'"),
         ({"id2label": {"0": "a", "2": "b"}, "architectures": ["LlamaForSequenceClassification"]}, "1 is missing"),
-        ({"id2label": ["a"]}, r"id2label of .*config\.json must be options by name"),
+        ({"id2label": ["a"]}, r"id2label of .*config\.json must be values by name"),
         (
             {"hidden_size": 10**9},
             r"config\.json asks for hidden_size = 1,000,000,000, and the weights beside it hold 1,",
@@ -88,7 +88,7 @@ def test_configurations_that_are_no_objects(content, llama, resnet):
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"pretrained_cfg": 3}, r"pretrained_cfg of .*config\.json must be options by name, not 3"),
+        ({"pretrained_cfg": 3}, r"pretrained_cfg of .*config\.json must be values by name, not 3"),
         ({"pretrained_cfg": {"mean": 0.5}}, r"mean of .*config\.json must be a list of numbers, not 0\.5"),
         ({"pretrained_cfg": {"mean": [0.5]}}, r"mean in .*config\.json must have a number for each of 3 channels"),
         ({"pretrained_cfg": {"std": [0, 1, 1]}}, r"std of .*config\.json must be greater than 0, not"),
