@@ -12,6 +12,9 @@ import numpy as np
 
 from data.scaling import to_unit
 
+_MOST_PIXELS = 2**26
+"""Of a resized picture: one a pixel high would be stretched to gigabytes."""
+
 
 @dataclass(frozen=True)
 class ImageReader:
@@ -76,6 +79,11 @@ class ImageReader:
         height, width, channels = self.shape
         image = open_image(path, channels)
         resized = _cover(image.size, (width, height), self.crop, squash=self.squash)
+        if resized[0] * resized[1] > _MOST_PIXELS:
+            raise ValueError(
+                f"{os.fspath(path)!r} is {image.size[0]} × {image.size[1]}, which would be resized to {resized[0]} × "
+                f"{resized[1]} to fill {width} × {height}; crop it, or take squash=True"
+            )
         left, top = (round((whole - part) / 2) for whole, part in zip(resized, (width, height), strict=True))
         image = image.resize(resized, _filter(self.interpolation))
         return np.asarray(image.crop((left, top, left + width, top + height))).reshape(self.shape)

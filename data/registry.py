@@ -4,11 +4,14 @@ import difflib
 import functools
 import inspect
 import logging
-from collections.abc import Callable, Iterable
+import typing
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TypeVar
+
+import typeguard
 
 from data import tfds
 from data.dataset import Dataset, labels_of, take
@@ -107,12 +110,26 @@ def load(name: str, /, *, validation: float | int = 0, seed: int = 0, **options)
             raise ValueError(
                 f"data set {name!r} has no option {option!r}{_nearest(option, known)}. Its options: {', '.join(known)}."
             )
+    _require_types(builder, options, f"data set {name!r}")
     if "seed" in parameters:
         options["seed"] = seed
     built = builder(**options)
     if not isinstance(built, Dataset):
         raise ValueError(f"the builder of data set {name!r} must return a data.Dataset, not {type(built).__name__}")
     return hold_out(built, validation, seed) if validation != 0 else built
+
+
+def _require_types(builder: Callable[..., Dataset], options: Mapping[str, object], what: str) -> None:
+    hints = typing.get_type_hints(getattr(builder, "func", builder))
+    for option, value in options.items():
+        hint = hints.get(option, object)
+        boolean = isinstance(value, bool) and hint is not object and bool not in (hint, *typing.get_args(hint))
+        try:
+            if boolean:  # Python counts them among the whole numbers
+                raise typeguard.TypeCheckError("")
+            typeguard.check_type(tuple(value) if isinstance(value, list) else value, hint)
+        except typeguard.TypeCheckError:
+            raise ValueError(f"{option} of {what} cannot be {value!r}; see the options of its builder") from None
 
 
 def _of_path(name: str) -> str:

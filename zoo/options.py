@@ -24,7 +24,7 @@ class Range(NamedTuple):
     open_most: bool = False
 
     def __contains__(self, number: object) -> bool:
-        if not isinstance(number, int | float) or math.isnan(number):
+        if not isinstance(number, int | float) or number != number:
             return False
         above = self.least < number if self.open_least else self.least <= number
         return above and (number < self.most if self.open_most else number <= self.most)
@@ -70,6 +70,10 @@ RANGES: dict[str, Range] = {
 """What an option of this name may be, whatever it belongs to."""
 
 
+_MOST = float(np.finfo(np.float64).max)
+"""Of a number that is finite; whole numbers of Python may be greater."""
+
+
 def check_options(
     function: Callable[..., Any], options: Mapping[str, Any], what: str, *, elsewhere: Mapping[str, str] | None = None
 ) -> None:
@@ -96,7 +100,7 @@ def check_options(
             raise ValueError(f"{name} of {what} must be {in_words(hint)}, not {value!r}")
         allowed = RANGES.get(name)
         for number in value if isinstance(value, Sequence) and not isinstance(value, str) else [value]:
-            if isinstance(number, float) and not math.isfinite(number):
+            if isinstance(number, int | float) and not -_MOST <= number <= _MOST:
                 raise ValueError(f"{name} of {what} must be finite, not {value!r}")
             if allowed is not None and isinstance(number, int | float) and number not in allowed:
                 raise ValueError(f"{name} of {what} must be {allowed}, not {value!r}")

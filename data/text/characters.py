@@ -21,6 +21,10 @@ URL = (
 SHA256 = {"input.txt": "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"}
 
 
+_MOST_CHARACTERS = 2**16
+"""Different ones in a text; Chinese needs a few thousand."""
+
+
 class WindowSource(ArraySource):
     """Windows of a text: `tokens` [length + 1], so that each but the last has one that follows it.
 
@@ -132,4 +136,6 @@ def tokenize(content: bytes, where: str) -> tuple[np.ndarray, tuple[str, ...]]:
     if not text:
         raise ValueError(f"{where} is empty")
     distinct, tokens = np.unique(np.frombuffer(text.encode("utf-32-le"), np.uint32), return_inverse=True)
+    if len(distinct) > _MOST_CHARACTERS:
+        raise ValueError(f"{where} has {len(distinct):,} different characters, of at most {_MOST_CHARACTERS:,}")
     return tokens.astype(np.min_scalar_type(len(distinct) - 1)), tuple(map(chr, distinct))

@@ -15,6 +15,7 @@ import numpy as np
 
 from train.inference.loading import Run, load
 from train.loop.feed import padded_rows
+from train.memory import require_memory
 from train.tasks import task_option
 from zoo.generative import diffusion, gan
 
@@ -105,6 +106,7 @@ def draw(run: Run, n: int, seed: int = 0) -> np.ndarray:
     if n < 1:
         raise ValueError(f"n, the number of images, must be at least 1, not {n}")
     source, key = generator(run), jax.random.key(seed)
+    require_memory(4 * n * math.prod(source.latent_shape), f"{n} images: the noise that they begin with")
     return decode(source, jax.random.normal(key, (n, *source.latent_shape)), key)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -207,8 +208,8 @@ def fit(
             callback(report)
 
     pending: list[tuple[int, int, Metrics]] = []
-    dispatches = list(_dispatches(first, total, every, k))
-    rows = (data.batch_indices(seed, training.num_examples, batch_size, start, count) for start, count in dispatches)
+    dispatches, ahead = itertools.tee(_dispatches(first, total, every, k))
+    rows = (data.batch_indices(seed, training.num_examples, batch_size, start, count) for start, count in ahead)
     for (start, count), items in zip(dispatches, training.items(rows), strict=True):
         placed, metrics = program(placed, items, training.shared)
         pending.append((start, count, metrics))

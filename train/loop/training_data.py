@@ -6,9 +6,11 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 import data
+from train.memory import require_memory, tree_bytes
 
 Data = data.Dataset | Mapping[str, Any] | tuple[Any, Any]
 """A data set; arrays by field, as `data.from_arrays` takes them; or inputs and what is to be told of them."""
@@ -52,6 +54,8 @@ _FIRST = 16
 def first_examples(dataset: data.Dataset) -> dict[str, np.ndarray]:
     """A batch of the first training examples as a model sees them."""
     source = dataset.splits["train"]
+    shapes = {name: jax.ShapeDtypeStruct(field.shape, field.dtype) for name, field in dataset.spec.fields.items()}
+    require_memory(_FIRST * tree_bytes(shapes), f"a batch of {_FIRST} examples of {dataset.name!r}")
     return dict(dataset.preprocess(source[np.arange(min(len(source), _FIRST))]))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import sys
 import time
@@ -16,6 +17,7 @@ import numpy as np
 import zoo
 from train.loop import parallel
 from train.measure import peers
+from train.memory import require_memory
 from train.optim.optimizers import optimizer
 from train.tasks import TASKS
 from zoo.summary import count_flops, count_parameters
@@ -76,6 +78,8 @@ def bench(
         raise ValueError(f"there is no task {card.task!r} to measure {name!r} with")
     layout = parallel.plan(plan)
     layout.rows(batch_size)
+    sizes = card.input_shape if image_size is None else (image_size, image_size, *card.input_shape[2:])
+    require_memory(4 * batch_size * math.prod(sizes), f"a batch of {batch_size} examples of {list(sizes)}")
     computes_in = {"dtype": dtype} if "dtype" in card.options else {}
     if dtype != "float32" and not computes_in:
         raise ValueError(f"the model {name!r} has no dtype to choose; it is measured in float32")

@@ -16,6 +16,7 @@ import optax
 
 from train.metrics import higher_is_better
 from train.state import State
+from zoo.options import check_options
 
 
 class PlateauState(NamedTuple):
@@ -52,6 +53,7 @@ class Plateau:
     least_scale: float = 0.0
 
     def __post_init__(self):
+        check_options(Plateau, dataclasses.asdict(self), "the plateau")
         if not 0 < self.factor < 1 or self.patience < 1:
             raise ValueError(
                 f"of a plateau, factor must be in (0, 1) and patience at least 1, not {self.factor} and {self.patience}"

@@ -18,6 +18,7 @@ from train.loop import parallel
 from train.loop.fitting import Augment
 from train.loop.parallel import Plan
 from train.loop.training_data import first_examples, naming_fields
+from train.memory import require_memory, tree_bytes
 from train.optim.freezing import Frozen, freeze
 from train.optim.optimizers import optimizer
 from train.optim.plateau import Plateau, scale_by_plateau
@@ -221,11 +222,12 @@ def _require_fit(
     """Traces one evaluation: what does not fit is found before anything is compiled."""
 
     def trace(key: jax.Array) -> Any:
-        return task.eval_step(task.init(key, example), example)
+        state = task.init(key, example)
+        return state, task.eval_step(state, example)
 
     try:
         with naming_fields(dataset):
-            metrics = jax.eval_shape(trace, jax.random.key(0))
+            state, metrics = jax.eval_shape(trace, jax.random.key(0))
     except (ValueError, TypeError) as error:
         if isinstance(error.__cause__, KeyError):
             raise
@@ -234,6 +236,7 @@ def _require_fit(
             f"model {recipe.model!r}, made for {list(zoo.model_card(recipe.model).input_shape)}, does not fit the data "
             f"set {recipe.data!r}, whose examples are {seen}: {error}"
         ) from error
+    require_memory(tree_bytes((state.params, state.opt_state)), f"model {recipe.model!r} with its optimizer")
     _require_outputs(recipe, dataset, model, example)
     watched = ["step", *metrics, *(f"validation_{name}" for name in metrics if "validation" in dataset.splits)]
     for monitor in [recipe.monitor, *([plateau.monitor] if plateau else [])]:

@@ -12,9 +12,11 @@ import optax
 
 from train import losses
 from train.state import Batch, Task
+from train.tasks.checked import checked
 from train.tasks.step import gradient_task
 
 
+@checked
 def classification(
     model: nn.Module,
     tx: optax.GradientTransformation,

@@ -14,6 +14,7 @@ from train import losses
 from train.metrics import Metrics, weigh
 from train.optim.weight_average import average, start_average
 from train.state import Batch, State, Task
+from train.tasks.checked import checked
 from train.tasks.step import create_state, evaluation_key, step_key, sum_over_devices
 from train.tasks.unit_images import of_unit_images
 from zoo.generative.gan import GAN
@@ -50,6 +51,7 @@ LOSSES = {
 }
 
 
+@checked
 def gan(
     model: GAN,
     tx: optax.GradientTransformation,

@@ -12,9 +12,11 @@ import optax
 from train import losses
 from train.metrics import Bits, Metrics, Perplexity
 from train.state import Batch, Task
+from train.tasks.checked import checked
 from train.tasks.step import gradient_task, with_metrics
 
 
+@checked
 def language_modeling(
     model: nn.Module,
     tx: optax.GradientTransformation,

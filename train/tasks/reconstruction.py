@@ -10,10 +10,12 @@ import optax
 
 from train import losses
 from train.state import Batch, Task
+from train.tasks.checked import checked
 from train.tasks.step import gradient_task
 from train.tasks.unit_images import of_unit_images
 
 
+@checked
 def reconstruction(
     model: nn.Module,
     tx: optax.GradientTransformation,

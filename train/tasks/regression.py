@@ -10,11 +10,13 @@ import optax
 
 from train import losses
 from train.state import Batch, Task
+from train.tasks.checked import checked
 from train.tasks.step import gradient_task
 
 _LOSSES = {"mse": losses.mean_squared_error, "huber": losses.huber, "mae": losses.mean_absolute_error}
 
 
+@checked
 def regression(
     model: nn.Module,
     tx: optax.GradientTransformation,

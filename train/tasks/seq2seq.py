@@ -13,9 +13,11 @@ from data.text.tokens import PAD, START
 from train import losses
 from train.metrics import Mean, Metrics
 from train.state import Batch, Task
+from train.tasks.checked import checked
 from train.tasks.step import gradient_task, with_metrics
 
 
+@checked
 def seq2seq(
     model: nn.Module,
     tx: optax.GradientTransformation,

@@ -20,6 +20,7 @@ from train.optim.freezing import Frozen, in_inference, merge, partition
 from train.optim.weight_average import average, start_average
 from train.precision import LossScale, all_finite, select
 from train.state import Batch, State, Task
+from train.tasks.checked import checked
 from zoo.layers import batch_axis
 from zoo.registry import unknown
 
@@ -33,6 +34,7 @@ _LATENT, _PREPARE = 1, 2
 """What is folded into a step's key for the draws that are not dropout's."""
 
 
+@checked
 def gradient_task(
     model: nn.Module,
     tx: optax.GradientTransformation,

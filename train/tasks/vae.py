@@ -12,11 +12,13 @@ import optax
 
 from train import losses
 from train.state import Batch, Task
+from train.tasks.checked import checked
 from train.tasks.step import gradient_task
 from train.tasks.unit_images import of_unit_images
 from zoo.generative.vae import VAEOutput
 
 
+@checked
 def vae(
     model: nn.Module,
     tx: optax.GradientTransformation,
