@@ -120,6 +120,18 @@ def test_every_second_evaluation_the_last_and_those_that_are_better(tmp_path, lo
     assert steps(tmp_path) == saved
 
 
+@pytest.mark.parametrize(("first", "best_is_highest"), [(np.nan, False), (np.nan, True), (np.inf, True)])
+def test_what_is_no_number_is_never_the_best(tmp_path, first, best_is_highest):
+    """Not even where it came first; the checkpoint of it goes."""
+    checkpoints = Checkpoints(tmp_path, META, keep=1, best_is_highest=best_is_highest)
+    values = [first, 0.5, first, np.nan]
+    for step in range(1, 5):
+        checkpoints.save(step, make_state(step), history(*values[:step]))
+    checkpoints.close()
+    assert steps(tmp_path) == [2, 4]
+    assert best_first(tmp_path)[0].name == "2"
+
+
 def test_what_is_added_to_the_history_later_is_not_in_the_checkpoint(tmp_path, monkeypatch):
     """Also where the background is slow to write it."""
     checkpoints, written = Checkpoints(tmp_path, META), []

@@ -147,6 +147,18 @@ def test_callbacks_see_every_step_and_can_end_the_training():
     assert all(set(r.metrics) == {"loss", "accuracy"} for r in reports if not r.evaluated)
 
 
+def test_a_callback_that_ends_the_training_hides_nothing_from_those_behind_it():
+    """Such as from the file of the history, which else would lack the last evaluation."""
+    before, behind = [], []
+
+    def watch(seen):
+        return lambda report: seen.append((report.step, report.evaluated)) or False
+
+    callbacks = [watch(before), lambda report: report.evaluated, watch(behind)]
+    fit(recorder(), make_dataset(), batch_size=16, epochs=3, plan=one_device, callbacks=callbacks)
+    assert before == behind == [(4, False), (4, True)]
+
+
 @pytest.mark.parametrize("k", [1, 2, 4])
 def test_a_loss_that_is_no_number_stops_and_names_the_step(k):
     dataset = make_dataset()
