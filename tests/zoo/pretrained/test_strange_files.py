@@ -14,7 +14,7 @@ import safetensors.numpy
 
 import zoo
 from tests.descriptors import MODELS, random_variables
-from tests.zoo.pretrained.test_hub import built, configure, tensors
+from tests.zoo.pretrained.test_hugging_face import built, configure, tensors
 from zoo import pretrained
 from zoo.pretrained.tensors import read_safetensors
 
