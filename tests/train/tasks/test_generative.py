@@ -262,6 +262,20 @@ def test_the_discriminator_learns_to_tell_and_the_generator_to_please():
         assert found[-1] < 0.6 * found[0]
 
 
+def test_the_generator_learns_from_the_discriminator_as_it_is_after_its_move():
+    """It moves as beside a discriminator that stood there from the beginning, and stays."""
+    model, batch = zoo.create_model("gan", **GAN, dropout_rate=0.0), images(4)
+    both = gan(model, optax.sgd(1.0), discriminator_tx=optax.sgd(3.0))
+    alone = jax.jit(gan(model, optax.sgd(1.0), discriminator_tx=optax.set_to_zero()).train_step)
+    before = both.init(KEY, batch)
+    after, _ = jax.jit(both.train_step)(before, batch)
+    moved = before.replace(params={**before.params, "discriminator": after.params["discriminator"]})
+    wanted, stale = (alone(state, batch)[0].params["generator"] for state in (moved, before))
+    chex.assert_trees_all_close(after.params["generator"], wanted, rtol=1e-4, atol=1e-6)
+    with pytest.raises(AssertionError):
+        chex.assert_trees_all_close(after.params["generator"], stale, rtol=1e-2, atol=1e-4)
+
+
 # ---- bad input ----
 
 
