@@ -153,6 +153,13 @@ def test_sinusoids_are_equations_59_and_60():
             np.testing.assert_allclose(table[position, 2 * i : 2 * i + 2], [np.sin(angle), np.cos(angle)], atol=1e-6)
 
 
+def test_an_odd_number_of_features_ends_with_a_sine():
+    table, rates = sinusoids(9, 5), 10_000.0 ** (-np.array([0, 0, 2, 2, 4]) / 5)
+    angles = np.arange(9)[:, None] * rates
+    np.testing.assert_allclose(table[:, 0::2], np.sin(angles)[:, 0::2], atol=1e-6)
+    np.testing.assert_allclose(table[:, 1::2], np.cos(angles)[:, 1::2], atol=1e-6)
+
+
 def test_rotations_are_those_of_complex_numbers():
     """Feature i and i + d/2 are a number's real and imaginary part (Su et al. 2021, eq. 12–13)."""
     x, positions = normal(2, 4, 3, 6), np.array([[0, 1, 2, 3], [7, 100, 2000, 5]])
