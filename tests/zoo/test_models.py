@@ -284,11 +284,14 @@ def test_an_unknown_stem_is_refused():
         model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
 
 
-def test_residual_blocks_start_as_identities():
-    params = initialise(small("resnet18"), example("resnet18"))["params"]
-    for stage in range(1, 5):
-        assert not np.any(params[f"stage{stage}_block1"]["norm2"]["scale"])
-        assert np.all(params[f"stage{stage}_block1"]["norm1"]["scale"] == 1)
+@pytest.mark.parametrize(("name", "norms"), [("resnet18", 2), ("resnet50", 3)])
+def test_residual_blocks_start_as_identities(name, norms):
+    params = initialise(small(name), example(name))["params"]
+    blocks = [block for block in params if block.endswith("_block1")]
+    assert len(blocks) == len(small(name).stage_sizes)
+    for block in blocks:
+        scales = [params[block][f"norm{i + 1}"]["scale"] for i in range(norms)]
+        assert [sorted(set(scale.tolist())) for scale in scales] == [*[[1.0]] * (norms - 1), [0.0]]
 
 
 def test_a_vit_takes_whole_patches():
