@@ -1,4 +1,7 @@
-"""Which keys a program draws from. Two draws that share a key are one draw: no two may, whatever they are for."""
+"""Which keys a program draws from. Two draws that share a key are one draw: no two may, whatever they are for.
+
+To split a key is to use it up as well: what is split is drawn from nowhere else.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from collections.abc import Iterator
 import jax
 import pytest
 
-_SAMPLERS = ("bernoulli", "beta", "bits", "gumbel", "normal", "randint", "uniform")
+_SAMPLERS = ("bernoulli", "beta", "bits", "gumbel", "normal", "randint", "split", "uniform")
 
 Keys = list[tuple[int, ...]]
 
