@@ -47,7 +47,7 @@ def test_the_shorter_side_is_resized_and_the_centre_kept(tmp_path):
         (10, 7, 7 / 10, 2),  # a half goes to the even side, as in torchvision
         (12, 7, 7 / 12, 2),
         (8, 7, 0.8, 0),  # 8.75 becomes 8
-        (232, 224, 224 / 232, 4),  # 224 / (224 / 232) falls short of 232
+        (14, 9, 9 / 14, 2),  # 9 / (9 / 14) falls short of 14
     ],
 )
 def test_the_centre_is_the_part_that_crop_says(tmp_path, side, image_size, crop, first):

@@ -309,6 +309,13 @@ def test_a_disk_that_is_too_full_is_noticed_before_training(tmp_path, monkeypatc
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
     with pytest.raises(CheckpointError, match=r"has 0 MiB free, and the checkpoints of this run take"):
         checkpoints.require_space(make_state())
+    state = make_state()
+    each = sum(leaf.nbytes for leaf in jax.tree.leaves((state.params, state.opt_state)))
+    usage.free = 5 * each  # room for the last two, the best and one that is being written
+    checkpoints.require_space(state)
+    usage.free = 4 * each
+    with pytest.raises(CheckpointError, match="has 0 MiB free"):
+        checkpoints.require_space(state)  # the step and the key are saved besides
     checkpoints.close()
 
 

@@ -162,6 +162,16 @@ def test_elbo_is_its_integral():
     assert metrics["elbo"] < log_evidence.mean() - 0.005
 
 
+def test_beta_weighs_the_divergence_alone():
+    model, variables, image, _, _ = tiny_vae()
+    task = vae(model, optax.sgd(0.0), beta=3.0)
+    state = task.init(KEY, {"image": image}).replace(params=variables["params"])
+    found = summarize(task.eval_step(state, {"image": image}))
+    assert found["kl"] > 1e-3
+    assert found["loss"] == pytest.approx(found["reconstruction"] + 3 * found["kl"], rel=1e-5)
+    assert found["elbo"] == pytest.approx(-found["reconstruction"] - found["kl"], rel=1e-5)
+
+
 def test_the_importance_weighted_bound_rises_to_the_evidence():
     model, variables, image, log_evidence, elbo = tiny_vae()
     many = np.repeat(image, 1000, axis=0)
