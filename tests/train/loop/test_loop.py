@@ -11,6 +11,7 @@ import data
 import zoo
 from train.loop import fitting as loop
 from train.loop import parallel
+from train.loop.checkpoints import Checkpoints
 from train.loop.fitting import DivergedError, evaluate, fit
 from train.metrics import weigh
 from train.state import State, Task
@@ -145,6 +146,17 @@ def test_callbacks_see_every_step_and_can_end_the_training():
     assert [r.step for r in reports if not r.evaluated] == [4, 8]
     assert [r.step for r in reports if r.evaluated] == [4, 8]
     assert all(set(r.metrics) == {"loss", "accuracy"} for r in reports if not r.evaluated)
+
+
+def test_the_seconds_of_a_resumed_run_go_on(tmp_path):
+    checkpoints, task = Checkpoints(tmp_path, {"model": "none", "model_options": {}}), recorder()
+    state = task.init(jax.random.key(0), {}).replace(step=jnp.int32(4))
+    checkpoints.save(4, state, [{"step": 4.0, "loss": 1.0, "seconds": 1000.0}])
+    checkpoints.wait()
+    fitted = fit(task, make_dataset(), batch_size=16, epochs=2, plan=one_device, checkpoints=checkpoints)
+    checkpoints.close()
+    assert [row["step"] for row in fitted.history] == [4, 8]
+    assert fitted.history[1]["seconds"] > 1000
 
 
 def test_a_callback_that_ends_the_training_hides_nothing_from_those_behind_it():
