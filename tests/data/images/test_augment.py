@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 from functools import partial
 
 import jax
@@ -63,6 +64,23 @@ def test_a_gradient_is_resampled_linearly():
     zoomed = affine(np.float32(0), np.zeros(2), np.float32(0), np.array([0.5, 1]))[None]
     found = np.asarray(jax.jit(warp)(ramp, zoomed))[0, :, 4, 0]
     np.testing.assert_allclose(found, 4 + (np.arange(9) - 4) / 2)
+
+
+def test_parts_of_a_pixel_are_kept_to_a_thousandth():
+    ramp = np.broadcast_to(np.arange(9, dtype=np.float32)[None, :, None, None], (1, 9, 9, 1))
+    moved = affine(np.float32(0), np.array([0.3, 0]), np.float32(0), np.ones(2))[None]
+    found = np.asarray(jax.jit(warp)(ramp, moved))[0, :8, 4, 0]
+    np.testing.assert_allclose(found, np.arange(8) + 0.3, atol=1e-3)
+
+
+@pytest.mark.parametrize("turn", [0.0, 0.1, -0.3, 0.5])
+def test_hue_is_that_of_hsv(turn):
+    x = images(1, 4, 4)[0]
+    x[0] = x[0].round()  # pure colours, black and white
+    hsv = [colorsys.rgb_to_hsv(*map(float, pixel)) for pixel in x.reshape(-1, 3)]
+    wanted = [colorsys.hsv_to_rgb((h + turn) % 1, s, v) for h, s, v in hsv]
+    found = np.asarray(augment.turn_hue(x, np.float32(turn))).reshape(-1, 3)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
 # ---- policies ----
