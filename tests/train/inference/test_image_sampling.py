@@ -250,6 +250,12 @@ def test_fidelity_of_a_run(runs, monkeypatch, capsys):
     ones = np.repeat(test[:1], 360, axis=0)
     monkeypatch.setattr("train.inference.fidelity.draw", lambda run, n, seed: ones[:n])
     assert fidelity(runs / "diffusion", runs / "mlp")["class_coverage"] == 0.1
+    ones[0] = test[1]  # a class that is found in one image of 360 is not covered, in four of them it is
+    found = fidelity(runs / "diffusion", runs / "mlp")
+    assert sum(share > 0 for share in found["class_shares"].values()) == 2
+    assert found["class_coverage"] == 0.1
+    ones[:4] = test[1]
+    assert fidelity(runs / "diffusion", runs / "mlp")["class_coverage"] == 0.2
 
 
 def test_the_bound_of_a_run(runs, capsys):

@@ -132,6 +132,14 @@ def test_what_is_no_number_is_never_the_best(tmp_path, first, best_is_highest):
     assert best_first(tmp_path)[0].name == "2"
 
 
+def test_of_equals_the_newest_is_the_best(tmp_path):
+    checkpoints = Checkpoints(tmp_path, META, keep=3)
+    for step in (8, 9, 10):
+        checkpoints.save(step, make_state(step), history(*[0.5] * step))
+    checkpoints.close()
+    assert [folder.name for folder in best_first(tmp_path)] == ["10", "9", "8"]
+
+
 def test_what_is_added_to_the_history_later_is_not_in_the_checkpoint(tmp_path, monkeypatch):
     """Also where the background is slow to write it."""
     checkpoints, written = Checkpoints(tmp_path, META), []

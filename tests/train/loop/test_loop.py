@@ -97,6 +97,15 @@ def test_the_training_metrics_of_a_row_are_means_over_its_steps():
     assert [row["epoch"] for row in fitted.history] == [0.5, 1.0, 1.5, 2.0]
 
 
+@pytest.mark.parametrize(("every", "steps"), [(4, [4, 8, 10]), (3, [3, 6, 9, 10]), (99, [10])])
+def test_the_end_is_evaluated_wherever_it_falls(every, steps):
+    fitted = fit(recorder(), make_dataset(), batch_size=16, steps=10, plan=one_device, evaluate_every=every)
+    assert [row["step"] for row in fitted.history] == steps
+    order = data.batch_indices(0, 64, 16, 0, 10)
+    last = steps[-2] if len(steps) > 1 else 0
+    assert fitted.history[-1]["loss"] == pytest.approx(order[last:].mean())
+
+
 def test_scan_and_single_dispatch_agree_bitwise_in_order_and_closely_in_value():
     results = [
         fit(mlp_task(), make_dataset(), batch_size=16, epochs=3, plan=one_device, steps_per_dispatch=k).state.params
