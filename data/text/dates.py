@@ -47,6 +47,13 @@ _CHARACTERS = sorted({*"0123456789-", *(character for form in FORMS for day in _
 _LONGEST = max(len(form(day)) for form in FORMS for day in _A_YEAR)
 
 
+def split_days() -> tuple[np.ndarray, np.ndarray]:
+    """The ordinals of the days to train on and of those held out, one in twenty, in random orders."""
+    days = np.random.default_rng(0).permutation(np.arange(_FIRST, _LAST + 1))
+    held = len(days) // 20
+    return days[held:], days[:held]
+
+
 @register("dates")
 def dates(*, size: int = 50_000, seed: int = 0) -> Dataset:
     """Days from 1900 to 2099 in ten forms, and the same in ISO 8601: "3rd of March, 1998" → "1998-03-03".
@@ -61,8 +68,7 @@ def dates(*, size: int = 50_000, seed: int = 0) -> Dataset:
     if size < 1:
         raise ValueError(f"size must be at least 1; got {size}")
     vocabulary = (*SPECIAL, *_CHARACTERS)
-    days = np.random.default_rng(0).permutation(np.arange(_FIRST, _LAST + 1))
-    held_out = len(days) // 20
+    days, held_out = split_days()
 
     def draw(days: np.ndarray, examples: int, seed: int) -> ArraySource:
         rng = np.random.default_rng(seed)
@@ -78,6 +84,6 @@ def dates(*, size: int = 50_000, seed: int = 0) -> Dataset:
             {"inputs": Field((_LONGEST,), "int32"), "targets": Field((len("1998-03-03") + 1,), "int32")},
             vocabulary=vocabulary,
         ),
-        splits={"train": draw(days[held_out:], size, seed + 1), "test": draw(days[:held_out], 2000, 0)},
+        splits={"train": draw(days, size, seed + 1), "test": draw(held_out, 2000, 0)},
         preprocess=lambda batch: batch,
     )

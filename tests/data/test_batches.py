@@ -3,8 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import data
 from data import batch_indices, steps_per_epoch
-from data.pipeline import permutation
+from data.pipeline import TEST_SEED, held_out, permutation
 
 sizes = st.integers(1, 60).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n)))
 
@@ -29,6 +30,35 @@ def test_an_epoch_has_no_example_twice(seed, size, epoch):
 
 def test_order_is_fixed_for_all_time():
     assert batch_indices(0, 10, 5, start=0, count=3).tolist() == [[0, 2, 9, 1, 8], [5, 4, 3, 6, 7], [5, 3, 7, 8, 2]]
+
+
+LABELS = np.array([0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 2])
+
+
+@pytest.mark.parametrize(
+    ("options", "held"),
+    [
+        ({"amount": 4, "seed": 0}, [5, 7, 8, 9]),
+        ({"amount": 0.25, "seed": 7}, [1, 4, 10]),
+        ({"amount": 4, "seed": TEST_SEED}, [1, 7, 9, 10]),
+        ({"amount": 4, "seed": 0, "epoch": -2}, [0, 4, 8, 11]),
+        ({"amount": 4, "seed": 0, "labels": LABELS}, [0, 5, 7, 9]),
+        ({"amount": 5, "seed": 0, "labels": LABELS}, [0, 2, 5, 7, 9]),
+    ],
+)
+def test_what_is_held_out_is_fixed_for_all_time(options, held):
+    """A run that goes on under a newer version must not train on what it was tested on."""
+    stays, found = held_out(12, **options, what="test", where="here")
+    assert found.tolist() == held
+    assert stays.tolist() == [i for i in range(12) if i not in held]
+
+
+def test_splits_of_arrays_are_fixed_for_all_time():
+    arrays = {"image": np.arange(20.0)[:, None] / 20, "label": np.arange(20) % 2}
+    splits = data.from_arrays(**arrays, test=0.25, validation=0.2).splits
+    found = {name: np.rint(20 * source.arrays["image"][:, 0]).astype(int).tolist() for name, source in splits.items()}
+    assert found.pop("train") == [0, 2, 3, 4, 5, 8, 13, 14, 15, 16, 17, 19]
+    assert found == {"test": [1, 7, 9, 10, 18], "validation": [6, 11, 12]}
 
 
 def test_epochs_and_seeds_differ_and_leave_out_other_examples():

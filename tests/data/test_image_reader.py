@@ -39,6 +39,35 @@ def test_the_shorter_side_is_resized_and_the_centre_kept(tmp_path):
     assert (squashed[0, [0, 5, 9]].argmax(axis=-1) == [1, 0, 2]).all()
 
 
+@pytest.mark.parametrize(
+    ("side", "image_size", "crop", "first"),
+    [
+        (8, 7, 7 / 8, 0),
+        (9, 7, 7 / 9, 1),
+        (10, 7, 7 / 10, 2),  # a half goes to the even side, as in torchvision
+        (12, 7, 7 / 12, 2),
+        (8, 7, 0.8, 0),  # 8.75 becomes 8
+        (14, 9, 9 / 14, 2),  # 9 / (9 / 14) falls short of 14
+    ],
+)
+def test_the_centre_is_the_part_that_crop_says(tmp_path, side, image_size, crop, first):
+    """Of a picture that has the size before the crop already, it is pixels as they are."""
+    x = np.random.default_rng(0).integers(0, 256, (side, side), dtype=np.uint8)
+    read = ImageReader(image_size, crop=crop, channels=1).read(save(tmp_path, x, "a.png"))
+    last = first + image_size
+    np.testing.assert_array_equal(read[..., 0], x[first:last, first:last])
+
+
+@pytest.mark.parametrize(("size", "resized"), [((8, 5), (4, 3)), ((5, 8), (3, 4)), ((9, 5), (5, 3)), ((4, 7), (3, 5))])
+def test_the_longer_side_is_rounded_down(tmp_path, size, resized):
+    """8 by 5 pixels are resized to 4.8 by 3, which is 4 by 3."""
+    x = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
+    whole = np.asarray(Image.fromarray(x).resize(resized[::-1], Image.Resampling.BILINEAR))
+    top, left = (round((n - 3) / 2) for n in resized)
+    read = ImageReader(3, channels=1).read(save(tmp_path, x, "a.png"))
+    np.testing.assert_array_equal(read[..., 0], whole[top : top + 3, left : left + 3])
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 3), (3, 200)])
 @pytest.mark.parametrize("wanted", [5, (4, 9), (9, 4)])
 @pytest.mark.parametrize("crop", [1.0, 0.875, 0.3])

@@ -15,6 +15,7 @@ from tests.parity.torch_weights import channels_last, images, tensor, tensors
 from tests.parity.torchvision_ops import timm
 from zoo import layers, pretrained
 from zoo.layers import attention
+from zoo.pretrained import torchvision_layout
 
 torch = pytest.importorskip("torch")
 torchvision = pytest.importorskip("torchvision")
@@ -134,7 +135,7 @@ def test_logits_and_stages_of_timm(name):
 @pytest.mark.parametrize("name", OF_TORCHVISION)
 def test_logits_of_torchvision(name):
     """At an odd size that is no square, where the layout of the weights is torchvision's."""
-    epsilon = pretrained.torchvision.EPSILON.get(name)
+    epsilon = torchvision_layout.EPSILON.get(name)
     options = {"epsilon": epsilon} if epsilon else OPTIONS.get(name, {})
     theirs = with_random_weights(of_torchvision(name))
     variables = pretrained.from_torch(name, theirs.state_dict(), **options).variables

@@ -16,7 +16,7 @@ from tests.parity.torchvision_ops import timm
 from zoo import pretrained
 from zoo.pretrained import keras as keras_files
 from zoo.pretrained import timm_layout as timms
-from zoo.pretrained import torchvision as torchvisions
+from zoo.pretrained import torchvision_layout
 
 torch = pytest.importorskip("torch")
 torchvision = pytest.importorskip("torchvision")
@@ -118,7 +118,7 @@ def test_preprocessing_and_epsilon_of_torchvision(name):
     with torch.device("meta"):
         modules = torchvision.models.get_model(theirs).modules()
     found = {module.eps for module in modules if isinstance(module, torch.nn.BatchNorm2d)}
-    assert found <= {torchvisions.EPSILON.get(name, 1e-5)}
+    assert found <= {torchvision_layout.EPSILON.get(name, 1e-5)}
 
 
 def test_names_of_older_files():
@@ -128,13 +128,13 @@ def test_names_of_older_files():
     old = {re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", key): x for key, x in known.items()}
     weights = types.SimpleNamespace(get_state_dict=lambda **_: dict(old))
     torchvision.models.densenet._load_state_dict(densenet, weights, progress=False)
-    assert set(old) != set(known) == {torchvisions.modern(key) for key in old}
+    assert set(old) != set(known) == {torchvision_layout.modern(key) for key in old}
     with torch.device("meta"):
         vit = torchvision.models.vit_b_16()
     known = vit.state_dict()
     old = {key.replace("mlp.0", "mlp.linear_1").replace("mlp.3", "mlp.linear_2"): x for key, x in known.items()}
     vit.load_state_dict(old)
-    assert set(old) != set(known) == {torchvisions.modern(key) for key in old}
+    assert set(old) != set(known) == {torchvision_layout.modern(key) for key in old}
 
 
 # ---- Keras ----

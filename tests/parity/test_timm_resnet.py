@@ -14,7 +14,7 @@ import zoo
 from tests.descriptors import random_variables
 from tests.parity.torch_weights import channels_last, images, load, tensor, tensors
 from tests.parity.torchvision_ops import timm
-from zoo.pretrained import torchvision
+from zoo.pretrained import torchvision_layout
 from zoo.vision.resnet import BasicBlock, Bottleneck, ResNet, _conv_and_norm
 
 torch = pytest.importorskip("torch")
@@ -114,7 +114,7 @@ def test_block(ours, theirs, stride, widen):
     state = {}
     for collection in ("params", "batch_stats"):
         for path, leaf in flatten_dict(variables[collection], sep="/").items():
-            key = torchvision.RULES[ResNet](None, f"stage1_block1/{path}").key
+            key = torchvision_layout.RULES[ResNet](None, f"stage1_block1/{path}").key
             state[key.removeprefix("layer1.0.")] = tensor(leaf)
     reference.load_state_dict(state, strict=False)
     unset = {key for key in reference.state_dict() if not key.endswith("num_batches_tracked")} - set(state)

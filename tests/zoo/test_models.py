@@ -6,6 +6,7 @@ import functools
 
 import chex
 import flax
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -283,16 +284,59 @@ def test_an_unknown_stem_is_refused():
         model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
 
 
-def test_residual_blocks_start_as_identities():
-    params = initialise(small("resnet18"), example("resnet18"))["params"]
-    for stage in range(1, 5):
-        assert not np.any(params[f"stage{stage}_block1"]["norm2"]["scale"])
-        assert np.all(params[f"stage{stage}_block1"]["norm1"]["scale"] == 1)
+@pytest.mark.parametrize(("name", "norms"), [("resnet18", 2), ("resnet50", 3)])
+def test_residual_blocks_start_as_identities(name, norms):
+    params = initialise(small(name), example(name))["params"]
+    blocks = [block for block in params if block.endswith("_block1")]
+    assert len(blocks) == len(small(name).stage_sizes)
+    for block in blocks:
+        scales = [params[block][f"norm{i + 1}"]["scale"] for i in range(norms)]
+        assert [sorted(set(scale.tolist())) for scale in scales] == [*[[1.0]] * (norms - 1), [0.0]]
 
 
 def test_a_vit_takes_whole_patches():
     with pytest.raises(ValueError, match=r"multiples of 2, not 4 × 5 \(image_size 4\); resize, crop or pad"):
         small("vit_tiny_patch16_224").init(jax.random.key(0), jnp.zeros((1, 4, 5, 3)))
+
+
+_BLOCK, _DECODER_BLOCK = [0.25, 0.0, 0.25], [0.25, 0.25, 0.0, 0.25]
+DROPPED = {
+    "mlp": [0.25] * 2,  # of each hidden layer
+    "cnn": [0.25],
+    "gan": [0.25] * 2,
+    "alexnet": [0.25] * 2,
+    "vgg11": [0.25] * 2,
+    "densenet121": [0.25] * 3,  # of each dense layer
+    "mobilenet_v3_large": [0.25],
+    "efficientnet_b0": [0.2, 0.25],  # branches with a shortcut: the rate of the third block of three, 2/3 of 0.3
+    "convnext_tiny": [0.15, 0.3],  # branches, from 0 to 0.3
+    "vit_tiny_patch16_224": [0.25, *[0.25] * 3 * 2],  # embeddings, and all dense layers of each block but q, k and v
+    "ddpm_unet": [0.25] * 6,  # of each residual block
+    "bert_tiny": [0.25, *_BLOCK * 2, 0.25],  # embeddings, the two sums of each block, what the head sees
+    "gpt2": [0.25, *_BLOCK * 2],
+    "transformer_classifier": [*_BLOCK * 2, 0.25],
+    "transformer_base": [0.25, *_BLOCK * 2, 0.25, *_DECODER_BLOCK * 2],
+    "char_lstm": [0.25] * 2,
+    "lstm_regressor": [0.25] * 2,
+}
+"""Rates in the order of use, of the small variants; 0 stands for the units between the dense layers of a block."""
+
+
+@pytest.mark.parametrize("name", DROPPED)
+def test_dropout_is_where_the_papers_have_it(name):
+    rates, known = {"dropout_rate": 0.25, "drop_path_rate": 0.3}, zoo.model_card(name).options
+    model = small(name, **{option: rate for option, rate in rates.items() if option in known})
+    found = []
+
+    def look(call, args, options, context):
+        if isinstance(context.module, zoo.layers.Dropout) and options.get("train"):
+            found.append(round(context.module.rate, 6))
+        return call(*args, **options)
+
+    with nn.intercept_methods(look):
+        rngs = {stream: jax.random.key(0) for stream in ("params", "dropout")}
+        jax.eval_shape(functools.partial(model.init, train=True), rngs, example(name))
+    assert found == DROPPED[name]
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,7 @@ def _step(
 def time_embedding(time: jax.Array, features: int) -> jax.Array:
     """Sines and cosines of wavelengths from 2π to 20000π (Vaswani et al. 2017), `[batch]` → `[batch, features]`."""
     half = features // 2
-    frequency = jnp.exp(-jnp.log(10_000.0) * jnp.arange(half) / (half - 1))
+    frequency = jnp.exp(-jnp.log(10_000.0) * jnp.arange(half) / max(half - 1, 1))
     angle = time[:, None].astype(jnp.float32) * frequency[None]
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 

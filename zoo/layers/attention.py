@@ -65,7 +65,8 @@ def attend(
       value: as `key`.
       mask: boolean, of four axes that broadcast to `[batch, heads, queries, keys]`: which query sees which key. One
         that sees none gets the mean of all values.
-      causal: query i sees the keys up to i.
+      causal: query i sees the keys up to i, both counted from the first, also where there are fewer queries than keys.
+        Queries that stand behind keys of a cache say by `mask` what they see, as `causal_context` does.
       key_lengths: integer `[batch]`; keys from there on are not seen.
 
     Returns:

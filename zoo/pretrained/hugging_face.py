@@ -1,7 +1,7 @@
 """Language models in the format of Hugging Face: a folder with `config.json` and safetensors, there and back.
 
-Of each family, `hugging_face.py` says what its configuration may hold and where its variables lie; reading, writing and
-all checks derive from that.
+Of each family, `hugging_face_layout.py` says what its configuration may hold and where its variables lie; reading,
+writing and all checks derive from that.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 from functools import partial
 
 import jax
@@ -11,6 +12,7 @@ import pytest
 
 from data import augment
 from data.augment import POLICIES, Policy, affine, policy, warp
+from tests.draws import assert_all_differ, keys_drawn_from
 
 KEY = jax.random.key(3)
 
@@ -62,6 +64,23 @@ def test_a_gradient_is_resampled_linearly():
     zoomed = affine(np.float32(0), np.zeros(2), np.float32(0), np.array([0.5, 1]))[None]
     found = np.asarray(jax.jit(warp)(ramp, zoomed))[0, :, 4, 0]
     np.testing.assert_allclose(found, 4 + (np.arange(9) - 4) / 2)
+
+
+def test_parts_of_a_pixel_are_kept_to_a_thousandth():
+    ramp = np.broadcast_to(np.arange(9, dtype=np.float32)[None, :, None, None], (1, 9, 9, 1))
+    moved = affine(np.float32(0), np.array([0.3, 0]), np.float32(0), np.ones(2))[None]
+    found = np.asarray(jax.jit(warp)(ramp, moved))[0, :8, 4, 0]
+    np.testing.assert_allclose(found, np.arange(8) + 0.3, atol=1e-3)
+
+
+@pytest.mark.parametrize("turn", [0.0, 0.1, -0.3, 0.5])
+def test_hue_is_that_of_hsv(turn):
+    x = images(1, 4, 4)[0]
+    x[0] = x[0].round()  # pure colours, black and white
+    hsv = [colorsys.rgb_to_hsv(*map(float, pixel)) for pixel in x.reshape(-1, 3)]
+    wanted = [colorsys.hsv_to_rgb((h + turn) % 1, s, v) for h, s, v in hsv]
+    found = np.asarray(augment.turn_hue(x, np.float32(turn))).reshape(-1, 3)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
 # ---- policies ----
@@ -143,6 +162,55 @@ def test_flips_are_exact_and_half_of_all():
         same, mirrored = ((found == y).all(axis=(1, 2, 3)) for y in (x, np.flip(x, axis)))
         assert (same | mirrored).all()
         assert 70 < mirrored.sum() < 130
+
+
+def test_flips_are_drawn_apart():
+    """Each way to mirror an image, or not, a quarter of all."""
+    x = images(400, 3, 4)
+    found = np.asarray(applied(policy(flip=True, vertical_flip=True), batch_of(x), KEY)["image"])
+    for axes in ((), (1,), (2,), (1, 2)):
+        assert 70 < (found == np.flip(x, axes)).all(axis=(1, 2, 3)).sum() < 130
+
+
+def drawn_maps(number, **settings):
+    """The linear parts `[number, 2, 2]` and the offsets `[number, 2]` of maps."""
+    some = policy(**settings)
+    draw = jax.jit(jax.vmap(lambda key: augment.random_map(some, key, 40, 20)))
+    return np.split(np.asarray(draw(jax.random.split(KEY, number))), [2], axis=2)
+
+
+def assert_uncorrelated(*numbers):
+    """Correlations of a thousand draws that are independent are within 0.15 of zero."""
+    assert min(np.std(n) for n in numbers) > 1e-3
+    assert np.abs(np.corrcoef(numbers) - np.eye(len(numbers))).max() < 0.15
+
+
+def test_angle_shift_slant_and_zoom_are_drawn_apart():
+    linear, offset = drawn_maps(1000, rotation=30.0, shift=0.2, shear=20.0, zoom=0.2)
+    angle = np.arctan2(linear[:, 0, 1], linear[:, 1, 1])
+    turn_back = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]).transpose(2, 0, 1)
+    rows, columns, linear = *(turn_back @ offset)[..., 0].T, turn_back @ linear
+    slant = np.arctan2(-linear[:, 1, 0], linear[:, 0, 0])
+    assert np.abs(slant).max() < np.deg2rad(20.1)
+    assert_uncorrelated(angle, rows, columns, slant, linear[:, 0, 0] / np.cos(slant), linear[:, 1, 1])
+
+
+def test_area_ratio_and_place_of_a_crop_are_drawn_apart():
+    linear, offset = drawn_maps(2000, random_crop=0.1)
+    sides = linear[:, [0, 1], [0, 1]]
+    inside = (sides < 0.95).all(axis=1)  # others are cut off, and have hardly any place to choose
+    sides, offset = sides[inside], offset[inside, :, 0]
+    place = offset / (1 - sides) / [20, 10]
+    assert np.abs(place).max() < 1.001
+    assert_uncorrelated(sides.prod(axis=1), np.log(sides[:, 0] / sides[:, 1]), *place.T)
+
+
+def test_no_two_draws_share_a_key():
+    """Of all settings together, for two examples."""
+    whole = partial(augment.apply, policy(**STRENGTHS), num_classes=3)
+    with keys_drawn_from() as keys:  # quickly compiled
+        jax.jit(whole, compiler_options={"xla_backend_optimization_level": 0})(batch_of(images(2, 2, 2)), KEY)
+    assert_all_differ(keys, at_least=2 * 22)
 
 
 def test_the_guides_policy_stays_within_its_limits():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import data
-from data.text.dates import FORMS
+from data.text.dates import FORMS, split_days
 from data.text.tokens import decode
 
 
@@ -63,6 +63,14 @@ def test_no_day_of_the_test_is_trained_on(dates):
     assert not set(train) & set(test)
     assert len(set(test)) > 1400
     assert (min(test)[:2], max(test)[:2]) == ("19", "20")
+
+
+def test_one_day_in_twenty_is_held_out():
+    """Whatever is drawn of them: no day is on both sides, and none on neither."""
+    days, held_out = split_days()
+    assert len(held_out) == (len(days) + len(held_out)) // 20
+    first, last = date(1900, 1, 1).toordinal(), date(2099, 12, 31).toordinal()
+    assert sorted([*days, *held_out]) == list(range(first, last + 1))
 
 
 def test_the_test_depends_on_nothing(dates):

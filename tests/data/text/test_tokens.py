@@ -50,3 +50,9 @@ def test_packing_keeps_every_sequence_whole():
 def test_what_does_not_fit_a_row():
     with pytest.raises(ValueError, match="a sequence of 4 tokens is longer than a row of 3; cut it first"):
         tokens.pack([[3], [3, 4, 5, 6]], 3)
+
+
+def test_the_longest_are_packed_first():
+    """Else the short ones would fill rows of their own."""
+    packed = tokens.pack([[3] * n for n in (2, 2, 2, 4, 4, 4)], 6)
+    assert packed.segments.tolist() == [[1, 1, 1, 1, 2, 2]] * 3

@@ -15,6 +15,7 @@ from PIL import Image
 
 import data
 import zoo
+from tests.draws import assert_all_differ, keys_drawn_from
 from train import cli
 from train.inference.evaluation import evaluate, likelihood_bound
 from train.inference.fidelity import fidelity, frechet_distance
@@ -93,6 +94,25 @@ def test_a_diffusion_model_adds_noise_on_the_way(runs, monkeypatch):
     for first, second in itertools.combinations(noisy, 2):
         assert np.abs(first - second).max() > 1e-3
     np.testing.assert_array_equal(decode(source, same, jax.random.key(1)), noisy)
+
+
+@pytest.mark.parametrize(("name", "draws"), [("gan", 15 + 16), ("diffusion", 10)])
+def test_no_two_draws_of_a_sample_share_a_key(runs, name, draws, monkeypatch):
+    """The first latents; and in each of two batches the other candidates and their lots, or the noise of each step."""
+    monkeypatch.setattr("train.inference.image_sampling._BATCH", 2)
+    with keys_drawn_from() as keys:
+        sample(runs / name, 3)
+    assert_all_differ(keys, at_least=1 + 2 * draws)
+
+
+def test_no_two_draws_of_a_bound_share_a_key(runs):
+    """Pixels and latents, of all batches of the split."""
+    run = load(runs / "vae")
+    binarized = run._replace(recipe=override(run.recipe, ["task_options.pixels=binarized", "batch_size=50"]))
+    with pytest.MonkeyPatch.context() as patch, keys_drawn_from() as keys:
+        patch.setattr("train.inference.evaluation.load", lambda folder: binarized)
+        likelihood_bound(runs / "vae", samples=3)
+    assert_all_differ(keys, at_least=2 * (1 + 3))
 
 
 @generative
@@ -230,6 +250,12 @@ def test_fidelity_of_a_run(runs, monkeypatch, capsys):
     ones = np.repeat(test[:1], 360, axis=0)
     monkeypatch.setattr("train.inference.fidelity.draw", lambda run, n, seed: ones[:n])
     assert fidelity(runs / "diffusion", runs / "mlp")["class_coverage"] == 0.1
+    ones[0] = test[1]  # a class that is found in one image of 360 is not covered, in four of them it is
+    found = fidelity(runs / "diffusion", runs / "mlp")
+    assert sum(share > 0 for share in found["class_shares"].values()) == 2
+    assert found["class_coverage"] == 0.1
+    ones[:4] = test[1]
+    assert fidelity(runs / "diffusion", runs / "mlp")["class_coverage"] == 0.2
 
 
 def test_the_bound_of_a_run(runs, capsys):

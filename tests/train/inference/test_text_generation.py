@@ -13,6 +13,7 @@ import scipy.special
 import zoo
 from data.text.tokens import encode
 from tests.descriptors import random_variables
+from tests.draws import assert_all_differ, keys_drawn_from
 from train.inference.text_generation import TextRun, choose, decode, generate, load, stream, write
 
 VOCAB, MAX_LEN = 11, 8
@@ -105,6 +106,14 @@ def test_a_text_depends_on_seed_row_and_place_alone(name):
     np.testing.assert_array_equal(np.concatenate(pieces, axis=1), whole)
     assert np.any(whole[0] != whole[1]), "rows draw their own numbers"
     assert np.any(generate(model, variables, same, 90, seed=2) != whole)
+
+
+def test_each_token_has_a_key_of_its_own():
+    """Of two rows, the first and the 64 that one call of the loop may make."""
+    model, variables = MODELS["char_lstm"]
+    with keys_drawn_from() as keys:
+        generate(model, variables, prompts(2), 5)
+    assert_all_differ(keys, at_least=2 * (1 + 64))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import tqdm.auto
 
 from train.loop import callbacks
 from train.loop.fitting import Report
+from train.optim.plateau import Plateau
 
 
 def rows(values, name="validation_loss"):
@@ -154,6 +155,15 @@ def test_tensorboard(tmp_path):
         (3, "evaluation/validation_loss"): 1.25,
         (3, "evaluation/seconds"): 9.0,
     }
+
+
+def test_tensorboard_shows_the_rate_that_a_plateau_leaves(tmp_path):
+    plateau = Plateau(factor=0.25, patience=1)
+    with callbacks.tensorboard(tmp_path, lambda step: 0.5**step, plateau) as callback:
+        callback(dispatched(3, history=rows([2, 1])))
+        callback(dispatched(4, history=rows([2, 1, 1])))
+    (path,) = tmp_path.iterdir()
+    assert scalars(path) == {(3, "train/learning_rate"): 0.25, (4, "train/learning_rate"): 0.125 / 4}
 
 
 def scalars(path):

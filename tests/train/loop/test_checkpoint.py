@@ -120,6 +120,26 @@ def test_every_second_evaluation_the_last_and_those_that_are_better(tmp_path, lo
     assert steps(tmp_path) == saved
 
 
+@pytest.mark.parametrize(("first", "best_is_highest"), [(np.nan, False), (np.nan, True), (np.inf, True)])
+def test_what_is_no_number_is_never_the_best(tmp_path, first, best_is_highest):
+    """Not even where it came first; the checkpoint of it goes."""
+    checkpoints = Checkpoints(tmp_path, META, keep=1, best_is_highest=best_is_highest)
+    values = [first, 0.5, first, np.nan]
+    for step in range(1, 5):
+        checkpoints.save(step, make_state(step), history(*values[:step]))
+    checkpoints.close()
+    assert steps(tmp_path) == [2, 4]
+    assert best_first(tmp_path)[0].name == "2"
+
+
+def test_of_equals_the_newest_is_the_best(tmp_path):
+    checkpoints = Checkpoints(tmp_path, META, keep=3)
+    for step in (8, 9, 10):
+        checkpoints.save(step, make_state(step), history(*[0.5] * step))
+    checkpoints.close()
+    assert [folder.name for folder in best_first(tmp_path)] == ["10", "9", "8"]
+
+
 def test_what_is_added_to_the_history_later_is_not_in_the_checkpoint(tmp_path, monkeypatch):
     """Also where the background is slow to write it."""
     checkpoints, written = Checkpoints(tmp_path, META), []
@@ -297,6 +317,13 @@ def test_a_disk_that_is_too_full_is_noticed_before_training(tmp_path, monkeypatc
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
     with pytest.raises(CheckpointError, match=r"has 0 MiB free, and the checkpoints of this run take"):
         checkpoints.require_space(make_state())
+    state = make_state()
+    each = sum(leaf.nbytes for leaf in jax.tree.leaves((state.params, state.opt_state)))
+    usage.free = 5 * each  # room for the last two, the best and one that is being written
+    checkpoints.require_space(state)
+    usage.free = 4 * each
+    with pytest.raises(CheckpointError, match="has 0 MiB free"):
+        checkpoints.require_space(state)  # the step and the key are saved besides
     checkpoints.close()
 
 

@@ -11,6 +11,7 @@ import data
 import zoo
 from train.loop import fitting as loop
 from train.loop import parallel
+from train.loop.checkpoints import Checkpoints
 from train.loop.fitting import DivergedError, evaluate, fit
 from train.metrics import weigh
 from train.state import State, Task
@@ -96,6 +97,15 @@ def test_the_training_metrics_of_a_row_are_means_over_its_steps():
     assert [row["epoch"] for row in fitted.history] == [0.5, 1.0, 1.5, 2.0]
 
 
+@pytest.mark.parametrize(("every", "steps"), [(4, [4, 8, 10]), (3, [3, 6, 9, 10]), (99, [10])])
+def test_the_end_is_evaluated_wherever_it_falls(every, steps):
+    fitted = fit(recorder(), make_dataset(), batch_size=16, steps=10, plan=one_device, evaluate_every=every)
+    assert [row["step"] for row in fitted.history] == steps
+    order = data.batch_indices(0, 64, 16, 0, 10)
+    last = steps[-2] if len(steps) > 1 else 0
+    assert fitted.history[-1]["loss"] == pytest.approx(order[last:].mean())
+
+
 def test_scan_and_single_dispatch_agree_bitwise_in_order_and_closely_in_value():
     results = [
         fit(mlp_task(), make_dataset(), batch_size=16, epochs=3, plan=one_device, steps_per_dispatch=k).state.params
@@ -145,6 +155,29 @@ def test_callbacks_see_every_step_and_can_end_the_training():
     assert [r.step for r in reports if not r.evaluated] == [4, 8]
     assert [r.step for r in reports if r.evaluated] == [4, 8]
     assert all(set(r.metrics) == {"loss", "accuracy"} for r in reports if not r.evaluated)
+
+
+def test_the_seconds_of_a_resumed_run_go_on(tmp_path):
+    checkpoints, task = Checkpoints(tmp_path, {"model": "none", "model_options": {}}), recorder()
+    state = task.init(jax.random.key(0), {}).replace(step=jnp.int32(4))
+    checkpoints.save(4, state, [{"step": 4.0, "loss": 1.0, "seconds": 1000.0}])
+    checkpoints.wait()
+    fitted = fit(task, make_dataset(), batch_size=16, epochs=2, plan=one_device, checkpoints=checkpoints)
+    checkpoints.close()
+    assert [row["step"] for row in fitted.history] == [4, 8]
+    assert fitted.history[1]["seconds"] > 1000
+
+
+def test_a_callback_that_ends_the_training_hides_nothing_from_those_behind_it():
+    """Such as from the file of the history, which else would lack the last evaluation."""
+    before, behind = [], []
+
+    def watch(seen):
+        return lambda report: seen.append((report.step, report.evaluated)) or False
+
+    callbacks = [watch(before), lambda report: report.evaluated, watch(behind)]
+    fit(recorder(), make_dataset(), batch_size=16, epochs=3, plan=one_device, callbacks=callbacks)
+    assert before == behind == [(4, False), (4, True)]
 
 
 @pytest.mark.parametrize("k", [1, 2, 4])

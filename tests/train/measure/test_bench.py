@@ -1,9 +1,14 @@
 """What `bench` reports is consistent with itself and with what is known of the models."""
 
+import itertools
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 import zoo
+from train.measure import bench as measure
 from train.measure.bench import bench
 from train.measure.peers import torch_peer
 from zoo.summary import abstract_variables, count_parameters
@@ -139,6 +144,25 @@ def test_the_comparison_reports_both_and_their_ratio():
         measured = results[part]
         assert measured["ratio_10"] <= measured["ratio"] <= measured["ratio_90"]
         assert measured["torch_step_ms"] > 0
+
+
+def test_the_ratio_is_our_time_over_theirs(monkeypatch):
+    peer = SimpleNamespace(infer=lambda: 0.0, train=lambda: 0.0)
+    monkeypatch.setattr(measure.peers, "beside", lambda *args: nullcontext(peer))
+    monkeypatch.setattr(measure, "_alternate", lambda steps, seconds: np.array([[0.2, 0.4, 0.3], [0.1, 0.1, 0.1]]))
+    results = bench("perceptron", batch_size=8, compare="torch")
+    for part in ("train", "inference"):
+        assert results[part]["step_ms"] == pytest.approx(300)
+        assert results[part]["torch_step_ms"] == pytest.approx(100)
+        assert results[part]["ratio"] == pytest.approx(3)
+
+
+def test_a_matrix_product_has_a_multiply_and_an_add_for_each_number(monkeypatch):
+    """By a clock that goes on by a second whenever it is read."""
+    clock = itertools.count()
+    monkeypatch.setattr(measure, "time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
+    monkeypatch.setattr(measure, "_PEAK_MATMUL", 8)
+    assert measure._matmul_rate("float32") == 2 * 8**3
 
 
 def test_what_pytorch_has_not_is_said():

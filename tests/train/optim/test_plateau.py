@@ -32,6 +32,21 @@ def test_a_small_change_is_none():
     assert Plateau(patience=1, least_change=0.01).scale(history([1, 0.95])) == 1
 
 
+@pytest.mark.parametrize("monitor", ["validation_loss", "validation_accuracy"])
+@pytest.mark.parametrize(
+    ("losses", "scales"),
+    [
+        ([np.nan, np.nan, np.nan, np.nan], [1, 0.5, 0.5, 0.25]),
+        ([np.nan, 3, 2, 1], [1, 1, 1, 1]),
+        ([3, np.nan, np.nan, 2, np.nan, 2.5], [1, 1, 0.5, 0.5, 0.5, 0.25]),
+    ],
+)
+def test_what_is_no_number_is_no_better(monitor, losses, scales):
+    """Nor does it stand in the way of the numbers behind it."""
+    plateau, rows = Plateau(monitor=monitor, factor=0.5, patience=2), history(losses)
+    assert [plateau.scale(rows[:count]) for count in range(1, len(rows) + 1)] == scales
+
+
 @pytest.mark.parametrize("options", [{"factor": 0}, {"factor": 1.0}, {"patience": 0}])
 def test_numbers_that_make_no_sense(options):
     with pytest.raises(ValueError, match=r"factor must be in .* and patience at least 1"):

@@ -162,6 +162,16 @@ def test_elbo_is_its_integral():
     assert metrics["elbo"] < log_evidence.mean() - 0.005
 
 
+def test_beta_weighs_the_divergence_alone():
+    model, variables, image, _, _ = tiny_vae()
+    task = vae(model, optax.sgd(0.0), beta=3.0)
+    state = task.init(KEY, {"image": image}).replace(params=variables["params"])
+    found = summarize(task.eval_step(state, {"image": image}))
+    assert found["kl"] > 1e-3
+    assert found["loss"] == pytest.approx(found["reconstruction"] + 3 * found["kl"], rel=1e-5)
+    assert found["elbo"] == pytest.approx(-found["reconstruction"] - found["kl"], rel=1e-5)
+
+
 def test_the_importance_weighted_bound_rises_to_the_evidence():
     model, variables, image, log_evidence, elbo = tiny_vae()
     many = np.repeat(image, 1000, axis=0)
@@ -260,6 +270,20 @@ def test_the_discriminator_learns_to_tell_and_the_generator_to_please():
             state, metrics = step(state, images(16))
             found.append(summarize(metrics)[metric])
         assert found[-1] < 0.6 * found[0]
+
+
+def test_the_generator_learns_from_the_discriminator_as_it_is_after_its_move():
+    """It moves as beside a discriminator that stood there from the beginning, and stays."""
+    model, batch = zoo.create_model("gan", **GAN, dropout_rate=0.0), images(4)
+    both = gan(model, optax.sgd(1.0), discriminator_tx=optax.sgd(3.0))
+    alone = jax.jit(gan(model, optax.sgd(1.0), discriminator_tx=optax.set_to_zero()).train_step)
+    before = both.init(KEY, batch)
+    after, _ = jax.jit(both.train_step)(before, batch)
+    moved = before.replace(params={**before.params, "discriminator": after.params["discriminator"]})
+    wanted, stale = (alone(state, batch)[0].params["generator"] for state in (moved, before))
+    chex.assert_trees_all_close(after.params["generator"], wanted, rtol=1e-4, atol=1e-6)
+    with pytest.raises(AssertionError):
+        chex.assert_trees_all_close(after.params["generator"], stale, rtol=1e-2, atol=1e-4)
 
 
 # ---- bad input ----

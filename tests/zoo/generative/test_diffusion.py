@@ -127,6 +127,22 @@ def test_ddpm_draws_from_the_distribution():
     assert abs(np.corrcoef(found.ravel(), noise.ravel())[0, 1]) < 0.05, "what it began with is forgotten"
 
 
+@pytest.mark.parametrize(
+    ("steps", "times"), [(1, [19]), (2, [19, 0]), (4, [19, 13, 6, 0]), (20, list(range(19, -1, -1)))]
+)
+def test_times_are_visited_evenly_from_the_last_to_the_first(steps, times, monkeypatch):
+    """And each step leads to the next of them, the last one to the clean image."""
+    seen = []
+
+    def step(model, variables, schedule, image, time, previous, eta, noise):
+        seen.append((time, previous))
+        return image
+
+    monkeypatch.setattr(diffusion, "_step", step)
+    generate(Oracle(20), {}, linear_schedule(20), jnp.zeros((1, 2, 2, 1)), steps=steps)
+    assert seen == list(zip(times, [*times[1:], -1], strict=True))
+
+
 def test_generation_depends_on_its_key_alone():
     noise, schedule = jnp.asarray(normal(2, 2, 2, 1)), linear_schedule(20)
 
@@ -188,3 +204,9 @@ def test_time_embedding():
     found = diffusion.time_embedding(jnp.array([0.0, 1.0, 500.0]), 6)
     angle = np.array([0.0, 1.0, 500.0])[:, None] * 10_000.0 ** -np.array([[0, 1 / 2, 1]])
     np.testing.assert_allclose(found, np.concatenate([np.sin(angle), np.cos(angle)], axis=1), atol=1e-4)
+
+
+@pytest.mark.parametrize("features", [2, 3])
+def test_a_single_wavelength_is_the_shortest(features):
+    found = diffusion.time_embedding(jnp.array([0.0, 1.0]), features)
+    np.testing.assert_allclose(found, [[0, 1], [np.sin(1), np.cos(1)]], atol=1e-6)

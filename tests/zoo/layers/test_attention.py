@@ -65,6 +65,18 @@ def test_attention_is_equation_56(kind, kv_heads):
     )
 
 
+@pytest.mark.parametrize(("queries", "keys"), [(2, 5), (1, 4), (5, 2)])
+def test_causal_queries_count_from_the_first_key(queries, keys):
+    """Where they are not as many: query i sees keys 0 … i, and not, as where a cache stands before them, more."""
+    query, key, value = normal(2, queries, 2, 4), normal(2, keys, 2, 4, seed=4), normal(2, keys, 2, 4, seed=5)
+    seen = np.arange(keys) <= np.arange(queries)[:, None]
+    weights, wanted = by_hand(query, key, value, np.broadcast_to(seen, (2, queries, keys)))
+    np.testing.assert_allclose(attention_weights(query, key, causal=True), weights, atol=1e-6)
+    found = attend(query, key, value, causal=True)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    np.testing.assert_allclose(found, jax.nn.dot_product_attention(query, key, value, is_causal=True), atol=1e-5)
+
+
 def test_a_query_that_sees_nothing_gives_numbers():
     query, key, value = normal(1, 2, 1, 4), normal(1, 3, 1, 4, seed=4), normal(1, 3, 1, 4, seed=5)
     mask = np.array([[False] * 3, [True] * 3])[None, None]
@@ -139,6 +151,13 @@ def test_sinusoids_are_equations_59_and_60():
         for i in range(3):
             angle = position / 10_000 ** (2 * i / 6)
             np.testing.assert_allclose(table[position, 2 * i : 2 * i + 2], [np.sin(angle), np.cos(angle)], atol=1e-6)
+
+
+def test_an_odd_number_of_features_ends_with_a_sine():
+    table, rates = sinusoids(9, 5), 10_000.0 ** (-np.array([0, 0, 2, 2, 4]) / 5)
+    angles = np.arange(9)[:, None] * rates
+    np.testing.assert_allclose(table[:, 0::2], np.sin(angles)[:, 0::2], atol=1e-6)
+    np.testing.assert_allclose(table[:, 1::2], np.cos(angles)[:, 1::2], atol=1e-6)
 
 
 def test_rotations_are_those_of_complex_numbers():

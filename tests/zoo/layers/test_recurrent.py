@@ -71,6 +71,20 @@ def test_what_a_mask_hides_has_no_effect(name):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), gradients, wanted_gradients)
 
 
+@pytest.mark.parametrize("merge", ["concat", "sum"])
+def test_both_directions_see_a_sequence_as_long_as_it_is(merge):
+    """What lies behind its end reaches neither of them; backwards, a sequence begins at its own end."""
+    model = Stack(LSTM, (3, 2), bidirectional=True, merge=merge)
+    variables, lengths = random_variables(model, X), np.array([7, 1, 4])
+    mask = np.arange(7)[None] < lengths[:, None]
+    y, states = apply(model, variables, np.where(mask[..., None], X, 1e9), mask=mask)
+    assert not np.any(np.where(mask[..., None], 0, y))
+    for row, length in enumerate(lengths):
+        wanted, last = apply(model, variables, X[row : row + 1, :length])
+        close(y[row : row + 1, :length], wanted)
+        close(jax.tree.map(lambda part, row=row: part[row : row + 1], states), last)
+
+
 def test_the_gradient_of_the_layer_that_has_its_own_is_that_of_a_plain_loop():
     """An LSTM written as a Python loop, differentiated by JAX, with the first state and the last among it all."""
     model = LSTM(5)

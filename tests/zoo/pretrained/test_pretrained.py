@@ -255,3 +255,29 @@ def test_preprocessing():
         pretrained.preprocessing("resnet50", "tim")
     with pytest.raises(ValueError, match="no weights are known for 'lenet5'"):
         pretrained.preprocessing("lenet5")
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "resized", "seen"),
+    [
+        ("timm", "resnet50", 235, 224),
+        ("timm", "vgg16", 256, 224),
+        ("timm", "vit_base_patch16_224", 248, 224),
+        ("timm", "convnext_tiny", 235, 224),
+        ("timm", "densenet121", 256, 224),
+        ("timm", "efficientnet_b1", 266, 240),
+        ("timm", "efficientnet_b5", 448, 448),
+        ("torchvision", "resnet18", 256, 224),
+        ("torchvision", "resnet50", 232, 224),
+        ("torchvision", "convnext_tiny", 236, 224),
+        ("torchvision", "efficientnet_b1", 255, 240),
+        ("torchvision", "efficientnet_b3", 320, 300),
+        ("torchvision", "efficientnet_b7", 600, 600),
+        ("torchvision", "vit_base_patch16_224", 256, 224),
+        ("keras", "resnet50", 256, 224),
+    ],
+)
+def test_images_are_resized_and_cropped_as_is_published(source, name, resized, seen):
+    """A few by hand; tests/parity has all of them beside the originals."""
+    prepared = pretrained.preprocessing(name, source)
+    assert (prepared.resized, prepared.image_size) == (resized, seen)

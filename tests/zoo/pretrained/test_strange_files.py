@@ -16,7 +16,7 @@ import zoo
 from tests.descriptors import MODELS, random_variables
 from tests.zoo.pretrained.test_hugging_face import built, configure, tensors
 from zoo import pretrained
-from zoo.pretrained.tensors import read_safetensors
+from zoo.pretrained.tensors import read_safetensors, require_unpacked_size
 
 OPTIONS = MODELS["resnet18"].small
 
@@ -354,3 +354,10 @@ def test_a_hub_model_keeps_its_dtypes(kind, dtypes, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, read, variables)
     assert {leaf.dtype for leaf in jax.tree.leaves(read)} == {param_dtype}
     assert pretrained.from_hub(tmp_path, param_dtype=jnp.float32).model.param_dtype == jnp.float32
+
+
+def test_weights_may_unpack_to_ten_times_their_file(tmp_path):
+    (tmp_path / "weights.pt").write_bytes(bytes(100))
+    require_unpacked_size(tmp_path / "weights.pt", 1000)
+    with pytest.raises(ValueError, match="has 100 bytes, and its weights would have 1,001"):
+        require_unpacked_size(tmp_path / "weights.pt", 1001)

@@ -145,8 +145,21 @@ def test_a_bert_sees_no_padding():
         assert_close(features[row : row + 1], run(model, variables, short))
         assert_close(sentences[row], run(model, variables, short, method="encode").mean(axis=(0, 1)))
     assert not np.any(mean_over_tokens(hidden, np.zeros((3, 8), bool)))
+    np.testing.assert_allclose(
+        mean_over_tokens(hidden, np.arange(8)[None] == [[2], [0], [7]]), hidden[[0, 1, 2], [2, 0, 7]]
+    )
     second = run(model, variables, TOKENS, mask, np.ones((3, 8), np.int32))
     assert np.abs(second - features).max() > 0.01, "of another segment"
+
+
+@every_decoder
+def test_a_cache_is_as_wide_as_what_goes_into_it(name):
+    """In half precision it takes half the memory, and grouped heads a part."""
+    for dtype in ("float32", "bfloat16"):
+        model = built(name)[0].clone(dtype=jnp.dtype(dtype))
+        heads = getattr(model, "num_kv_heads", model.num_heads)
+        for leaf in jax.tree.leaves(model.init_state(3).layers):
+            assert (leaf.shape, leaf.dtype.name) == ((3, 8, heads, 2), dtype)
 
 
 def test_a_classifier_does_not_count_padding():
