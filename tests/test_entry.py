@@ -75,3 +75,35 @@ def test_the_command_starts_in_a_module_of_its_own():
     assert 'zoo = "flaxzoo:main"' in entries
     assert '"train/entry.py" = "flaxzoo.py"' in entries
     assert not any(line.startswith(("import train", "from train")) for line in start.splitlines())
+
+
+LOST = """
+import gc, time
+import train.cli
+from train import entry
+
+def main():
+    def callback(phase, info):  # what JAX has one of
+        gc.callbacks.remove(callback)
+        raise KeyboardInterrupt
+
+    gc.callbacks.append(callback)
+    gc.collect()
+    time.sleep(30)
+
+train.cli.main = main
+entry.main()
+"""
+
+
+def test_an_interruption_that_python_drops_comes_again(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", LOST],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=25,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (130, "\nzoo: interrupted\n")

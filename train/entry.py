@@ -8,7 +8,10 @@ installed as a module of its own, `flaxzoo`, whose name nobody's file has.
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import threading
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
@@ -74,6 +77,23 @@ def main() -> None:
     places = [here, *map(Path, sys.path)]
     root = next((place for place in places if all((place / name / "__init__.py").is_file() for name in NAMES)), here)
     sys.meta_path.insert(0, OurPackages(str(root), whatever_hides=True))
-    from train.cli import main
+    sys.unraisablehook = _interrupt_again
+    try:
+        from train.cli import main
 
-    main()
+        main()
+    except KeyboardInterrupt as error:
+        print(f"\nzoo: interrupted{error}", file=sys.stderr, flush=True)
+        os._exit(_INTERRUPTED)  # at once: what the threads of libraries still do must not end it in another way
+
+
+_INTERRUPTED = 130
+"""The exit status of a program that Ctrl-C has ended."""
+
+
+def _interrupt_again(dropped: Any) -> None:
+    """Ctrl-C that Python drops, as in a callback of its garbage collector, comes again a moment later."""
+    if dropped.exc_type is KeyboardInterrupt:
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+    else:
+        sys.__unraisablehook__(dropped)

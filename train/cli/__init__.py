@@ -108,7 +108,7 @@ def main(arguments: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         advice = "; `zoo train … --resume` continues from the newest checkpoint" if command == "train" else ""
-        sys.exit(f"\nzoo: interrupted{advice}")
+        raise KeyboardInterrupt(advice) from None
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         if debug:
             raise
