@@ -77,7 +77,8 @@ def main() -> None:
     places = [here, *map(Path, sys.path)]
     root = next((place for place in places if all((place / name / "__init__.py").is_file() for name in NAMES)), here)
     sys.meta_path.insert(0, OurPackages(str(root), whatever_hides=True))
-    sys.unraisablehook = _interrupt_again
+    signal.signal(signal.SIGINT, _interrupt)
+    sys.unraisablehook = _tell_but_of_interruptions
     try:
         from train.cli import main
 
@@ -87,13 +88,25 @@ def main() -> None:
         os._exit(_INTERRUPTED)  # at once: what the threads of libraries still do must not end it in another way
 
 
-_INTERRUPTED = 130
-"""The exit status of a program that Ctrl-C has ended."""
+_INTERRUPTED, _AGAIN_AFTER = 130, 1.0
+"""The exit status of a program that Ctrl-C has ended, and seconds until it comes again where nobody has heard it."""
 
 
-def _interrupt_again(dropped: Any) -> None:
-    """Ctrl-C that Python drops, as in a callback of its garbage collector, comes again a moment later."""
-    if dropped.exc_type is KeyboardInterrupt:
-        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
-    else:
+def _tell_but_of_interruptions(dropped: Any) -> None:
+    """What Python does with an exception that it drops; Ctrl-C comes again, and is told of then."""
+    if dropped.exc_type is not KeyboardInterrupt:
         sys.__unraisablehook__(dropped)
+
+
+def _interrupt(signum: int, frame: Any) -> None:
+    """Ctrl-C. Python drops it in callbacks of its garbage collector, and libraries while they are imported."""
+    from train.launch import interruption_heard
+
+    def again() -> None:
+        if not interruption_heard.is_set():
+            os.kill(os.getpid(), signal.SIGINT)
+
+    timer = threading.Timer(_AGAIN_AFTER, again)
+    timer.daemon = True
+    timer.start()
+    raise KeyboardInterrupt

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
@@ -16,6 +17,20 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
 
 _MOST = 2**31 - 1
 """Bytes that lie free at the end of the heap before some go back to the kernel; as many stay."""
+
+
+interruption_heard = threading.Event()
+"""Set where Ctrl-C has reached what must then end in peace, such as the writing of checkpoints."""
+
+
+@contextlib.contextmanager
+def hearing_interruption() -> Iterator[None]:
+    """Marks Ctrl-C as heard where it ends what is inside."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        interruption_heard.set()
+        raise
 
 
 def keep_memory() -> None:

@@ -20,6 +20,7 @@ import jax
 
 import data
 import zoo
+from train import launch
 from train.data_facts import data_facts, require_same_data
 from train.files import as_json, locked, read_json, write_whole
 from train.inference.evaluation import examine
@@ -114,6 +115,7 @@ def _train(recipe: Recipe, parts: Parts, folder: Path, progress: bool) -> dict[s
                 told.append(stack.enter_context(callbacks.progress_bar(parts.steps, checkpoints.newest_step)))
         if recipe.patience is not None:
             told.append(callbacks.early_stopping(recipe.monitor, recipe.patience, best_is_highest=best_is_highest))
+        stack.enter_context(launch.hearing_interruption())
         fitted = fit(
             parts.task,
             parts.dataset,
