@@ -123,6 +123,8 @@ def _require_types(builder: Callable[..., Dataset], options: Mapping[str, object
     hints = typing.get_type_hints(getattr(builder, "func", builder))
     for option, value in options.items():
         hint = hints.get(option, object)
+        if typing.get_origin(hint) is typing.Literal:  # the builder tells the choices
+            continue
         boolean = isinstance(value, bool) and hint is not object and bool not in (hint, *typing.get_args(hint))
         try:
             if boolean:  # Python counts them among the whole numbers

@@ -65,6 +65,7 @@ def save_model(
     """
     settings = plain({**_kept_dtype(name, variables), **options})
     require_variables(name, settings, variables)
+    _require_sizes(name, settings, variables)
     path = Path(path).absolute()
     if path.exists():
         raise FileExistsError(f"{path} exists; choose another folder or remove it")
@@ -134,8 +135,9 @@ def load_model(path: str | Path) -> Loaded:
 
 def _read_model(folder: Path) -> Loaded:
     meta = read_meta(folder)
-    if not isinstance(meta.get("model"), str):
+    if "model" not in meta:
         raise ValueError(f"{folder} is a checkpoint of something else than a registered model")
+    check_entries(meta, {}, f"the JSON of {folder}", required=("model_options",))
     for item in ("params", "model_state", "ema"):
         if item in meta.get("items", ()) and not (folder / item).is_dir():
             raise DamagedError(f"the checkpoint {folder} is damaged: its item {item!r} is missing")
@@ -145,6 +147,7 @@ def _read_model(folder: Path) -> Loaded:
         raise ValueError(f"{folder} has no parameters, or an average of them that an older version made; train it anew")
     try:
         require_variables(meta["model"], meta["model_options"], variables)
+        _require_sizes(meta["model"], meta["model_options"], variables)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None
     prepared: Any = meta.get("preprocessing")
@@ -190,7 +193,21 @@ def require_variables(name: str, options: Mapping[str, Any], variables: Mapping[
         apart = (ours.keys() - theirs.keys(), theirs.keys() - ours.keys())
         missing, unexpected = (", ".join(sorted(names)[:5]) or "none" for names in apart)
         raise ValueError(f"these are not the variables of {name!r}: missing {missing}; unexpected {unexpected}")
-    for path, leaf in ours.items():  # of biases and scales the shapes do not depend on the input either
+
+
+def _require_sizes(name: str, options: Mapping[str, Any], variables: Mapping[str, Any]) -> None:
+    """Refuses biases and scales of other sizes than the model's: they depend on its options, and never on its input.
+
+    Raises:
+      ValueError: names the first, and both sizes.
+    """
+    try:
+        wanted = abstract_variables(create_model(name, **options), model_card(name).example())
+    except ValueError:
+        return  # see `require_variables`
+    ours: dict[str, Any] = flatten_dict(dict(wanted), sep="/")
+    theirs: dict[str, Any] = flatten_dict(dict(variables), sep="/")
+    for path, leaf in ours.items():
         if len(leaf.shape) == 1 == np.ndim(theirs[path]) and leaf.shape != np.shape(theirs[path]):
             raise ValueError(
                 f"these are not the variables of {name!r} with these options: {path} has {np.shape(theirs[path])[0]} "
@@ -210,7 +227,9 @@ def best_first(run: Path) -> list[Path]:
     scores = {}
     for folder in steps:
         try:
-            scores[folder] = (read_meta(folder)["score"], int(folder.name))
+            meta = read_meta(folder)
+            check_entries(meta, {}, f"the JSON of {folder}", required=("score",))
+            scores[folder] = (meta["score"], int(folder.name))
         except ValueError as error:
             problem = error
             _LOG.warning("%s; it is passed over", error)

@@ -62,8 +62,8 @@ RANGES: dict[str, Range] = {
     ),
     **dict.fromkeys(("num_classes", "pad", "warmup_steps", "cooldown"), NOT_NEGATIVE),
     **dict.fromkeys(("dropout_rate", "drop_path_rate", "ema_decay", "label_smoothing"), SHARE),
-    **dict.fromkeys(("b1", "b2", "b3", "beta", "decay", "rho", "momentum"), SHARE),
-    **dict.fromkeys(("weight_decay", "l2", "eps_root", "min_lr", "threshold", "least_change"), NOT_NEGATIVE),
+    **dict.fromkeys(("b1", "b2", "b3", "decay", "rho", "momentum"), SHARE),
+    **dict.fromkeys(("weight_decay", "beta", "l2", "eps_root", "min_lr", "threshold", "least_change"), NOT_NEGATIVE),
     **dict.fromkeys(("epsilon", "eps", "width", "rotary_base", "clip_norm", "clip_value", "std", "power"), POSITIVE),
     **dict.fromkeys(("crop", "decay_factor", "factor", "final_fraction", "peak_at"), Range(0, 1)),
 }

@@ -17,6 +17,7 @@ from train.recipe import Recipe, from_json
 from train.tasks import TASKS
 from train.user_code import source_of
 from zoo.checkpoint import saved_meta
+from zoo.options import unknown
 from zoo.pretrained.state_dict import require_same_entries
 from zoo.summary import abstract_variables
 
@@ -45,6 +46,8 @@ def load(folder: str | Path) -> Run:
         recipe = Recipe(model=saved_meta(folder)["model"], data="")
     meta = saved_meta(folder)
     require_sources(folder, meta)
+    if recipe.task not in TASKS:
+        raise ValueError(f"{folder}: {unknown('task', recipe.task, TASKS)}")
     model, variables = zoo.load_model(folder)
     if "preprocessing" in meta:
         dataset = _pictures(str(folder), meta, model)

@@ -334,7 +334,7 @@ def load(folder: str | Path) -> TextRun:
         raise ValueError(f"this run models no language, but does {recipe.task}")
     model, variables = zoo.load_model(folder)
     try:
-        vocabulary = tuple(read_json(folder / VOCABULARY, list[str]))
+        vocabulary = tuple(read_json(folder / VOCABULARY, Sequence[str]))
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder} lacks what its tokens stand for: {error}") from None
     return TextRun(model, jax.device_put(variables), vocabulary)

@@ -54,10 +54,8 @@ class Plateau:
 
     def __post_init__(self):
         check_options(Plateau, dataclasses.asdict(self), "the plateau")
-        if not 0 < self.factor < 1 or self.patience < 1:
-            raise ValueError(
-                f"of a plateau, factor must be in (0, 1) and patience at least 1, not {self.factor} and {self.patience}"
-            )
+        if not 0 < self.factor < 1:
+            raise ValueError(f"factor of the plateau must be in (0, 1), not {self.factor}")
 
     def scale(self, history: Sequence[dict[str, float]]) -> float:
         """The scale after these evaluations. Each fall is followed by as much patience again."""

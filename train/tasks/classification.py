@@ -41,8 +41,6 @@ def classification(
         and what says which of them are no padding.
       **options: `ema_decay`, `loss_scaling`, `frozen`, `start`, see `gradient_task`.
     """
-    if loss not in ("cross_entropy", "perceptron"):
-        raise ValueError(f'loss must be "cross_entropy" or "perceptron", not {loss!r}')
 
     def per_example(logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
         labels = batch["label"]

@@ -85,8 +85,6 @@ def gan(
         players circle around what neither leaves, and their average lies nearer to it (Yazıcı et al. 2019).
       inputs: the field of the batch that holds the real images, in [0, 1].
     """
-    if loss not in LOSSES:
-        raise ValueError(f"loss must be one of {', '.join(LOSSES)}, not {loss!r}")
     for name, value in (("label_noise", label_noise), ("gradient_penalty", gradient_penalty)):
         if value < 0:
             raise ValueError(f"{name} must be at least 0, not {value}")

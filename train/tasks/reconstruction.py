@@ -38,8 +38,6 @@ def reconstruction(
       inputs: the field of the batch that is reconstructed.
       **options: `ema_decay`, `loss_scaling`, see `gradient_task`.
     """
-    if loss not in ("mse", "bce"):
-        raise ValueError(f'loss must be "mse" or "bce", not {loss!r}')
     if noise < 0:
         raise ValueError(f"noise is a standard deviation and must be at least 0, not {noise}")
 

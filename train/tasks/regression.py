@@ -36,8 +36,6 @@ def regression(
       inputs: the field of the batch that the model takes.
       **options: `ema_decay`, `loss_scaling`, see `gradient_task`.
     """
-    if loss not in _LOSSES:
-        raise ValueError(f"loss must be one of {', '.join(_LOSSES)}, not {loss!r}")
 
     def per_example(prediction: jax.Array, batch: Batch) -> dict[str, jax.Array]:
         target = batch["target"]

@@ -43,10 +43,6 @@ def vae(
       inputs: the field of the batch that holds the images.
       **options: `ema_decay`, `loss_scaling`, see `gradient_task`.
     """
-    if pixels not in ("probabilistic", "binarized"):
-        raise ValueError(f'pixels must be "probabilistic" or "binarized", not {pixels!r}')
-    if beta < 0:
-        raise ValueError(f"beta must be at least 0, not {beta}")
 
     def prepare(batch: Batch, key: jax.Array) -> Batch:
         return {**batch, inputs: binarize(batch[inputs], key)}

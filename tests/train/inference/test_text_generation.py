@@ -240,9 +240,9 @@ def test_tokens_outside_the_vocabulary_are_refused(bad, place):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": 1e-45}, "temperature must be finite and at least 0.0001, not 1e-45; greedy takes"),
+        ({"temperature": 1e-45}, "temperature must be finite and at least 0.0001, not 1e-45; greedy"),
         ({"temperature": float("inf")}, "temperature must be finite"),
-        ({"top_p": 1e-30}, r"top_p must be in \[0.0001, 1\], not 1e-30; greedy takes"),
+        ({"top_p": 1e-30}, r"top_p must be in \[0.0001, 1\], not 1e-30; greedy"),
     ],
 )
 def test_extremes_that_single_precision_cannot_draw_from(options, message):

@@ -138,7 +138,7 @@ def test_the_perceptron_criterion_takes_one_logit():
 
 
 def test_unknown_options():
-    with pytest.raises(TypeError, match="momentum"):
+    with pytest.raises(ValueError, match="unknown option of the task: 'momentum'"):
         classification(linear(), optax.sgd(0.1), momentum=0.9)
 
 

@@ -292,17 +292,17 @@ def test_the_generator_learns_from_the_discriminator_as_it_is_after_its_move():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda tx: reconstruction(Echo(), tx, loss="mae"), 'loss must be "mse" or "bce"'),
+        (lambda tx: reconstruction(Echo(), tx, loss="mae"), "must be 'mse' or 'bce', not 'mae'"),
         (lambda tx: reconstruction(Echo(), tx, noise=-1), "noise is a standard deviation"),
-        (lambda tx: vae(Echo(), tx, pixels="gray"), 'pixels must be "probabilistic" or "binarized"'),
-        (lambda tx: vae(Echo(), tx, beta=-1), "beta must be at least 0"),
+        (lambda tx: vae(Echo(), tx, pixels="gray"), "must be 'probabilistic' or 'binarized', not 'gray'"),
+        (lambda tx: vae(Echo(), tx, beta=-1), "beta of task 'vae' must be at least 0"),
         (lambda tx: gan(Echo(), tx), r"trains a zoo.gan.GAN, not Echo"),
         (
             lambda tx: gan(zoo.create_model("gan"), tx, loss="wgan"),
-            "loss must be one of non_saturating, hinge, wgan_gp",
+            "must be 'non_saturating' or 'hinge' or 'wgan_gp', not 'wgan'",
         ),
         (lambda tx: gan(zoo.create_model("gan"), tx, label_noise=-0.1), "label_noise must be at least 0, not -0.1"),
-        (lambda tx: diffusion(Echo(), tx, schedule="quadratic"), "unknown noise schedule"),
+        (lambda tx: diffusion(Echo(), tx, schedule="quadratic"), "must be 'linear' or 'cosine', not 'quadratic'"),
     ],
 )
 def test_tasks_refuse(make, message):

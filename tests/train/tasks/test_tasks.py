@@ -101,7 +101,7 @@ def test_tasks_by_name():
 
 
 def test_unknown_losses():
-    with pytest.raises(ValueError, match=r'loss must be "cross_entropy" or "perceptron", not \'hinge\''):
+    with pytest.raises(ValueError, match="'classification' must be 'cross_entropy' or 'perceptron', not 'hinge'"):
         classification(linear(), optax.sgd(0.1), loss="hinge")
-    with pytest.raises(ValueError, match=r"loss must be one of mse, huber, mae, not 'l2'"):
+    with pytest.raises(ValueError, match=r"loss of task 'regression' must be 'mse' or 'huber' or 'mae', not 'l2'"):
         regression(linear(), optax.sgd(0.1), loss="l2")
