@@ -125,13 +125,18 @@ def _require_types(builder: Callable[..., Dataset], options: Mapping[str, object
         hint = hints.get(option, object)
         if typing.get_origin(hint) is typing.Literal:  # the builder tells the choices
             continue
-        boolean = isinstance(value, bool) and hint is not object and bool not in (hint, *typing.get_args(hint))
-        try:
-            if boolean:  # Python counts them among the whole numbers
-                raise typeguard.TypeCheckError("")
-            typeguard.check_type(tuple(value) if isinstance(value, list) else value, hint)
-        except typeguard.TypeCheckError:
-            raise ValueError(f"{option} of {what} cannot be {value!r}; see the options of its builder") from None
+        if not _fits(value, hint):
+            raise ValueError(f"{option} of {what} must be {getattr(hint, '__name__', hint)}, not {value!r}")
+
+
+def _fits(value: object, hint: object) -> bool:
+    if isinstance(value, bool):  # Python counts them among the whole numbers
+        return hint is object or bool in (hint, *typing.get_args(hint))
+    try:
+        typeguard.check_type(tuple(value) if isinstance(value, list) else value, hint)
+    except typeguard.TypeCheckError:
+        return False
+    return True
 
 
 def _of_path(name: str) -> str:

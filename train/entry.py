@@ -77,7 +77,9 @@ def main() -> None:
     places = [here, *map(Path, sys.path)]
     root = next((place for place in places if all((place / name / "__init__.py").is_file() for name in NAMES)), here)
     sys.meta_path.insert(0, OurPackages(str(root), whatever_hides=True))
-    signal.signal(signal.SIGINT, _interrupt)
+    from train.launch import interruption_heard
+
+    signal.signal(signal.SIGINT, lambda *_: _interrupt(interruption_heard))
     sys.unraisablehook = _tell_but_of_interruptions
     try:
         from train.cli import main
@@ -98,12 +100,11 @@ def _tell_but_of_interruptions(dropped: Any) -> None:
         sys.__unraisablehook__(dropped)
 
 
-def _interrupt(signum: int, frame: Any) -> None:
+def _interrupt(heard: threading.Event) -> None:
     """Ctrl-C. Python drops it in callbacks of its garbage collector, and libraries while they are imported."""
-    from train.launch import interruption_heard
 
     def again() -> None:
-        if not interruption_heard.is_set():
+        if not heard.is_set():
             os.kill(os.getpid(), signal.SIGINT)
 
     timer = threading.Timer(_AGAIN_AFTER, again)

@@ -58,17 +58,17 @@ class Membership(NamedTuple):
     process_id: int
 
 
-_VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+_VARIABLES = ["JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"]
 
 
 def membership(environment: Mapping[str, str]) -> Membership | None:
-    """What the environment says of this process and the others; None where it says nothing, as on a known cluster.
+    """What the environment says of this process and the others; None where a known cluster says it.
 
     Raises:
       ValueError: a variable is missing, or has no such value.
     """
     given = [name for name in _VARIABLES if environment.get(name)]
-    if not given:
+    if given in ([], _VARIABLES[:1]):  # JAX reads the address, and the cluster tells the rest
         return None
     if missing := [name for name in _VARIABLES if name not in given]:
         raise ValueError(f"{', '.join(given)} without {', '.join(missing)}: set all three, or none on a known cluster")

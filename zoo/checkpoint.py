@@ -65,7 +65,6 @@ def save_model(
     """
     settings = plain({**_kept_dtype(name, variables), **options})
     require_variables(name, settings, variables)
-    _require_sizes(name, settings, variables)
     path = Path(path).absolute()
     if path.exists():
         raise FileExistsError(f"{path} exists; choose another folder or remove it")
@@ -147,7 +146,6 @@ def _read_model(folder: Path) -> Loaded:
         raise ValueError(f"{folder} has no parameters, or an average of them that an older version made; train it anew")
     try:
         require_variables(meta["model"], meta["model_options"], variables)
-        _require_sizes(meta["model"], meta["model_options"], variables)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None
     prepared: Any = meta.get("preprocessing")
@@ -175,39 +173,33 @@ def _create(folder: Path, meta: Mapping[str, Any]) -> nn.Module:
         ) from None
 
 
-def require_variables(name: str, options: Mapping[str, Any], variables: Mapping[str, Any]) -> None:
+def require_variables(
+    name: str, options: Mapping[str, Any], variables: Mapping[str, Any], *, sizes: bool = True
+) -> None:
     """Refuses variables that are not those of `create_model(name, **options)`.
 
+    Args:
+      name: of a registered model.
+      options: of the model.
+      variables: to look at.
+      sizes: whether biases and scales must have the sizes that these options ask for; other shapes may depend on the
+        input.
+
     Raises:
-      ValueError: names what is missing and what is unexpected.
+      ValueError: names what is missing and what is unexpected, or of another size.
     """
     model = create_model(name, **options)
     try:
         wanted = abstract_variables(model, model_card(name).example())
     except ValueError:
         return  # with these options the model takes other inputs than its card's example
-    # Shapes may depend on the input, names do not.
     ours: dict[str, Any] = flatten_dict(dict(wanted), sep="/")
     theirs: dict[str, Any] = flatten_dict(dict(variables), sep="/")
     if ours.keys() != theirs.keys():
         apart = (ours.keys() - theirs.keys(), theirs.keys() - ours.keys())
         missing, unexpected = (", ".join(sorted(names)[:5]) or "none" for names in apart)
         raise ValueError(f"these are not the variables of {name!r}: missing {missing}; unexpected {unexpected}")
-
-
-def _require_sizes(name: str, options: Mapping[str, Any], variables: Mapping[str, Any]) -> None:
-    """Refuses biases and scales of other sizes than the model's: they depend on its options, and never on its input.
-
-    Raises:
-      ValueError: names the first, and both sizes.
-    """
-    try:
-        wanted = abstract_variables(create_model(name, **options), model_card(name).example())
-    except ValueError:
-        return  # see `require_variables`
-    ours: dict[str, Any] = flatten_dict(dict(wanted), sep="/")
-    theirs: dict[str, Any] = flatten_dict(dict(variables), sep="/")
-    for path, leaf in ours.items():
+    for path, leaf in ours.items() if sizes else ():
         if len(leaf.shape) == 1 == np.ndim(theirs[path]) and leaf.shape != np.shape(theirs[path]):
             raise ValueError(
                 f"these are not the variables of {name!r} with these options: {path} has {np.shape(theirs[path])[0]} "

@@ -21,6 +21,7 @@ def environment(*values):
 
 def test_what_the_environment_says():
     assert membership({}) is None
+    assert membership(environment("10.0.0.1:1234", "", "")) is None, "the cluster tells the rest"
     assert membership(environment("10.0.0.1:1234", "4", "3")) == Membership("10.0.0.1:1234", 4, 3)
     assert membership(environment("[::1]:80", "1", "0")) == Membership("[::1]:80", 1, 0)
 

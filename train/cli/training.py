@@ -32,11 +32,11 @@ def _uses(recipe: Recipe, folder: Path) -> tuple[str, ...]:
     from zoo.checkpoint import saved_meta
 
     meta = saved_meta(folder)
-    facts = meta["data"]
+    fields, classes = (meta.get("data", {}).get(name, ()) for name in ("fields", "classes"))
     if recipe.task in _USES:
         return ("evaluate", *_USES[recipe.task])
-    if "image" in facts["fields"] and (facts["classes"] or recipe.task == "regression"):
-        return ("evaluate", "predict", "export") if facts["classes"] else ("evaluate", "predict")
+    if "image" in fields and (classes or recipe.task == "regression"):
+        return ("evaluate", "predict", "export") if classes else ("evaluate", "predict")
     return ("evaluate", "predict") if "table" in meta else ("evaluate",)
 
 

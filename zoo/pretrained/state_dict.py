@@ -169,7 +169,7 @@ def to_torch(name: str, variables: Mapping[str, Any], **overrides: Any) -> dict[
     """
     model = create_model(name, **overrides)
     _require_family(name, model)
-    require_variables(name, overrides, variables)
+    require_variables(name, overrides, variables, sizes=False)  # a head of any size is written
     parts: dict[str, list[np.ndarray]] = {}
     for path, leaf in flatten_dict(dict(variables), sep="/").items():
         place = _place("timm", model, path)
