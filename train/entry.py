@@ -12,8 +12,10 @@ import os
 import signal
 import sys
 import threading
+import time
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 NAMES = ("data", "train", "zoo")
@@ -79,7 +81,8 @@ def main() -> None:
     sys.meta_path.insert(0, OurPackages(str(root), whatever_hides=True))
     from train.launch import interruption_heard
 
-    signal.signal(signal.SIGINT, lambda *_: _interrupt(interruption_heard))
+    interruption = _Interruption(interruption_heard)
+    signal.signal(signal.SIGINT, lambda _, frame: interruption.arrive(frame))
     sys.unraisablehook = _tell_but_of_interruptions
     try:
         from train.cli import main
@@ -93,6 +96,9 @@ def main() -> None:
 _INTERRUPTED, _AGAIN_AFTER = 130, 1.0
 """The exit status of a program that Ctrl-C has ended, and seconds until it comes again where nobody has heard it."""
 
+_WHILE_IMPORTING, _LONGEST_IMPORT = 0.1, 5.0
+"""Seconds until it comes again where a module is being imported, and until it ends even that."""
+
 
 def _tell_but_of_interruptions(dropped: Any) -> None:
     """What Python does with an exception that it drops; Ctrl-C comes again, and is told of then."""
@@ -100,14 +106,34 @@ def _tell_but_of_interruptions(dropped: Any) -> None:
         sys.__unraisablehook__(dropped)
 
 
-def _interrupt(heard: threading.Event) -> None:
-    """Ctrl-C. Python drops it in callbacks of its garbage collector, and libraries while they are imported."""
+class _Interruption:
+    """Ctrl-C, which comes again until it is heard.
 
-    def again() -> None:
-        if not heard.is_set():
+    Python drops it in callbacks of its garbage collector. Libraries drop it while they are imported, or crash: there it
+    waits for the end of the import.
+    """
+
+    def __init__(self, heard: threading.Event):
+        self._heard = heard
+        self._first: float | None = None
+
+    def arrive(self, frame: FrameType | None) -> None:
+        self._first = time.monotonic() if self._first is None else self._first
+        waits = _importing(frame) and time.monotonic() < self._first + _LONGEST_IMPORT
+        timer = threading.Timer(_WHILE_IMPORTING if waits else _AGAIN_AFTER, self._again)
+        timer.daemon = True
+        timer.start()
+        if not waits:
+            raise KeyboardInterrupt
+
+    def _again(self) -> None:
+        if not self._heard.is_set():
             os.kill(os.getpid(), signal.SIGINT)
 
-    timer = threading.Timer(_AGAIN_AFTER, again)
-    timer.daemon = True
-    timer.start()
-    raise KeyboardInterrupt
+
+def _importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "importlib._bootstrap":
+            return True
+        frame = frame.f_back
+    return False

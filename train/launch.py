@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.util
+import mmap
 import os
 import platform
+import re
+import socket
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
@@ -48,6 +53,27 @@ def keep_memory() -> None:
     mallopt(_M_TRIM_THRESHOLD, _MOST)
     mallopt(_M_TOP_PAD, _MOST)  # address space alone until it is touched; by default all but 128 kB goes back
     mallopt(_M_ARENA_MAX, 1)
+
+
+def require_known_xla_flags(environment: Mapping[str, str]) -> None:
+    """Refuses flags in XLA_FLAGS that XLA does not know: it would print all that it knows, and abort.
+
+    Raises:
+      ValueError: names the first, and those that are near.
+    """
+    words = environment.get("XLA_FLAGS", "").split()
+    flags = [re.split("=", word, maxsplit=1)[0].removeprefix("--") for word in words if word.startswith("--xla")]
+    package = importlib.util.find_spec("jaxlib")
+    libraries = [*Path(package.origin or "").parent.glob("libjax_common.*")] if flags and package else []
+    for library in libraries:
+        with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as code:
+            for flag in flags:
+                if code.find(flag.encode() + b"\0") >= 0:
+                    continue
+                from zoo.options import unknown
+
+                known = {name.decode() for name in re.findall(rb"xla_[a-z0-9_]+(?=\0)", code)}
+                raise ValueError(f"XLA_FLAGS: {unknown('flag', flag, sorted(known))}")
 
 
 class Membership(NamedTuple):
@@ -96,22 +122,19 @@ def join_processes(timeout: float = 300) -> None:
       timeout: seconds to wait for the others.
 
     Raises:
-      ValueError: see `membership`.
+      ValueError: see `membership`; two processes have one number, or count differently.
+      TimeoutError: names the processes that did not come.
     """
     if not 1 <= timeout <= _LONGEST_WAIT:
         raise ValueError(f"the time to wait for other processes is from 1 to {_LONGEST_WAIT} seconds, not {timeout}")
     own = membership(os.environ)
-    waits_for = "the processes of this cluster"
     if own is not None:
-        address, last = own.coordinator_address, own.num_processes - 1
-        waits_for = f"the coordinator at {address} (this is process {own.process_id} of {own.num_processes})"
-        if own.process_id == 0:
-            waits_for = f"process 1 to {last} to come to {address} (this is process 0, the coordinator)"
+        roll_call(own, timeout)
     import jax
 
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     arrived = threading.Event()
-    threading.Thread(target=_tell, args=(arrived, waits_for, timeout), daemon=True).start()
+    threading.Thread(target=_tell, args=(arrived, timeout), daemon=True).start()
     try:
         arguments: dict[str, Any] = {} if own is None else own._asdict()
         # XLA ends a process that has waited too long, with a stack in the place of words: be earlier.
@@ -124,11 +147,157 @@ _FIRST_WORD, _NEXT_WORD, _LONGEST_WAIT = 3.0, 30.0, 86_400
 """Seconds until it is said for whom a process waits, then again, and that it may wait at all."""
 
 
-def _tell(arrived: threading.Event, waits_for: str, timeout: float) -> None:
-    end, pause = time.monotonic() + timeout, _FIRST_WORD
-    while not arrived.wait(min(pause, max(0.0, end - time.monotonic()))):
-        if time.monotonic() >= end:
-            print(f"zoo: error: waited {timeout:g} seconds for {waits_for}, in vain", file=sys.stderr, flush=True)
+def _tell(arrived: threading.Event, timeout: float) -> None:
+    waiting = _Waiting(timeout)
+    while not arrived.wait(_PAUSE):
+        try:
+            waiting.pause("the other processes")
+        except TimeoutError as error:
+            print(f"zoo: error: {error}", file=sys.stderr, flush=True)
             os._exit(1)  # the main thread is inside XLA, where no exception reaches it
-        print(f"zoo: waiting for {waits_for}", file=sys.stderr, flush=True)
-        pause = _NEXT_WORD
+
+
+_PAUSE, _GRACE = 0.2, 5.0
+"""Seconds between two looks at who has come, and that the others wait longer for the word of process 0."""
+
+
+class _Waiting:
+    """Says from time to time for whom a process waits, and in the end that it was in vain."""
+
+    def __init__(self, timeout: float):
+        self._timeout = timeout
+        self._end = time.monotonic() + timeout
+        self._next_word = time.monotonic() + _FIRST_WORD
+
+    def pause(self, whom: str, grace: float = 0) -> None:
+        now = time.monotonic()
+        if now >= self._end + grace:
+            raise TimeoutError(f"waited {self._timeout:g} seconds for {whom}, in vain")
+        if now >= self._next_word:
+            print(f"zoo: waiting for {whom}", file=sys.stderr, flush=True)
+            self._next_word = now + _NEXT_WORD
+
+
+def roll_call(own: Membership, timeout: float) -> None:
+    """Returns when all processes are there; JAX's own service cannot tell which are missing.
+
+    The others tell process 0 their numbers, on the port that JAX's service has afterwards.
+
+    Raises:
+      ValueError: two processes have one number, or count differently; or the port is taken.
+      TimeoutError: names the processes that did not come.
+    """
+    host, _, port = own.coordinator_address.rpartition(":")
+    if own.process_id:
+        _answer(own, host.strip("[]"), int(port), _Waiting(timeout))
+    else:
+        _call(own, int(port), _Waiting(timeout))
+
+
+def _call(own: Membership, port: int, waiting: _Waiting) -> None:
+    dual = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if dual else socket.AF_INET
+    present: dict[int, socket.socket] = {}
+    with contextlib.ExitStack() as stack:
+        try:
+            listener = stack.enter_context(socket.create_server(("", port), family=family, dualstack_ipv6=dual))
+        except OSError as error:
+            raise ValueError(f"process 0 cannot listen on {own.coordinator_address}: {error.strerror}") from None
+        listener.settimeout(_PAUSE)
+        while len(present) < own.num_processes - 1:
+            caller = _next_caller(listener)
+            if caller is not None:
+                stack.enter_context(caller)
+                number, fault = _number(caller, own, present)
+                with contextlib.suppress(OSError):  # it may have gone already
+                    caller.sendall(f"{fault}\n".encode() if fault else _HEARD)
+                if fault:
+                    _tell_all(present, f"{fault}\n".encode())
+                    raise ValueError(fault)
+                if number is not None:
+                    present[number] = caller
+            present = {number: caller for number, caller in present.items() if not _gone(caller)}
+            missing = [number for number in range(1, own.num_processes) if number not in present]
+            word = f"process{'es' if len(missing) > 1 else ''} {', '.join(map(str, missing))} of {own.num_processes}"
+            if missing:
+                try:
+                    waiting.pause(f"{word} to come to {own.coordinator_address} (this is process 0, the coordinator)")
+                except TimeoutError as error:
+                    _tell_all(present, f"process 0 {error}\n".encode())
+                    raise
+        _tell_all(present, _ALL_HERE)
+
+
+def _tell_all(present: Mapping[int, socket.socket], words: bytes) -> None:
+    for caller in present.values():
+        caller.settimeout(1)
+        with contextlib.suppress(OSError):
+            caller.sendall(words)
+            caller.shutdown(socket.SHUT_WR)
+            caller.recv(1)  # who closes first keeps the port for a while: let it be the other side
+
+
+def _next_caller(listener: socket.socket) -> socket.socket | None:
+    try:
+        return listener.accept()[0]
+    except TimeoutError:
+        return None
+
+
+_HEARD, _ALL_HERE = b"heard\n", b"all here\n"
+
+
+def _number(caller: socket.socket, own: Membership, present: Mapping[int, Any]) -> tuple[int | None, str]:
+    """The number that a process tells, None where it is none of ours, and what is wrong with it."""
+    caller.settimeout(5)
+    try:
+        words = caller.recv(64).decode(errors="replace").split()
+    except OSError:
+        return None, ""
+    if len(words) != 3 or words[0] != "zoo" or not all(map(str.isdigit, words[1:])):
+        return None, ""
+    number, processes = map(int, words[1:])
+    if processes != own.num_processes:
+        return None, f"JAX_NUM_PROCESSES is {own.num_processes} in process 0 and {processes} in process {number}"
+    return number, f"two processes have JAX_PROCESS_ID={number}" if number in present else ""
+
+
+def _gone(caller: socket.socket) -> bool:
+    caller.setblocking(False)
+    try:
+        return caller.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def _answer(own: Membership, host: str, port: int, waiting: _Waiting) -> None:
+    at = own.coordinator_address
+    whom = f"the coordinator at {at} (this is process {own.process_id} of {own.num_processes})"
+    others = f"the processes that are missing at {at}; process 0 says which"
+    while True:
+        with contextlib.ExitStack() as stack:
+            try:
+                coordinator = stack.enter_context(socket.create_connection((host, port), timeout=5))
+                coordinator.sendall(f"zoo {own.process_id} {own.num_processes}\n".encode())
+            except OSError:
+                waiting.pause(whom)
+                time.sleep(_PAUSE)
+                continue
+            coordinator.settimeout(_PAUSE)
+            heard, more = b"", b"."
+            while more and not heard.endswith(_ALL_HERE):
+                try:
+                    heard += (more := coordinator.recv(256))
+                except TimeoutError:
+                    waiting.pause(others, _GRACE)
+                except OSError:
+                    break
+        words = heard.removeprefix(_HEARD)
+        if words == _ALL_HERE:
+            return
+        if words:
+            raise ValueError(words.decode(errors="replace").strip())
+        waiting.pause(whom)
+        time.sleep(_PAUSE)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.train.loop.test_distributed import free_port
-from train.launch import Membership, join_processes, membership
+from train.launch import Membership, join_processes, membership, require_known_xla_flags, roll_call
 
 NAMES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
@@ -50,6 +53,71 @@ def test_times_to_wait(timeout):
         join_processes(timeout)
 
 
+def called(port, processes, process, timeout):
+    """What one process gets to know, in a thread: None, or its error."""
+    try:
+        roll_call(Membership(f"localhost:{port}", processes, process), timeout)
+    except (TimeoutError, ValueError) as error:
+        return error
+
+
+def all_called(members, timeout=20.0):
+    port = free_port()
+    with ThreadPoolExecutor(len(members)) as pool:
+        calls = [pool.submit(called, port, processes, process, timeout) for processes, process in members]
+        return port, [call.result() for call in calls]
+
+
+def test_all_are_there():
+    assert all_called([(4, 2), (4, 0), (4, 1), (4, 3)])[1] == [None] * 4
+
+
+def test_who_is_missing(capsys):
+    port, (first, second) = all_called([(5, 0), (5, 2)], timeout=4)
+    assert str(first) == (
+        f"waited 4 seconds for processes 1, 3, 4 of 5 to come to localhost:{port} (this is process 0, the coordinator)"
+        ", in vain"
+    )
+    assert str(second) == f"process 0 {first}"
+    said = capsys.readouterr().err
+    assert "zoo: waiting for processes 1, 3, 4 of 5 to come" in said
+    assert f"zoo: waiting for the processes that are missing at localhost:{port}; process 0 says which" in said
+
+
+def test_numbers_that_collide_and_counts_that_differ():
+    _, (first, *others) = all_called([(3, 0), (3, 1), (3, 1)], timeout=5)
+    assert str(first) == "two processes have JAX_PROCESS_ID=1"
+    assert [str(first)] * 2 == [str(other) for other in others]
+    _, (first, second) = all_called([(3, 0), (2, 1)], timeout=5)
+    assert str(first) == str(second) == "JAX_NUM_PROCESSES is 3 in process 0 and 2 in process 1"
+
+
+def test_who_leaves_is_missing_again():
+    port = free_port()
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(called, port, 3, 0, 4)
+        for words in (b"zoo 1 3\n", b"GET / HTTP/1.1\n", b"zoo x y\n"):
+            while True:
+                with contextlib.suppress(OSError), socket.create_connection(("localhost", port)) as caller:
+                    caller.sendall(words)
+                    assert caller.recv(9) == b"heard\n"
+                    break
+        assert "for processes 1, 2 of 3" in str(first.result())
+
+
+def test_a_port_that_is_taken():
+    with socket.create_server(("", free_port())) as taken:
+        port = taken.getsockname()[1]
+        assert f"process 0 cannot listen on localhost:{port}" in str(called(port, 2, 0, 5))
+
+
+def test_flags_that_xla_does_not_know():
+    require_known_xla_flags({})
+    require_known_xla_flags({"XLA_FLAGS": "--xla_force_host_platform_device_count=3 --xla_dump_to=folder"})
+    with pytest.raises(ValueError, match=r"XLA_FLAGS: unknown flag: 'xla_dmp_to'; nearest: .*xla_dump_to"):
+        require_known_xla_flags({"XLA_FLAGS": "--xla_dump_hlo_as_text --xla_dmp_to=folder"})
+
+
 @pytest.mark.parametrize("process", [0, 1])
 def test_who_is_waited_for_is_said_and_the_time_out_too(process):
     port = free_port()
@@ -65,7 +133,7 @@ def test_who_is_waited_for_is_said_and_the_time_out_too(process):
         check=False,
     )
     whom = (
-        f"process 1 to 2 to come to localhost:{port}",
+        f"processes 1, 2 of 3 to come to localhost:{port} (this is process 0, the coordinator)",
         f"the coordinator at localhost:{port} (this is process 1 of 3)",
     )
     assert done.returncode == 1

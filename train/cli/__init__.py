@@ -53,6 +53,7 @@ def _with_imports(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(*arguments: Any, imports: tuple[str, ...] = (), **options: Any) -> None:
+        launch.require_known_xla_flags(os.environ)
         if options.get("distributed"):
             launch.join_processes(options.get("join_timeout", 300.0))  # before anything can ask JAX for its devices
         if imports:
