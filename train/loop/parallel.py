@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from zoo.layers import BATCH_AXIS, cpu_convolution
+from zoo.layers import BATCH_AXIS, lowering
 from zoo.registry import unknown
 
 Devices = Sequence[Any]
@@ -160,7 +160,7 @@ def _compiler_options() -> dict[str, str] | None:
 
     None where the compiler does not know the option, or `ZOO_CPU_LOWERING=plain` turns it off.
     """
-    if jax.default_backend() != "cpu" or not cpu_convolution.ENABLED:
+    if jax.default_backend() != "cpu" or not lowering.ENABLED:
         return None
     kinds = "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
     options = {"xla_cpu_experimental_ynn_fusion_type": kinds}

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from zoo.layers import Dropout, flatten, record
 from zoo.layers.activations import activation
+from zoo.layers.dense import Dense
 from zoo.registry import register
 
 
@@ -41,10 +42,10 @@ class MLP(nn.Module):
         g = activation(self.activation)
         x = flatten(x)
         for index, size in enumerate(self.hidden_sizes, start=1):
-            x = g(nn.Dense(size, kernel_init=nn.initializers.he_normal(), **self._dtypes)(x))
+            x = g(Dense(size, kernel_init=nn.initializers.he_normal(), **self._dtypes)(x))
             record(self, f"hidden{index}", x)
             x = Dropout(self.dropout_rate)(x, train=train)
-        return nn.Dense(self.num_classes, **self._dtypes)(x) if self.num_classes else x
+        return Dense(self.num_classes, **self._dtypes)(x) if self.num_classes else x
 
     @property
     def _dtypes(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from zoo.layers import flatten
+from zoo.layers.dense import Dense
 from zoo.registry import register
 
 
@@ -32,6 +33,6 @@ class Perceptron(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """`[batch, …]` → logits z, `[batch, num_outputs]`."""
-        return nn.Dense(
+        return Dense(
             self.num_outputs, kernel_init=nn.initializers.zeros, dtype=self.dtype, param_dtype=self.param_dtype
         )(flatten(x))

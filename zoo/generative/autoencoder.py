@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from zoo.layers import Conv, ConvTranspose, flatten, record, require_image
 from zoo.layers.activations import relu
+from zoo.layers.dense import Dense
 from zoo.registry import register
 
 glorot = nn.initializers.glorot_uniform()
@@ -52,7 +53,7 @@ class ConvDecoder(nn.Module):
         types = {"kernel_init": glorot, "dtype": self.dtype, "param_dtype": self.param_dtype}
         rows, columns = smallest_image(self.image_shape, len(self.features))
         shape = (rows, columns, self.features[-1])
-        x = relu(nn.Dense(math.prod(shape), **types, name="dense")(z)).reshape(-1, *shape)
+        x = relu(Dense(math.prod(shape), **types, name="dense")(z)).reshape(-1, *shape)
         for index, features in enumerate(reversed(self.features), start=1):
             x = relu(ConvTranspose(features, 3, 2, **types, name=f"deconv{index}")(x))
             record(self, f"up{index}", x)
@@ -107,10 +108,10 @@ class DenseAutoencoder(nn.Module):
     def setup(self) -> None:
         """Names the layers: `encoder_0` …, `code`, `decoder_0` …, `pixels`."""
         types = {"kernel_init": glorot, "dtype": self.dtype, "param_dtype": self.param_dtype}
-        self.encoder = [nn.Dense(size, **types) for size in self.hidden_sizes]
-        self.code = nn.Dense(self.latent_size, **types)
-        self.decoder = [nn.Dense(size, **types) for size in reversed(self.hidden_sizes)]
-        self.pixels = nn.Dense(math.prod(self.image_shape), **types)
+        self.encoder = [Dense(size, **types) for size in self.hidden_sizes]
+        self.code = Dense(self.latent_size, **types)
+        self.decoder = [Dense(size, **types) for size in reversed(self.hidden_sizes)]
+        self.pixels = Dense(math.prod(self.image_shape), **types)
 
     def encode(self, x: jax.Array) -> jax.Array:
         """Eq. 65: `[batch, *image_shape]` → `[batch, latent_size]`."""
@@ -154,7 +155,7 @@ class ConvAutoencoder(nn.Module):
         """Names the parts `encoder`, `code` and `decoder`."""
         types = {"kernel_init": glorot, "dtype": self.dtype, "param_dtype": self.param_dtype}
         self.encoder = ConvEncoder(self.features, self.dtype, self.param_dtype)
-        self.code = nn.Dense(self.latent_size, **types)
+        self.code = Dense(self.latent_size, **types)
         self.decoder = ConvDecoder(self.image_shape, self.features, self.dtype, self.param_dtype)
 
     def encode(self, x: jax.Array) -> jax.Array:

@@ -18,6 +18,7 @@ import numpy as np
 from zoo.layers import Conv, Dropout, record, require_image
 from zoo.layers.attention import MultiHeadAttention
 from zoo.layers.convolution import avg_pool
+from zoo.layers.dense import Dense
 from zoo.registry import register, unknown
 
 
@@ -171,7 +172,7 @@ class ResidualBlock(nn.Module):
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         norm = partial(nn.GroupNorm, self.num_groups, epsilon=1e-5, **types)
         y = Conv(self.features, 3, **types, name="conv1")(nn.silu(norm(name="norm1")(x)))
-        y += nn.Dense(self.features, **types, name="time")(nn.silu(time))[:, None, None]
+        y += Dense(self.features, **types, name="time")(nn.silu(time))[:, None, None]
         y = Dropout(self.dropout_rate)(nn.silu(norm(name="norm2")(y)), train=train)
         y = Conv(self.features, 3, kernel_init=nn.initializers.zeros, **types, name="conv2")(y)
         return y + (x if x.shape == y.shape else Conv(self.features, 1, **types, name="shortcut")(x))
@@ -223,7 +224,7 @@ class UNet(nn.Module):
         block = partial(ResidualBlock, num_groups=self.num_groups, dropout_rate=self.dropout_rate, **types)
         width = 4 * self.features[0]
         t = time_embedding(jnp.broadcast_to(time, x.shape[:1]), self.features[0])
-        t = nn.Dense(width, **types, name="time2")(nn.silu(nn.Dense(width, **types, name="time1")(t)))
+        t = Dense(width, **types, name="time2")(nn.silu(Dense(width, **types, name="time1")(t)))
         channels = x.shape[-1]
         x = Conv(self.features[0], 3, **types, name="conv_in")(x)
         skips = []

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from zoo.generative.autoencoder import require_image_shape, smallest_image
 from zoo.generative.gan_resampling import resample as resample
 from zoo.layers import BatchNorm, Conv, ConvTranspose, Dropout, flatten, record
+from zoo.layers.dense import Dense
 from zoo.registry import register
 
 _SLOPE = 0.2
@@ -37,7 +38,7 @@ class Generator(nn.Module):
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         rows, columns = smallest_image(self.image_shape, len(self.features) - 1)
         shape = (rows, columns, self.features[0])
-        x = nn.Dense(math.prod(shape), use_bias=False, **types, name="dense")(z).reshape(-1, *shape)
+        x = Dense(math.prod(shape), use_bias=False, **types, name="dense")(z).reshape(-1, *shape)
         x = nn.leaky_relu(BatchNorm(**types, name="norm0")(x, train=train), _SLOPE)
         for index, features in enumerate(self.features[1:], start=1):
             x = ConvTranspose(features, 4, 2, use_bias=False, **types, name=f"deconv{index}")(x)
@@ -62,7 +63,7 @@ class Discriminator(nn.Module):
             x = nn.leaky_relu(Conv(features, 3, 2, **types, name=f"conv{index}")(x), _SLOPE)
             x = Dropout(self.dropout_rate)(x, train=train)
             record(self, f"down{index}", x)
-        return nn.Dense(1, **types, name="head")(flatten(x))
+        return Dense(1, **types, name="head")(flatten(x))
 
 
 @register(

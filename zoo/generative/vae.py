@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from zoo.generative.autoencoder import ConvDecoder, ConvEncoder, glorot, require_image_shape
 from zoo.layers.activations import relu
+from zoo.layers.dense import Dense
 from zoo.registry import register
 
 
@@ -52,9 +53,9 @@ class VAE(nn.Module):
         """Names the parts `encoder`, `hidden`, `mean`, `log_var` and `decoder`."""
         types = {"kernel_init": glorot, "dtype": self.dtype, "param_dtype": self.param_dtype}
         self.encoder = ConvEncoder(self.features, self.dtype, self.param_dtype)
-        self.hidden = nn.Dense(self.hidden_size, **types)
-        self.mean = nn.Dense(self.latent_size, **types)
-        self.log_var = nn.Dense(self.latent_size, **types)
+        self.hidden = Dense(self.hidden_size, **types)
+        self.mean = Dense(self.latent_size, **types)
+        self.log_var = Dense(self.latent_size, **types)
         self.decoder = ConvDecoder(self.image_shape, self.features, self.dtype, self.param_dtype)
 
     def encode(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -12,6 +12,7 @@ from zoo.layers.basic import (
 )
 from zoo.layers.batch_norm import BatchNorm
 from zoo.layers.conv_layers import Conv, ConvTranspose, he_normal
+from zoo.layers.dense import Dense, Embed
 from zoo.layers.dropout import Dropout, DropPath
 
 __all__ = [
@@ -19,8 +20,10 @@ __all__ = [
     "BatchNorm",
     "Conv",
     "ConvTranspose",
+    "Dense",
     "DropPath",
     "Dropout",
+    "Embed",
     "adaptive_avg_pool",
     "batch_axis",
     "flatten",

@@ -5,6 +5,7 @@ All are elementwise except `softmax`. Models name their activation, so that a mo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -74,9 +75,37 @@ def softmax(z: jax.Array, axis: int = -1) -> jax.Array:
     return jax.nn.softmax(z, axis=axis)
 
 
+@jax.custom_jvp
+def gelu(z: jax.Array) -> jax.Array:
+    """Gaussian error linear unit (Hendrycks, Gimpel 2016): z Φ(z), computed in float32 at least.
+
+    Φ(z) = (1 + erf(z / √2)) / 2, as in PyTorch. The complement erfc, which JAX's own takes, is more exact where z Φ(z)
+    is next to nothing, and takes six times as long on a CPU.
+    """
+    x = _widened(z)
+    return (x * _normal_cdf(x)).astype(z.dtype)
+
+
+@gelu.defjvp
+def _(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """Φ(z) + z φ(z)."""
+    (z,), (tangent,) = primals, tangents
+    x = _widened(z)
+    slope = _normal_cdf(x) + x * jnp.exp(-jnp.square(x) / 2) * (1 / math.sqrt(2 * math.pi))
+    return gelu(z), (tangent * slope).astype(z.dtype)
+
+
+def _widened(z: jax.Array) -> jax.Array:
+    return z.astype(jnp.promote_types(z.dtype, jnp.float32))
+
+
+def _normal_cdf(x: jax.Array) -> jax.Array:
+    return (1 + lax.erf(x * math.sqrt(0.5))) / 2
+
+
 _ACTIVATIONS: dict[str, Activation] = {
     "elu": jax.nn.elu,
-    "gelu": lambda z: jax.nn.gelu(z, approximate=False),
+    "gelu": gelu,
     "gelu_tanh": lambda z: jax.nn.gelu(z, approximate=True),
     "leaky_relu": leaky_relu,
     "linear": lambda z: z,

@@ -14,6 +14,8 @@ from jax import lax
 from jax.nn.initializers import Initializer
 
 from zoo.layers.basic import require_tokens
+from zoo.layers.dense import Dense
+from zoo.layers.product import matmul
 
 _HIDDEN = -0.7 * float(np.finfo(np.float32).max)
 """The score of a key that a query may not see: its exponential is 0, and where no key is seen, nothing is NaN."""
@@ -32,7 +34,7 @@ def attention_weights(
     keys, kv_heads = key.shape[1:3]
     # With the heads in front, and those that share a key side by side, this is one product of matrices.
     q = query.transpose(0, 2, 1, 3).reshape(batch, kv_heads, -1, head_dim)
-    scores = jnp.einsum("bhqd,bhkd->bhqk", q, key.transpose(0, 2, 1, 3), preferred_element_type=jnp.float32)
+    scores = matmul(q, key.transpose(0, 2, 1, 3), transpose_b=True, dtype=jnp.float32)
     scores = scores.reshape(batch, heads, queries, keys) / math.sqrt(head_dim)
     if causal:
         scores = jnp.where(np.tri(queries, keys, dtype=bool)[None, None], scores, _HIDDEN)
@@ -89,7 +91,7 @@ def _attend(query: jax.Array, key: jax.Array, value: jax.Array, **seen: Any) -> 
     weights = attention_weights(query, key, **seen)
     batch, heads, queries, keys = weights.shape
     weights = weights.astype(value.dtype).reshape(batch, value.shape[2], -1, keys)
-    y = jnp.einsum("bhqk,bhkd->bhqd", weights, value.transpose(0, 2, 1, 3))
+    y = matmul(weights, value.transpose(0, 2, 1, 3))
     return y.reshape(batch, heads, queries, -1).transpose(0, 2, 1, 3)
 
 
@@ -168,7 +170,7 @@ class MultiHeadAttention(nn.Module):
         if self.num_heads % kv_heads:
             raise ValueError(f"{kv_heads} heads of keys cannot serve {self.num_heads} heads of queries evenly")
         head_dim = self.head_dim or features // self.num_heads
-        dense = partial(nn.Dense, use_bias=self.use_bias, dtype=self.dtype, param_dtype=self.param_dtype)
+        dense = partial(Dense, use_bias=self.use_bias, dtype=self.dtype, param_dtype=self.param_dtype)
 
         def split(name: str, source: jax.Array, heads: int) -> jax.Array:
             y = dense(heads * head_dim, kernel_init=self.kernel_init, name=name)(source)

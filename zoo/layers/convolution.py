@@ -1,17 +1,17 @@
-"""Convolution and pooling as pure functions: the one place where their lowering is chosen.
+"""Convolution and pooling as pure functions.
 
 Images are NHWC, kernels HWIO. Layers and models call these and know nothing of platforms.
 
 A convolution is the trilinear form ⟨conv(x, w), g⟩ of an image, a kernel and an output. Fixing two of the three
 leaves an array: the output, the gradient for the image, the gradient for the kernel. Each of these is a primitive here,
-and the transposes of each are the two others, so that derivatives of every order stay among them. They lower to XLA's
-convolution, except in a program for a single CPU, where `zoo.cpu_convolution` says how.
+and the transposes of each are the two others. `lowering` says when they are XLA's convolution, and `cpu_convolution`
+what they are on a CPU.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial, reduce
 from typing import Any, Literal
 
@@ -19,11 +19,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.core import ShapedArray
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad
 
-from zoo.layers import cpu_convolution
+from zoo.layers import cpu_convolution, lowering
 from zoo.layers.cpu_convolution import Geometry
 
 Padding = Literal["SAME", "VALID"] | int | Sequence[tuple[int, int]]
@@ -51,40 +49,9 @@ def _kernel_gradient(x: Any, g: Any, at: Geometry) -> jax.Array:
     return jax.linear_transpose(lambda w: _output(x, w, at), kernel)(g)[0]
 
 
-def _primitive(name: str, plain: Callable[..., jax.Array], on_cpu: Callable[..., jax.Array]) -> Primitive:
-    primitive = Primitive(name)
-    primitive.def_impl(jax.jit(primitive.bind, static_argnames="at"))
-
-    @primitive.def_abstract_eval
-    def _(a: ShapedArray, b: ShapedArray, *, at: Geometry) -> ShapedArray:
-        result = jax.eval_shape(partial(plain, at=at), a, b)
-        return ShapedArray(result.shape, result.dtype)
-
-    def batch(args: Sequence[Any], axes: Sequence[int | None], *, at: Geometry) -> tuple[jax.Array, int]:
-        return jax.vmap(partial(plain, at=at), in_axes=tuple(axes))(*args), 0
-
-    batching.primitive_batchers[primitive] = batch
-
-    lower_plain = mlir.lower_fun(plain, multiple_results=False)
-    lower_on_cpu = mlir.lower_fun(on_cpu, multiple_results=False)
-
-    def lower(ctx: mlir.LoweringRuleContext, *args: Any, at: Geometry) -> Any:
-        module = ctx.module_context
-        # The partitioner of a sharded program knows XLA's convolution alone, and an exported one must run anywhere.
-        alone = getattr(module.axis_context, "num_devices", 1) == 1 and not module.lowering_parameters.for_export
-        return (lower_on_cpu if alone and cpu_convolution.ENABLED else lower_plain)(ctx, *args, at=at)
-
-    mlir.register_lowering(primitive, lower_plain)
-    mlir.register_lowering(primitive, lower, platform="cpu")
-    return primitive
-
-
-_output_p = _primitive("convolution", _output, cpu_convolution.output)
-_image_gradient_p = _primitive("convolution_image_gradient", _image_gradient, cpu_convolution.image_gradient)
-_kernel_gradient_p = _primitive("convolution_kernel_gradient", _kernel_gradient, cpu_convolution.kernel_gradient)
-
-PRIMITIVES = frozenset((_output_p, _image_gradient_p, _kernel_gradient_p))
-"""What convolutions look like in a jaxpr."""
+_output_p = lowering.bilinear("convolution", _output, cpu_convolution.output)
+_image_gradient_p = lowering.bilinear("convolution_image_gradient", _image_gradient, cpu_convolution.image_gradient)
+_kernel_gradient_p = lowering.bilinear("convolution_kernel_gradient", _kernel_gradient, cpu_convolution.kernel_gradient)
 
 # The rules get the cotangent and both operands, of which the one that is sought is but a placeholder.
 ad.defbilinear(

@@ -14,14 +14,8 @@ Where oneDNN is missing, XLA's convolution takes its place in the same scheme.
 
 from __future__ import annotations
 
-import functools
-import json
 import math
-import os
-import platform
 from collections.abc import Sequence
-from importlib import metadata
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import jax
@@ -29,11 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-ENABLED = os.environ.get("ZOO_CPU_LOWERING", "fast") != "plain"
-"""`ZOO_CPU_LOWERING=plain` in the environment leaves everything to XLA's defaults, to compare with or in distress."""
-
-_ONEDNN_VERSIONS = (0, 10), (0, 12)
-"""The jaxlib releases, first and last, whose custom call was tried: its arguments have changed between versions."""
+from zoo.layers import onednn, product
 
 
 class Geometry(NamedTuple):
@@ -71,11 +61,14 @@ def output(x: jax.Array, kernel: jax.Array, at: Geometry, axes: Literal["HWIO", 
     outputs = kernel.shape[axes.index("O")]
     shape = (x.shape[0], *at.out(), outputs)
     empty = 0 in (*x.shape, *kernel.shape, *shape)
+    product_alone = at.groups == 1 and (at.window, at.strides, at.pads) == ((1, 1), (1, 1), ((0, 0), (0, 0)))
+    if _is_half(x) and not product_alone:
+        return output(x.astype(jnp.float32), kernel.astype(jnp.float32), at, axes).astype(x.dtype)
     # Cases measured: 64 channels to one, 28×28, 9.2 ms → 2.0; 64 to 3 at 32×32, 6.5 → 2.7.
     thin = at.groups == 1 and outputs <= 3 and math.prod(at.window) * outputs <= 32 <= x.shape[-1]
     if thin and x.dtype == jnp.float32 and not empty:
         return _thin_output(x, kernel if axes == "HWIO" else kernel.swapaxes(2, 3), at)
-    if x.dtype != jnp.float32 or empty or not has_onednn():
+    if empty or not (product_alone or onednn.takes(x.dtype)):
         return lax.conv_general_dilated(
             x,
             kernel,
@@ -85,14 +78,22 @@ def output(x: jax.Array, kernel: jax.Array, at: Geometry, axes: Literal["HWIO", 
             feature_group_count=at.groups,
             dimension_numbers=("NHWC", axes, "NHWC"),
         )
-    if at.groups == 1 and (at.window, at.strides, at.pads) == ((1, 1), (1, 1), ((0, 0), (0, 0))):
+    if product_alone:
         # Its kernel's gradient is a product, too. An image that one reads as such and the other as a matrix would be
         # computed for each anew. Measured: ResNet-50's step of 8 images, 1598 ms → 1438.
         matrix = kernel.reshape(kernel.shape[2:])
-        return _product(x.reshape(-1, x.shape[-1]), matrix, transpose_b=axes == "HWOI").reshape(shape)
+        return product.matmul(x.reshape(-1, x.shape[-1]), matrix, transpose_b=axes == "HWOI").reshape(shape)
     if at.groups == x.shape[-1] == outputs and not _onednn_pads_depthwise(at):
         x, at = _padded(x, at)
     return _onednn(x, kernel, at, shape, axes)
+
+
+def _is_half(x: jax.Array) -> bool:
+    """Whether to compute in float32: oneDNN's convolutions in bfloat16 crash where several devices run them.
+
+    Cases measured, batch 8, in XLA's bfloat16 → so: HALF.
+    """
+    return x.dtype in (jnp.bfloat16, jnp.float16) and onednn.takes(jnp.float32)
 
 
 def image_gradient(g: jax.Array, kernel: jax.Array, at: Geometry) -> jax.Array:
@@ -132,7 +133,9 @@ def kernel_gradient(x: jax.Array, g: jax.Array, at: Geometry) -> jax.Array:
     """The transpose in w: Σ x[s·u + t·d − p] g[u] over examples and positions, for each tap t."""
     if at.window == (1, 1) and at.groups == 1:
         (tap,) = _taps(x, at)
-        return _product(tap.reshape(-1, tap.shape[-1]), g.reshape(-1, g.shape[-1]), transpose_a=True)[None, None]
+        return product.matmul(tap.reshape(-1, tap.shape[-1]), g.reshape(-1, g.shape[-1]), transpose_a=True)[None, None]
+    if _is_half(x):
+        return kernel_gradient(x.astype(jnp.float32), g.astype(jnp.float32), at).astype(x.dtype)
     if at.groups == x.shape[-1] == g.shape[-1]:
         return _depthwise_kernel_gradient(x, g, at)
     # Cases measured: one channel 28×28 to 64, 1.2 ms → .4; 64 to one, 23 → 2.1; 3 to 64 at 32×32, 12 → 2.7; but with
@@ -173,23 +176,13 @@ def _thin_kernel_gradient(x: jax.Array, g: jax.Array, at: Geometry) -> jax.Array
     return gradient[::-1, ::-1].swapaxes(2, 3)
 
 
-def _product(a: jax.Array, b: jax.Array, transpose_a: bool = False, transpose_b: bool = False) -> jax.Array:
-    """A matrix product by oneDNN where it is: it reads transposed matrices as they lie, and XLA turns them around."""
-    over = int(not transpose_a), int(transpose_b)
-    shape = a.shape[1 - over[0]], b.shape[1 - over[1]]
-    if a.dtype != jnp.float32 or 0 in (*a.shape, *b.shape) or not has_onednn():
-        return lax.dot_general(a, b, (((over[0],), (over[1],)), ((), ())))
-    config = {"transpose_a": transpose_a, "transpose_b": transpose_b}
-    return _custom_call("matmul", a, b, shape, {"onednn_matmul_config": config})
-
-
 def _depthwise_kernel_gradient(x: jax.Array, g: jax.Array, at: Geometry) -> jax.Array:
     """A depthwise convolution with g as its kernel, in which the channels of each example are channels of their own.
 
     Cases measured, against sums of products, a pass over memory for each tap: batch 8, 3×3, 144 channels 56×56, 14.5 ms
     → 5.8; 5×5, 240 channels 28×28, 13.5 → 2.8; stride 2, 3×3, 96 channels 112×112, 12.7 → 7.9.
     """
-    if x.dtype != jnp.float32 or 0 in (*x.shape, *g.shape) or not has_onednn():
+    if 0 in (*x.shape, *g.shape) or not onednn.takes(x.dtype):
         rows = [(tap * g).sum((0, 1, 2)) for tap in _taps(x, at)]
         return jnp.stack(rows).reshape(*at.window, 1, -1)
 
@@ -232,7 +225,7 @@ def _materialised(x: jax.Array) -> jax.Array:
     The exchange of batch and channels costs little as an operation of its own. But the compiler would rather fuse it
     with whatever made the array, and compute that again element by element, in an order that caches do not like.
     """
-    if x.dtype != jnp.float32 or x.size == 0 or not has_onednn():
+    if x.dtype != jnp.float32 or x.size == 0 or not onednn.takes(x.dtype):
         return lax.optimization_barrier(x)
     channels = x.shape[-1]
     at = Geometry((x.shape[1], x.shape[2]), (1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), channels)
@@ -315,39 +308,6 @@ def _onednn_pads_depthwise(at: Geometry) -> bool:
     return all(max(pads) <= min((f - 1) * d, n, 3) for pads, f, d, n in axes)
 
 
-@functools.cache
-def has_onednn() -> bool:
-    """Whether this jaxlib has oneDNN's convolution as it is called here; tried out once."""
-    version = tuple(int(part) for part in metadata.version("jaxlib").split(".")[:2])
-    known = _ONEDNN_VERSIONS[0] <= version <= _ONEDNN_VERSIONS[1]
-    if not (known and platform.system() == "Linux" and platform.machine() == "x86_64"):
-        return False
-    if "avx2" not in _instructions():
-        return False  # without it, most would be the products that `_onednn_pads_depthwise` avoids
-    at = Geometry((5, 4), (2, 3), (2, 1), ((1, 0), (0, 1)))
-    shape = (2, *at.out(), 2)
-    try:
-        # Lowering may go on inside a trace, which these arrays must stay out of.
-        with jax.ensure_compile_time_eval(), jax.default_device(jax.local_devices(backend="cpu")[0]):
-            x = jnp.arange(2.0 * 5 * 4 * 3).reshape(2, 5, 4, 3)
-            kernel = jnp.arange(2.0 * 3 * 3 * 2).reshape(2, 3, 3, 2)
-            found = jax.jit(functools.partial(_onednn, at=at, shape=shape))(x, kernel)
-            wanted = lax.conv_general_dilated(
-                x, kernel, at.strides, at.pads, dimension_numbers=("NHWC", "HWIO", "NHWC")
-            )
-            return bool(jnp.array_equal(found, wanted))
-    except (RuntimeError, ValueError, NotImplementedError):
-        return False
-
-
-def _instructions() -> set[str]:
-    """What Linux says of the CPU, its sets of instructions among it; nothing where it keeps silent."""
-    try:
-        return set(Path("/proc/cpuinfo").read_text().split())
-    except OSError:
-        return set()
-
-
 def _onednn(x: jax.Array, kernel: jax.Array, at: Geometry, shape: tuple[int, ...], axes: str = "HWIO") -> jax.Array:
     """XLA's custom call of oneDNN's convolution; the fields are those of its `OneDnnConvolutionConfig`."""
 
@@ -368,14 +328,4 @@ def _onednn(x: jax.Array, kernel: jax.Array, at: Geometry, shape: tuple[int, ...
             "window_dilations": [str(d) for d in at.dilation],
         },
     }
-    return _custom_call("convolution", x, kernel, shape, {"onednn_conv_config": config})
-
-
-def _custom_call(name: str, a: jax.Array, b: jax.Array, shape: tuple[int, ...], config: object) -> jax.Array:
-    call = jax.ffi.ffi_call(
-        f"__onednn${name}",
-        jax.ShapeDtypeStruct(shape, a.dtype),
-        custom_call_api_version=2,
-        legacy_backend_config=json.dumps(config),
-    )
-    return call(a, b)
+    return onednn.custom_call("convolution", x, kernel, shape, {"onednn_conv_config": config}, x.dtype)

@@ -18,6 +18,7 @@ from flax.linen.dtypes import promote_dtype
 from jax import lax
 from jax.nn.initializers import Initializer
 
+from zoo.layers import product
 from zoo.layers.activations import relu
 from zoo.layers.basic import record
 from zoo.layers.dropout import Dropout
@@ -89,7 +90,7 @@ class Recurrent(nn.Module):
         x, kernel, recurrent, bias, candidate_bias, *carried = promote_dtype(
             x, kernel, recurrent, bias, candidate_bias, *state, dtype=self.dtype
         )
-        x = x.swapaxes(0, 1) @ kernel
+        x = product.dense(x.swapaxes(0, 1), kernel)
         x = x if bias is None else x + bias.reshape(1, 1, -1)
         mask = None if mask is None else mask.T[..., None]
         outputs, state = self._scan(x, recurrent, candidate_bias, tuple(carried), mask)
@@ -372,7 +373,8 @@ def _recur_backward(advance: Advance, reverse: bool, kept: Any, gradients: Any) 
 
     at = (x, r, before, mask, d_outputs)
     d_state, (dr, *dx) = lax.scan(body, d_last, at, reverse=not reverse, unroll=_unroll(x))
-    d_kernel = jnp.einsum("tbh,tbg->hg", before[-1], dr)
+    rows = dr.shape[0] * dr.shape[1]
+    d_kernel = product.matmul(before[-1].reshape(rows, -1), dr.reshape(rows, -1), transpose_a=True)
     return dx[0] if dx else dr, d_kernel, None if bias is None else dr.sum(axis=(0, 1)), d_state, None
 
 

@@ -12,6 +12,7 @@ from jax.nn.initializers import Initializer
 
 from zoo.layers.activations import activation
 from zoo.layers.attention import MultiHeadAttention
+from zoo.layers.dense import Dense
 from zoo.layers.dropout import Dropout
 
 
@@ -74,7 +75,7 @@ class Block(nn.Module):
             out_init=self.residual_init,
             **options,
         )
-        dense = partial(nn.Dense, use_bias=self.use_bias, **options)
+        dense = partial(Dense, use_bias=self.use_bias, **options)
         norm = partial(nn.LayerNorm, epsilon=self.epsilon, use_bias=self.use_bias, **options)
 
         def enter(name: str, x: jax.Array) -> jax.Array:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from zoo.layers import Dropout, record
+from zoo.layers.dense import Dense
 from zoo.layers.recurrent import GRU, LSTM, Recurrent, Stack, merge_directions
 from zoo.registry import register
 
@@ -41,7 +42,7 @@ class SequenceRegressor(nn.Module):
             last = merge_directions("concat", forwards[-1], backwards[-1])
         else:
             last = states[-1][-1]
-        return nn.Dense(self.num_outputs, name="head", **options)(Dropout(self.dropout_rate)(last, train=train))
+        return Dense(self.num_outputs, name="head", **options)(Dropout(self.dropout_rate)(last, train=train))
 
 
 class AdditiveAttention(nn.Module):
@@ -63,7 +64,7 @@ class AdditiveAttention(nn.Module):
 
         The weights, `[batch, time]`, sum to 1; they are 0 where `mask`, of that shape, is false.
         """
-        dense = partial(nn.Dense, dtype=self.dtype, param_dtype=self.param_dtype)
+        dense = partial(Dense, dtype=self.dtype, param_dtype=self.param_dtype)
         fit = jnp.tanh(
             dense(self.hidden_size, name="query")(query[:, None]) + dense(self.hidden_size, name="key")(values)
         )
@@ -91,7 +92,7 @@ class AttentionRegressor(nn.Module):
         _, (_, query) = LSTM(self.hidden_size, name="query", **options)(x, mask=mask)
         context, weights = AdditiveAttention(self.hidden_size, name="attention", **options)(query, values, mask=mask)
         record(self, "attention_weights", weights)
-        return nn.Dense(self.num_outputs, name="head", **options)(context)
+        return Dense(self.num_outputs, name="head", **options)(context)
 
 
 for _name, _num_parameters, _layer, _bidirectional, _dropout_rate, _paper in (

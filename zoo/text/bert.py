@@ -12,6 +12,7 @@ import numpy as np
 
 from zoo.layers import Dropout, record, require_tokens
 from zoo.layers.activations import activation
+from zoo.layers.dense import Dense, Embed
 from zoo.layers.transformer_block import Block
 from zoo.registry import register
 
@@ -50,8 +51,8 @@ class BERT(nn.Module):
         """The layers, of which each output takes its own."""
         options: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         init = nn.initializers.truncated_normal(0.02)
-        embed = partial(nn.Embed, features=self.hidden_size, embedding_init=init, **options)
-        dense = partial(nn.Dense, kernel_init=init, **options)
+        embed = partial(Embed, features=self.hidden_size, embedding_init=init, **options)
+        dense = partial(Dense, kernel_init=init, **options)
         norm = partial(nn.LayerNorm, epsilon=self.epsilon, **options)
         block = partial(
             Block,

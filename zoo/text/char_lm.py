@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from zoo.layers import Dropout, require_tokens
+from zoo.layers.dense import Dense
 from zoo.layers.recurrent import LSTM, Stack, State
 from zoo.registry import register
 
@@ -58,7 +59,7 @@ class CharLSTM(nn.Module):
         lstm = Stack(LSTM, (self.hidden_size,) * self.num_layers, self.dropout_rate, name="lstm", **options)
         x, last = lstm(x, state, mask=mask, train=train)
         x = Dropout(self.dropout_rate)(x, train=train)
-        logits = nn.Dense(self.vocab_size, name="head", **options)(x)
+        logits = Dense(self.vocab_size, name="head", **options)(x)
         return logits if state is None else (logits, last)
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from zoo.layers import Dropout, record
 from zoo.layers.attention import Cache, causal_context, empty_cache, last_token
+from zoo.layers.dense import Dense, Embed
 from zoo.layers.transformer_block import Block
 from zoo.registry import register
 
@@ -70,7 +71,7 @@ class GPT(nn.Module):
         context = causal_context(tokens, self.max_len, state, mask)
         options: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         init = nn.initializers.normal(0.02)
-        embed = nn.Embed(self.vocab_size, self.hidden_size, embedding_init=init, name="embed", **options)
+        embed = Embed(self.vocab_size, self.hidden_size, embedding_init=init, name="embed", **options)
         position_embedding = self.param("position_embedding", init, (self.max_len, self.hidden_size), self.param_dtype)
         x = embed(tokens)
         x = x + jnp.asarray(position_embedding, x.dtype)[context.positions]
@@ -99,7 +100,7 @@ class GPT(nn.Module):
         if self.output == "next_token":
             x = embed.attend(x)
         elif self.output != "hidden":
-            x = nn.Dense(self.num_outputs, use_bias=self.output == "token", kernel_init=init, name="head", **options)(x)
+            x = Dense(self.num_outputs, use_bias=self.output == "token", kernel_init=init, name="head", **options)(x)
         return x if state is None else (x, context.next_cache(caches))
 
     def init_state(self, batch_size: int) -> Cache:

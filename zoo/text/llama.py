@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from zoo.layers import record
 from zoo.layers.attention import Cache, MultiHeadAttention, causal_context, empty_cache, last_token
+from zoo.layers.dense import Dense, Embed
 from zoo.registry import register
 
 
@@ -30,7 +31,7 @@ class LlamaBlock(nn.Module):
         """`[batch, time, hidden_size]` → the same, and the layer's cache where `attention` holds one (else None)."""
         options: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         init = nn.initializers.normal(0.02)
-        dense = partial(nn.Dense, use_bias=False, kernel_init=init, **options)
+        dense = partial(Dense, use_bias=False, kernel_init=init, **options)
         norm = partial(nn.RMSNorm, epsilon=self.epsilon, **options)
         attend = MultiHeadAttention(
             self.num_heads,
@@ -99,7 +100,7 @@ class Llama(nn.Module):
         context = causal_context(tokens, self.max_len, state, mask)
         options: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         init = nn.initializers.normal(0.02)
-        embed = nn.Embed(self.vocab_size, self.hidden_size, embedding_init=init, name="embed", **options)
+        embed = Embed(self.vocab_size, self.hidden_size, embedding_init=init, name="embed", **options)
         x = embed(tokens)
         caches: list[Any] = []
         for index in range(1, self.num_layers + 1):
@@ -122,7 +123,7 @@ class Llama(nn.Module):
             x = embed.attend(x)
         elif self.output != "hidden":
             outputs = self.vocab_size if self.output == "next_token" else self.num_outputs
-            x = nn.Dense(outputs, use_bias=self.output == "token", kernel_init=init, name="head", **options)(x)
+            x = Dense(outputs, use_bias=self.output == "token", kernel_init=init, name="head", **options)(x)
         return x if state is None else (x, context.next_cache(caches))
 
     def init_state(self, batch_size: int) -> Cache:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from zoo.layers import Dropout, record, require_tokens
 from zoo.layers.activations import relu
 from zoo.layers.attention import Cache, causal_context, empty_cache, sinusoids
+from zoo.layers.dense import Dense, Embed
 from zoo.layers.transformer_block import Block
 from zoo.registry import register
 
@@ -43,8 +44,8 @@ class TransformerClassifier(nn.Module):
         """Integer `[batch, time]`, of any length → logits `[batch, num_classes]`."""
         require_tokens(tokens)
         options: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        dense = partial(nn.Dense, kernel_init=nn.initializers.xavier_uniform(), **options)
-        x = nn.Embed(self.vocab_size, self.hidden_size, name="embed", **options)(tokens)
+        dense = partial(Dense, kernel_init=nn.initializers.xavier_uniform(), **options)
+        x = Embed(self.vocab_size, self.hidden_size, name="embed", **options)(tokens)
         x = x + jnp.asarray(sinusoids(tokens.shape[1], self.hidden_size), x.dtype)[None]
         is_token = None if self.pad_token is None else tokens != self.pad_token
         mask = None if is_token is None else is_token[:, None, None]
@@ -111,7 +112,7 @@ class Transformer(nn.Module):
         """The layers; `max_len` is the length of targets, sources may have any."""
         options: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         embedding_init = nn.initializers.normal(self.hidden_size**-0.5)
-        self.embed = nn.Embed(self.vocab_size, self.hidden_size, embedding_init=embedding_init, **options)
+        self.embed = Embed(self.vocab_size, self.hidden_size, embedding_init=embedding_init, **options)
         block = partial(
             Block,
             self.num_heads,

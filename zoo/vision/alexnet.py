@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from zoo.layers import Conv, Dropout, adaptive_avg_pool, flatten, he_normal, record, require_image
 from zoo.layers.activations import relu
 from zoo.layers.convolution import max_pool
+from zoo.layers.dense import Dense
 from zoo.registry import register
 
 
@@ -44,7 +45,7 @@ class AlexNet(nn.Module):
         """`[batch, height ≥ 63, width ≥ 63, channels]` → logits `[batch, num_classes]`."""
         require_image(x, least=63, model="AlexNet")
         conv = partial(Conv, kernel_init=he_normal, dtype=self.dtype, param_dtype=self.param_dtype)
-        dense = partial(nn.Dense, dtype=self.dtype, param_dtype=self.param_dtype)
+        dense = partial(Dense, dtype=self.dtype, param_dtype=self.param_dtype)
         x = relu(conv(self.features[0], 11, 4, padding=2, name="conv1")(x))
         x = max_pool(x, (3, 3), (2, 2))
         record(self, "stage1", x)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from zoo.layers import BatchNorm, Conv, Dropout, flatten, record, require_image
 from zoo.layers.activations import relu
 from zoo.layers.convolution import max_pool
+from zoo.layers.dense import Dense
 from zoo.registry import register
 
 
@@ -37,7 +38,7 @@ class CNN(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """`[batch, height, width, channels]` → logits `[batch, num_classes]`."""
         require_image(x, least=2 ** len(self.features), model="CNN")
-        dense = partial(nn.Dense, dtype=self.dtype, param_dtype=self.param_dtype)
+        dense = partial(Dense, dtype=self.dtype, param_dtype=self.param_dtype)
         for index, features in enumerate(self.features, start=1):
             x = relu(Conv(features, dtype=self.dtype, param_dtype=self.param_dtype)(x))
             x = BatchNorm(dtype=self.dtype, param_dtype=self.param_dtype)(x, train=train)

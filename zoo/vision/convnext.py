@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from zoo.layers import Conv, DropPath, global_avg_pool, record, require_image
+from zoo.layers.activations import gelu
+from zoo.layers.dense import Dense
 from zoo.registry import register
 
 _init = nn.initializers.truncated_normal(0.02)
@@ -27,11 +29,11 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """`[batch, height, width, channels]` → the same."""
         options = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        dense = partial(nn.Dense, kernel_init=_init, **options)
+        dense = partial(Dense, kernel_init=_init, **options)
         channels = x.shape[-1]
         y = Conv(channels, 7, padding=3, groups=channels, kernel_init=_init, name="conv_depthwise", **options)(x)
         y = nn.LayerNorm(epsilon=1e-6, name="norm", **options)(y)
-        y = nn.gelu(dense(4 * channels, name="fc1")(y), approximate=False)
+        y = gelu(dense(4 * channels, name="fc1")(y))
         y = dense(channels, name="fc2")(y)
         scale = self.param("layer_scale", nn.initializers.constant(1e-6), (channels,), self.param_dtype)
         y = y * scale.astype(y.dtype)[None, None, None]
@@ -79,4 +81,4 @@ class ConvNeXt(nn.Module):
                 num_blocks += 1
             record(self, f"stage{stage}", x)
         x = norm(name="norm_head")(global_avg_pool(x))
-        return nn.Dense(self.num_classes, kernel_init=_init, name="head", **options)(x) if self.num_classes else x
+        return Dense(self.num_classes, kernel_init=_init, name="head", **options)(x) if self.num_classes else x

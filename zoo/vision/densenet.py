@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from zoo.layers import BatchNorm, Conv, Dropout, global_avg_pool, record, require_image
 from zoo.layers.activations import relu
 from zoo.layers.convolution import avg_pool, max_pool
+from zoo.layers.dense import Dense
 from zoo.registry import register
 
 Layer = Callable[..., Any]
@@ -90,4 +91,4 @@ class DenseNet(nn.Module):
                 )
             record(self, f"stage{stage}", x)
         x = global_avg_pool(relu(norm(name="norm_head")(x, train=train)))
-        return nn.Dense(self.num_classes, name="head", **options)(x) if self.num_classes else x
+        return Dense(self.num_classes, name="head", **options)(x) if self.num_classes else x

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from zoo.layers import BatchNorm, Conv, Dropout, global_avg_pool, he_normal, record, require_image
+from zoo.layers.dense import Dense
 from zoo.registry import register
 from zoo.vision.mobilenet import InvertedResidual, SqueezeExcite, round_channels
 
@@ -80,7 +81,7 @@ class EfficientNet(nn.Module):
         x = conv(round_channels(1280 * self.width), 1, padding=0, name="conv_head")(x)
         x = global_avg_pool(nn.silu(norm(name="norm_head")(x, train=train)))
         x = Dropout(self.dropout_rate)(x, train=train)
-        return nn.Dense(self.num_classes, name="head", **options)(x) if self.num_classes else x
+        return Dense(self.num_classes, name="head", **options)(x) if self.num_classes else x
 
 
 for _name, _width, _depth, _resolution, _dropout_rate, _num_parameters in (

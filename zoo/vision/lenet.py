@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from zoo.layers import Conv, flatten, record, require_image
 from zoo.layers.convolution import avg_pool
+from zoo.layers.dense import Dense
 from zoo.registry import register
 
 
@@ -38,7 +39,7 @@ class LeNet5(nn.Module):
         """`[batch, 32, 32, channels]` (or larger) → logits `[batch, num_classes]`."""
         require_image(x, least=32, model="LeNet-5")
         conv = partial(Conv, kernel_size=5, padding="VALID", dtype=self.dtype, param_dtype=self.param_dtype)
-        dense = partial(nn.Dense, dtype=self.dtype, param_dtype=self.param_dtype)
+        dense = partial(Dense, dtype=self.dtype, param_dtype=self.param_dtype)
         x = jnp.tanh(conv(6, name="c1")(x))
         x = avg_pool(x)
         record(self, "s2", x)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from zoo.layers import BatchNorm, Conv, Dropout, DropPath, global_avg_pool, he_normal, record, require_image
 from zoo.layers.activations import Activation, relu
+from zoo.layers.dense import Dense
 from zoo.registry import register
 
 Layer = Callable[..., Any]
@@ -38,7 +39,7 @@ class SqueezeExcite(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[batch, height, width, channels]` → the same."""
-        dense = partial(nn.Dense, dtype=self.dtype, param_dtype=self.param_dtype)
+        dense = partial(Dense, dtype=self.dtype, param_dtype=self.param_dtype)
         weights = self.activation(dense(self.reduced, name="reduce")(global_avg_pool(x)))
         weights = self.gate(dense(x.shape[-1], name="expand")(weights))
         return x * weights[:, None, None]
@@ -147,6 +148,6 @@ class MobileNetV3(nn.Module):
             record(self, f"stage{stage}", x)
         x = conv(6 * x.shape[-1], 1, padding=0, name="conv_head")(x)
         x = global_avg_pool(nn.hard_swish(norm(name="norm_head")(x, train=train)))
-        x = nn.hard_swish(nn.Dense(self.hidden_size, name="hidden", **options)(x))
+        x = nn.hard_swish(Dense(self.hidden_size, name="hidden", **options)(x))
         x = Dropout(self.dropout_rate)(x, train=train)
-        return nn.Dense(self.num_classes, name="head", **options)(x) if self.num_classes else x
+        return Dense(self.num_classes, name="head", **options)(x) if self.num_classes else x

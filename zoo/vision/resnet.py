@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from zoo.layers import BatchNorm, Conv, flatten, global_avg_pool, he_normal, record, require_image
 from zoo.layers.activations import relu
 from zoo.layers.convolution import max_pool
+from zoo.layers.dense import Dense
 from zoo.registry import register
 
 Layer = Callable[..., Any]
@@ -113,7 +114,7 @@ class ResNet(nn.Module):
             record(self, f"stage{stage + 1}", x)
         x = global_avg_pool(x)
         return (
-            nn.Dense(self.num_classes, dtype=self.dtype, param_dtype=self.param_dtype, name="head")(x)
+            Dense(self.num_classes, dtype=self.dtype, param_dtype=self.param_dtype, name="head")(x)
             if self.num_classes
             else x
         )
@@ -136,7 +137,7 @@ class MiniResNet(nn.Module):
         """`[batch, height, width, channels]` → logits `[batch, num_classes]`."""
         require_image(x, least=2, model="MiniResNet")
         conv, norm = _conv_and_norm(self.dtype, self.param_dtype, train)
-        dense = partial(nn.Dense, dtype=self.dtype, param_dtype=self.param_dtype)
+        dense = partial(Dense, dtype=self.dtype, param_dtype=self.param_dtype)
         x = relu(norm(name="norm_stem")(conv(self.features, 3, padding=1, name="conv_stem")(x)))
         for index in (1, 2):
             x = BasicBlock(self.features, 1, conv, norm, name=f"residual{index}")(x)

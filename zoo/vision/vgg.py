@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from zoo.layers import BatchNorm, Conv, Dropout, adaptive_avg_pool, flatten, he_normal, record, require_image
 from zoo.layers.activations import relu
 from zoo.layers.convolution import max_pool
+from zoo.layers.dense import Dense
 from zoo.registry import register
 
 
@@ -46,7 +47,7 @@ class VGG(nn.Module):
             x = max_pool(x)
             record(self, f"stage{stage}", x)
         x = flatten(adaptive_avg_pool(x, (7, 7)))
-        dense = partial(nn.Dense, **options)
+        dense = partial(Dense, **options)
         for name in ("fc1", "fc2"):
             x = relu(dense(self.hidden_size, kernel_init=nn.initializers.he_normal(), name=name)(x))
             x = Dropout(self.dropout_rate)(x, train=train)

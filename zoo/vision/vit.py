@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from zoo.layers import Conv, Dropout, record, require_image
+from zoo.layers.dense import Dense
 from zoo.layers.transformer_block import Block
 from zoo.registry import register
 
@@ -74,7 +75,7 @@ class ViT(nn.Module):
             record(self, f"block{index}", x)
         x = nn.LayerNorm(epsilon=1e-6, name="norm_head", **options)(x[:, 0])
         zeros = nn.initializers.zeros
-        return nn.Dense(self.num_classes, kernel_init=zeros, name="head", **options)(x) if self.num_classes else x
+        return Dense(self.num_classes, kernel_init=zeros, name="head", **options)(x) if self.num_classes else x
 
 
 def resample_positions(positions: jax.Array, learnt: int, grid: list[int]) -> jax.Array:

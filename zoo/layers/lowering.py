@@ -1,0 +1,69 @@
+"""The one place where it is chosen how a product or a convolution is computed.
+
+They are primitives of two arrays, linear in each, and the transposes of each are such primitives again, so that
+derivatives of every order stay among them. They lower to XLA's own operation, except in a program for a single CPU, or
+for each of several by itself: there to oneDNN's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+from jax.core import ShapedArray
+from jax.extend.core import Primitive
+from jax.interpreters import batching, mlir
+
+ENABLED = os.environ.get("ZOO_CPU_LOWERING", "fast") != "plain"
+"""`ZOO_CPU_LOWERING=plain` in the environment leaves everything to XLA's defaults, to compare with or in distress."""
+
+
+def bilinear(name: str, plain: Callable[..., jax.Array], on_cpu: Callable[..., jax.Array]) -> Primitive:
+    """A primitive of two arrays and a static parameter `at`, whose derivatives are still to be defined.
+
+    Args:
+      name: in a jaxpr.
+      plain: what it computes, in operations of XLA.
+      on_cpu: the same in a program for a single CPU.
+    """
+    primitive = Primitive(name)
+    primitive.def_impl(jax.jit(primitive.bind, static_argnames="at"))
+
+    @primitive.def_abstract_eval
+    def _(a: ShapedArray, b: ShapedArray, *, at: Hashable) -> ShapedArray:
+        result = jax.eval_shape(partial(plain, at=at), a, b)
+        return ShapedArray(result.shape, result.dtype)
+
+    def batch(args: Sequence[Any], axes: Sequence[int | None], *, at: Hashable) -> tuple[jax.Array, int]:
+        return jax.vmap(partial(plain, at=at), in_axes=tuple(axes))(*args), 0
+
+    batching.primitive_batchers[primitive] = batch
+
+    lower_plain = mlir.lower_fun(plain, multiple_results=False)
+    lower_on_cpu = mlir.lower_fun(on_cpu, multiple_results=False)
+
+    def lower(ctx: mlir.LoweringRuleContext, *args: Any, at: Hashable) -> Any:
+        fast = ENABLED and _is_for_one_device(ctx.module_context)
+        return (lower_on_cpu if fast else lower_plain)(ctx, *args, at=at)
+
+    mlir.register_lowering(primitive, lower_plain)
+    mlir.register_lowering(primitive, lower, platform="cpu")
+    return primitive
+
+
+def _is_for_one_device(module: Any) -> bool:
+    """Whether each device runs the operation as it is written, and on the machine that compiles it.
+
+    The partitioner of a sharded program knows XLA's operations alone, and an exported program must run anywhere. Inside
+    `shard_map` over all axes of a mesh, as in `pmap`, nothing is left to partition.
+    """
+    if module.lowering_parameters.for_export:
+        return False
+    axes = module.axis_context
+    mesh = getattr(axes, "mesh", None)
+    if mesh is None:
+        return getattr(axes, "num_devices", 1) == 1
+    return mesh.size == 1 or axes.manual_axes == frozenset(mesh.axis_names)
