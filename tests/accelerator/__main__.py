@@ -34,7 +34,7 @@ def processes_of(tiny: bool, clock: Clock, logs: Path) -> tuple[list[list[Proces
     # PyTorch compiles while it runs a first step, which takes the memory of a step: at most two at a time.
     torch = [[made["torch", "gpt2"], made["torch", "generation"]], [made["torch", "resnet50"], made["torch", "vit"]]]
     jax = [[made["jax", "gpt2"]], [made["jax", "resnet50"]], [made["jax", "vit"], made["jax", "generation"]]]
-    lanes = [sum(jax, []), sum(torch, [])] if tiny else [*jax, *torch]
+    lanes = [[process for lane in half for process in lane] for half in (jax, torch)] if tiny else [*jax, *torch]
     return lanes, list(made.values())
 
 

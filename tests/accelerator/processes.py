@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -53,7 +54,9 @@ class Process:
         self.framework, self.what, self.arguments, self.log = framework, what, arguments, log
         self.results: dict[int, dict[str, Any]] = {}
         self.compiled: dict[int, float] = {}
-        self.ready, self._process = False, None
+        self.ready = False
+        self._process: Any = None
+        self._listener: Any = None
 
     @property
     def name(self) -> str:
@@ -82,19 +85,21 @@ class Process:
                 env=environment,
                 start_new_session=True,
             )
-        threading.Thread(target=self._listen, args=(self._process.stdout,), daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, args=(self._process.stdout,), daemon=True)
+        self._listener.start()
 
     def _listen(self, lines: Any) -> None:
-        for line in lines:
-            said = event_of(line)
-            if said is None:
-                continue
-            if said["event"] == "ready":
-                self.ready = True
-            elif said["event"] == "compiled":
-                self.compiled[said["case"]] = said["seconds"]
-            else:
-                self.results[said["case"]] = said
+        with lines:
+            for line in lines:
+                said = event_of(line)
+                if said is None:
+                    continue
+                if said["event"] == "ready":
+                    self.ready = True
+                elif said["event"] == "compiled":
+                    self.compiled[said["case"]] = said["seconds"]
+                else:
+                    self.results[said["case"]] = said
 
     def go(self) -> None:
         """Lets it measure."""
@@ -107,14 +112,19 @@ class Process:
             self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             return False
-        time.sleep(0.2)  # the last lines are still read
+        self._listener.join(2)  # what it started may hold its output open
         return True
 
     def kill(self) -> None:
         """Ends it and what it started."""
-        if self._process is not None and self._process.poll() is None:
+        if self._process is None:
+            return
+        if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+        self._listener.join(2)
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
 
     def result(self, case: int, why_none: str) -> dict[str, Any]:
         """What it said of a case; where it said nothing, why."""
@@ -153,6 +163,8 @@ def measure_in_turn(processes: Sequence[Process], clock: Clock, until: float, mo
     """Gives each its turn, of `most` seconds, and returns by name what kept it from its end."""
     kept: dict[str, str] = {}
     for process in processes:
+        if process.ended:  # what it said of its cases counts, and its last words
+            continue
         if not process.started:
             kept[process.name] = "not tried: no time to compile it"
         elif not process.ready:
