@@ -31,6 +31,9 @@ _NEEDS_DEVICES = "pmap or inside_a_map or under_another or killed"
 _SELECTED = f"not ({_NEEDS_DEVICES} or export or (test_models.py and not (bfloat16 or gradient_reaches)))"
 TINY_PATHS = ("tests/zoo/layers/test_attention.py", "tests/train/test_precision.py")
 
+_LAST_WORDS = 8.0
+"""Seconds for the summary of tests that were stopped."""
+
 _OUTCOME = re.compile(r"^\[gw\d+\].*?(PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS) (tests/.+?) *$", re.MULTILINE)
 _COLLECTED = re.compile(r"^\d+ workers \[(\d+) items\]", re.MULTILINE)
 
@@ -70,6 +73,16 @@ def parse(log: str, note: str = "") -> Outcome:
     )
 
 
+def _stop(process: subprocess.Popen[bytes]) -> int:
+    """Ends the tests, after they had a moment to say why those that failed did."""
+    process.send_signal(signal.SIGINT)
+    try:
+        return process.wait(_LAST_WORDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        return process.wait()
+
+
 def run(log: Path, seconds: float, processes: int, tiny: bool) -> Outcome:
     environment = {
         **os.environ,
@@ -89,8 +102,7 @@ def run(log: Path, seconds: float, processes: int, tiny: bool) -> Outcome:
         try:
             code, note = process.wait(seconds), ""
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            code, note = process.wait(), f"stopped after {seconds:.0f} s"
+            code, note = _stop(process), f"stopped after {seconds:.0f} s"
     outcome = parse(log.read_text(errors="replace"), note)
     if not note and code not in (0, 1):
         outcome = outcome._replace(note=f"pytest ended with {code}")
