@@ -28,7 +28,7 @@ PATHS = (
 _NEEDS_DEVICES = "pmap or inside_a_map or under_another or killed"
 """By words of their names, tests that want several devices, or two CPU devices in processes of their own."""
 
-_SELECTED = f"not ({_NEEDS_DEVICES} or export or (test_models.py and not (bfloat16 or gradient_reaches)))"
+_SELECTED = f"not ({_NEEDS_DEVICES} or export or (test_models.py and not bfloat16))"
 TINY_PATHS = ("tests/zoo/layers/test_attention.py", "tests/train/test_precision.py")
 
 _LAST_WORDS = 8.0
