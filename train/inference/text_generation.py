@@ -2,13 +2,14 @@
 
 A language model is called with tokens `[batch, time]` and a state, and gives the logits of what follows each and the
 state after them; `model.init_state(batch_size)` is the state before the first token. A model with a `max_len` can read
-so many tokens into one state, others as many as they are given.
+so many tokens into one state, or as many as `init_state(batch_size, room)` makes room for, where it takes that; others
+as many as they are given.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.core import FrozenDict
 from jax import lax
 
 import zoo
@@ -28,8 +30,9 @@ from train.loop.feed import require_known_tokens
 VOCABULARY = "vocabulary.json"
 """The file in the folder of a run that holds what its tokens stand for, in order."""
 
-_MOST_STEPS, _MOST_NOISE = 64, 2**20
-"""Of one call of the compiled loop: steps, and random numbers."""
+_MOST_STEPS, _MOST_NOISE, _ROOM = 64, 2**22, 128
+"""Of one call of the compiled loop: steps, and random numbers that are drawn in front of it. And the multiple of places
+that a state has room for: few programs serve all lengths, and no step reads many places that stay empty."""
 
 _LEAST = 1e-4
 """Of temperature and top_p: below it, single precision leaves nothing to draw from."""
@@ -175,7 +178,7 @@ def _pieces(
 ) -> Iterator[np.ndarray]:
     batch, vocab_size = len(prompt), model.vocab_size
     visible = lengths  # how many of the last tokens of each row the next one is chosen by
-    most_steps = max(1, min(_MOST_STEPS, _MOST_NOISE // (batch * vocab_size)))
+    most_steps = _MOST_STEPS
     top_k = None if top_k is None else min(top_k, vocab_size)
     text, made, room = prompt, 0, 0
     state, token, ended = None, None, np.zeros(batch, bool)
@@ -188,7 +191,12 @@ def _pieces(
             seen = None if (visible == width).all() else np.arange(width) >= width - visible[:, None]
             room = length if max_len is None else max_len - width
             count = 1
-            token, ended, state = _read(model, variables, context, seen, ended, made, choice, stop, top_k=top_k)
+            sizes = {}
+            if max_len is not None and "room" in inspect.signature(model.init_state).parameters:
+                sizes["room"] = min(max_len, -(-(width + length - made) // _ROOM) * _ROOM)
+            token, ended, state = _read(
+                model, variables, context, seen, ended, made, choice, stop, top_k=top_k, sizes=FrozenDict(sizes)
+            )
             piece = np.asarray(token)[:, None]
         else:
             count = min(most_steps, length - made, room)
@@ -204,7 +212,7 @@ def _pieces(
         yield piece[:, (piece != _NOTHING).any(axis=0)]
 
 
-@partial(jax.jit, static_argnames=("model", "top_k"))
+@partial(jax.jit, static_argnames=("model", "top_k", "sizes"))
 def _read(
     model: Any,
     variables: Any,
@@ -216,11 +224,12 @@ def _read(
     stop: jax.Array,
     *,
     top_k: int | None,
+    sizes: Mapping[str, int],
 ) -> tuple[jax.Array, jax.Array, Any]:
     """The token after `tokens`, `[batch]`, which rows have ended, and the state after `tokens`."""
     batch = tokens.shape[0]
     padded = {} if mask is None else {"mask": mask}
-    logits, state = model.apply(variables, tokens, model.init_state(batch), **padded)
+    logits, state = model.apply(variables, tokens, model.init_state(batch, **sizes), **padded)
     noise = _noise(choice, made, 1, batch, logits.shape[-1])
     token, ended = _next(logits[:, -1], noise[0], ended, choice, stop, top_k)
     return token, ended, state
@@ -244,10 +253,11 @@ def _write(
     """Tokens `[batch, most_steps]`, of which the first `count` are made, and what the next call needs.
 
     `token` is the last that was chosen, and has not been read yet. The noise of all steps is drawn in front of the
-    loop: in it the same numbers would take longer than an LSTM.
+    loop, unless it is much: in it the same numbers would take longer than an LSTM.
     """
     batch = token.shape[0]
-    noise = _noise(choice, made, most_steps, batch, model.vocab_size)
+    ahead = most_steps * batch * model.vocab_size <= _MOST_NOISE
+    drawn = _noise(choice, made, most_steps, batch, model.vocab_size) if ahead else None
 
     def unfinished(carry: Any) -> jax.Array:
         step, _, ended, _, _ = carry
@@ -256,7 +266,8 @@ def _write(
     def write(carry: Any) -> Any:
         step, token, ended, state, tokens = carry
         logits, state = model.apply(variables, jnp.maximum(token, 0)[:, None], state)
-        token, ended = _next(logits[:, 0], noise[step], ended, choice, stop, top_k)
+        noise = _noise(choice, made + step, 1, batch, model.vocab_size)[0] if drawn is None else drawn[step]
+        token, ended = _next(logits[:, 0], noise, ended, choice, stop, top_k)
         return step + 1, token, ended, state, tokens.at[:, step].set(token)
 
     tokens = jnp.full((batch, most_steps), _NOTHING, jnp.int32)

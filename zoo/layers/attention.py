@@ -76,15 +76,24 @@ def attend(
     """
     seen: dict[str, Any] = {"mask": mask, "causal": causal, "key_lengths": key_lengths}
     if mask is None and _has_flash_attention(query):
-        lengths = None if key_lengths is None else key_lengths.astype(jnp.int32)
-        flash = partial(
-            jax.nn.dot_product_attention,
-            is_causal=causal,
-            key_value_seq_lengths=lengths,
-            implementation="cudnn",
-        )
+        flash = partial(_flash, causal=causal, key_lengths=key_lengths)
         return lax.platform_dependent(query, key, value, cuda=flash, default=partial(_attend, **seen))
     return _attend(query, key, value, **seen)
+
+
+def _flash(
+    query: jax.Array, key: jax.Array, value: jax.Array, *, causal: bool, key_lengths: jax.Array | None
+) -> jax.Array:
+    """cuDNN's attention. JAX refuses to train with odd numbers of tokens: those get one more, which no token sees."""
+    (batch, queries), keys = query.shape[:2], key.shape[1]
+    lengths = None if key_lengths is None else key_lengths.astype(jnp.int32)
+    if lengths is None and keys % 2 and not (causal and queries <= keys):
+        lengths = jnp.full((batch,), keys, jnp.int32)
+    query, key, value = (jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (query, key, value))
+    y = jax.nn.dot_product_attention(
+        query, key, value, is_causal=causal, key_value_seq_lengths=lengths, implementation="cudnn"
+    )
+    return y[:, :queries]
 
 
 def _attend(query: jax.Array, key: jax.Array, value: jax.Array, **seen: Any) -> jax.Array:
@@ -239,7 +248,7 @@ class Cache(NamedTuple):
 
     Attributes:
       layers: keys and values.
-      seen: boolean `[batch, max_len]`: which of them are of tokens, and not of padding or still to come.
+      seen: boolean `[batch, room]`: which of them are of tokens, and not of padding or still to come.
       length: how many places are taken, int32 scalar.
     """
 
@@ -249,12 +258,12 @@ class Cache(NamedTuple):
 
 
 def empty_cache(
-    batch_size: int, max_len: int, *, num_layers: int, num_heads: int, head_dim: int, dtype: Any = None
+    batch_size: int, room: int, *, num_layers: int, num_heads: int, head_dim: int, dtype: Any = None
 ) -> Cache:
-    """The cache before the first token; the heads are those of keys and values."""
-    zeros = jnp.zeros((batch_size, max_len, num_heads, head_dim), dtype or jnp.float32)
+    """The cache before the first token, with room for so many; the heads are those of keys and values."""
+    zeros = jnp.zeros((batch_size, room, num_heads, head_dim), dtype or jnp.float32)
     layers = tuple(KeyValue(zeros, zeros) for _ in range(num_layers))
-    return Cache(layers, jnp.zeros((batch_size, max_len), bool), jnp.int32(0))
+    return Cache(layers, jnp.zeros((batch_size, room), bool), jnp.int32(0))
 
 
 class Context(NamedTuple):
@@ -304,16 +313,17 @@ def causal_context(tokens: jax.Array, max_len: int, cache: Cache | None, mask: j
         raise ValueError(f"the mask has the shape {list(mask.shape)}, and the tokens have {list(tokens.shape)}")
     time = tokens.shape[1]
     if cache is not None:
-        if cache.seen.shape != (tokens.shape[0], max_len):
+        rows, room = cache.seen.shape
+        if rows != tokens.shape[0] or not time <= room <= max_len:
             raise ValueError(
-                f"the state has room for {list(cache.seen.shape)} tokens [batch, max_len], not for "
-                f"{[tokens.shape[0], max_len]}; make it with init_state"
+                f"the state has room for {[rows, room]} tokens [batch, time], not for {list(tokens.shape)} of at most "
+                f"{max_len}; make it with init_state"
             )
         new = jnp.ones(tokens.shape, bool) if mask is None else mask.astype(bool)
         before = cache.seen.sum(axis=1, keepdims=True, dtype=jnp.int32)
         positions = jnp.maximum(before + jnp.cumsum(new, axis=1, dtype=jnp.int32) - 1, 0)
         seen = lax.dynamic_update_slice_in_dim(cache.seen, new, cache.length, axis=1)
-        reach = jnp.arange(max_len)[None] <= cache.length + np.arange(time)[:, None]
+        reach = jnp.arange(room)[None] <= cache.length + np.arange(time)[:, None]
         return Context(positions, reach[None, None] & seen[:, None, None], False, seen, cache.length)
     index = np.arange(time)[None]
     if mask is None:

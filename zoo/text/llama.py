@@ -126,11 +126,11 @@ class Llama(nn.Module):
             x = Dense(outputs, use_bias=self.output == "token", kernel_init=init, name="head", **options)(x)
         return x if state is None else (x, context.next_cache(caches))
 
-    def init_state(self, batch_size: int) -> Cache:
-        """The state before the first token."""
+    def init_state(self, batch_size: int, room: int | None = None) -> Cache:
+        """The state before the first token, with room for so many tokens, by default `max_len`."""
         return empty_cache(
             batch_size,
-            self.max_len,
+            min(room or self.max_len, self.max_len),
             num_layers=self.num_layers,
             num_heads=self.num_kv_heads,
             head_dim=self.hidden_size // self.num_heads,

@@ -73,6 +73,18 @@ def test_cached_decoding_is_full_recomputation(name, pieces):
     assert np.isnan(logits).all(), "the room has run out"
 
 
+@pytest.mark.parametrize("name", LANGUAGE_MODELS)
+def test_a_state_has_room_for_as_many_tokens_as_are_asked_for(name):
+    model, _ = built(name)
+    wanted = np.asarray(logits_of(name, TOKENS[:, :5]))
+    first, state = logits_of(name, TOKENS[:, :3], model.init_state(3, 5))
+    second, state = logits_of(name, TOKENS[:, 3:5], state)
+    assert_close(np.concatenate([first, second], axis=1), wanted)
+    assert {leaf.shape[1] for leaf in jax.tree.leaves(state.layers)} == {5}
+    with pytest.raises(ValueError, match=r"room for \[3, 5\] tokens \[batch, time\], not for \[3, 6\]"):
+        model.apply(built(name)[1], TOKENS[:, :6], model.init_state(3, 5))
+
+
 @every_decoder
 def test_nothing_leaks_from_the_future(name):
     """The gradient of the logits at t with respect to the embedded token at s is exactly zero for s > t, else not."""
@@ -217,7 +229,7 @@ def test_refuses_a_mask_and_a_state_of_other_shapes():
     with pytest.raises(ValueError, match=r"the mask has the shape \[3, 7\], and the tokens have \[3, 8\]"):
         model.apply(variables, TOKENS, mask=np.ones((3, 7), bool))
     with pytest.raises(
-        ValueError, match=r"room for \[2, 8\] tokens \[batch, max_len\], not for \[3, 8\]; make it with"
+        ValueError, match=r"room for \[2, 8\] tokens \[batch, time\], not for \[3, 8\] of at most 8; make it"
     ):
         model.apply(variables, TOKENS, model.init_state(2))
 
