@@ -31,8 +31,9 @@ def _plain(a: Any, b: Any, at: _Form) -> jax.Array:
     return lax.dot_general(a, b, contract, preferred_element_type=at.dtype)
 
 
-_LARGE, _FEW_ROWS = 2**23, 64
-"""Of the other matrix: its elements from which on, and the rows up to which, XLA reads it faster than oneDNN does."""
+_SMALL, _LARGE, _FEW_ROWS = 2**20, 2**23, 64
+"""Multiplications below which a call of oneDNN takes longer than they do; and elements of the other matrix from which
+on, and the rows up to which, XLA reads it faster."""
 
 
 def _on_cpu(a: jax.Array, b: jax.Array, at: _Form) -> jax.Array:
@@ -40,11 +41,12 @@ def _on_cpu(a: jax.Array, b: jax.Array, at: _Form) -> jax.Array:
 
     Cases measured, XLA's time → oneDNN's: 768×128 by 128×512, .33 ms → .31, in the gradients .59 → .32 and .35 → .32;
     96 of 128×128 by 128×64, .93 → .47, 1.51 → .56 and .94 → .54; in bfloat16 .42 → .17 and 1.55 → .30. But 4×25088 by
-    25088×4096, 10 → 20.
+    25088×4096, 10 → 20. In a loop a call takes 15 µs at least, and XLA 2 for 1×128 by 128×512.
     """
     rows, columns = a.shape[-1 if at.transpose_a else -2], b.shape[-2 if at.transpose_b else -1]
     reads_once = rows <= _FEW_ROWS and math.prod(b.shape) >= _LARGE and not at.transpose_b and a.dtype == jnp.float32
-    if a.dtype != b.dtype or 0 in (*a.shape, *b.shape) or reads_once or not onednn.takes(a.dtype):
+    is_small = rows == 1 or math.prod(a.shape) * columns < _SMALL
+    if a.dtype != b.dtype or is_small or reads_once or not onednn.takes(a.dtype):
         return _plain(a, b, at)
     config = {"transpose_a": at.transpose_a, "transpose_b": at.transpose_b}
     shape = (*a.shape[:-2], rows, columns)

@@ -26,6 +26,9 @@ from zoo.layers.dropout import Dropout
 State = tuple[jax.Array, ...]
 """What a layer carries from step to step, each `[batch, hidden_size]`; its output is the last of them."""
 
+Scan = Callable[[jax.Array, State, jax.Array | None], tuple[jax.Array, State]]
+"""(projected inputs, state, mask) → outputs and last state; all but states are `[time, batch, …]`."""
+
 Advance = Callable[[jax.Array, jax.Array, State], State]
 """(projected input, projected state, state before) → state after, elementwise over the batch."""
 
@@ -91,15 +94,13 @@ class Recurrent(nn.Module):
             x, kernel, recurrent, bias, candidate_bias, *state, dtype=self.dtype
         )
         x = product.dense(x.swapaxes(0, 1), kernel)
-        x = x if bias is None else x + bias.reshape(1, 1, -1)
         mask = None if mask is None else mask.T[..., None]
-        outputs, state = self._scan(x, recurrent, candidate_bias, tuple(carried), mask)
+        outputs, state = self._scan(recurrent, bias, candidate_bias)(x, tuple(carried), mask)
         return outputs.swapaxes(0, 1), state
 
-    def _scan(
-        self, x: jax.Array, kernel: jax.Array, bias: jax.Array | None, state: State, mask: jax.Array | None
-    ) -> tuple[jax.Array, State]:
-        return _recur(self._advance(), self.reverse, x, kernel, bias, state, mask)
+    def _scan(self, kernel: jax.Array, bias: jax.Array | None, candidate_bias: jax.Array | None) -> Scan:
+        # Added to the projected state it costs nothing, and to the projected inputs a pass over memory.
+        return partial(_recur, self._advance(), self.reverse, kernel, bias)
 
     def _advance(self) -> Advance:
         raise NotImplementedError
@@ -167,14 +168,18 @@ class GRU(Recurrent):
             return None
         return self.param("recurrent_bias", nn.initializers.zeros, (self.hidden_size,), self.param_dtype)
 
-    def _scan(
-        self, x: jax.Array, kernel: jax.Array, bias: jax.Array | None, state: State, mask: jax.Array | None
-    ) -> tuple[jax.Array, State]:
-        if not self.reset_after:
-            return _plain_scan(partial(_gru_reset_before, kernel), self.reverse, x, state, mask)
-        if bias is not None:
-            bias = jnp.concatenate([jnp.zeros(2 * self.hidden_size, bias.dtype), bias])
-        return _recur(_gru, self.reverse, x, kernel, bias, state, mask)
+    def _scan(self, kernel: jax.Array, bias: jax.Array | None, candidate_bias: jax.Array | None) -> Scan:
+        def scan(x: jax.Array, state: State, mask: jax.Array | None) -> tuple[jax.Array, State]:
+            if bias is not None:
+                x = x + bias.reshape(1, 1, -1)
+            if not self.reset_after:
+                return _plain_scan(partial(_gru_reset_before, kernel), self.reverse, x, state, mask)
+            return _recur(_gru, self.reverse, kernel, after, x, state, mask)
+
+        after = None
+        if candidate_bias is not None:
+            after = jnp.concatenate([jnp.zeros(2 * self.hidden_size, candidate_bias.dtype), candidate_bias])
+        return scan
 
 
 class Bidirectional(nn.Module):
@@ -325,9 +330,9 @@ def _project(state: State, kernel: jax.Array, bias: jax.Array | None) -> jax.Arr
 def _recur(
     advance: Advance,
     reverse: bool,
-    x: jax.Array,
     kernel: jax.Array,
     bias: jax.Array | None,
+    x: jax.Array,
     state: State,
     mask: jax.Array | None,
 ) -> tuple[jax.Array, State]:
@@ -338,9 +343,9 @@ def _recur(
 def _recur_forward(
     advance: Advance,
     reverse: bool,
-    x: jax.Array,
     kernel: jax.Array,
     bias: jax.Array | None,
+    x: jax.Array,
     state: State,
     mask: jax.Array | None,
 ) -> Any:
@@ -375,7 +380,7 @@ def _recur_backward(advance: Advance, reverse: bool, kept: Any, gradients: Any) 
     d_state, (dr, *dx) = lax.scan(body, d_last, at, reverse=not reverse, unroll=_unroll(x))
     rows = dr.shape[0] * dr.shape[1]
     d_kernel = product.matmul(before[-1].reshape(rows, -1), dr.reshape(rows, -1), transpose_a=True)
-    return dx[0] if dx else dr, d_kernel, None if bias is None else dr.sum(axis=(0, 1)), d_state, None
+    return d_kernel, None if bias is None else dr.sum(axis=(0, 1)), dx[0] if dx else dr, d_state, None
 
 
 _recur.defvjp(_recur_forward, _recur_backward)

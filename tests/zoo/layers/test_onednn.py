@@ -18,6 +18,7 @@ SWEEP = """
 import random
 import jax, jax.numpy as jnp
 from zoo.layers import cpu_convolution, onednn, product
+product._SMALL = 1
 from zoo.layers.cpu_convolution import Geometry
 
 random.seed(0)
@@ -50,7 +51,7 @@ def convolutions(dtype):
 def products(dtype):
     total = 0.0
     for _ in range(30):
-        batch, m, k, n = pair(1, 3) * random.choice([0, 0, 1]), *pair(1, 70), random.randint(1, 70)
+        batch, m, k, n = pair(1, 3) * random.choice([0, 0, 1]), *pair(1, 200), random.randint(1, 200)
         turned = random.random() < 0.5, random.random() < 0.5
         a = jnp.ones((*batch, *((k, m) if turned[0] else (m, k))), dtype)
         b = jnp.ones((*batch, *((n, k) if turned[1] else (k, n))), dtype)

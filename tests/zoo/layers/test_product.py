@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jax import export, lax
 
@@ -49,7 +49,16 @@ def assert_close(actual, wanted, rtol=1e-5):
 sizes = st.integers(1, 40)
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@pytest.fixture
+def at_any_size(monkeypatch):
+    monkeypatch.setattr(product, "_SMALL", 1)
+    jax.clear_caches()
+    yield
+    jax.clear_caches()
+
+
+@pytest.mark.usefixtures("at_any_size")
+@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     form=st.sampled_from(FORMS),
     batch=st.lists(st.integers(1, 3), max_size=2),
@@ -108,10 +117,11 @@ def calls(function, *arguments):
 
 
 def test_where_it_is_called(monkeypatch):
-    a, b = arrays((False, False), m=8)
+    a, b = arrays((False, False), m=8, k=512, n=512)
     there = int(onednn.takes(jnp.float32))
     assert calls(ours, a, b) == there
-    assert calls(jax.vmap(ours), a[:, None], jnp.stack([b] * 8)) == there
+    assert calls(ours, a[:1], b) == calls(ours, a[:2], b) == 0, "a call takes longer than so few multiplications"
+    assert calls(jax.vmap(ours), jnp.stack([a] * 2), jnp.stack([b] * 2)) == there
     assert calls(jax.grad(lambda a, b: ours(a, b).sum(), argnums=(0, 1)), a, b) == 2 * there
     assert calls(ours, a[:0], b) == calls(ours, a.astype(jnp.float16), b.astype(jnp.float16)) == 0
     few, large = jax.ShapeDtypeStruct((4, 2**12), jnp.float32), jax.ShapeDtypeStruct((2**12, 2**11), jnp.float32)
@@ -120,11 +130,12 @@ def test_where_it_is_called(monkeypatch):
     split = jax.device_put(a, jax.NamedSharding(mesh, jax.P("batch")))
     assert calls(ours, split, b) == 0, "the partitioner does not know it"
     assert_close(jax.jit(ours)(split, b), a @ b)
+    large = np.tile(a, (8, 1))
     each = jax.shard_map(ours, mesh=mesh, in_specs=(jax.P("batch"), jax.P()), out_specs=jax.P("batch"))
-    assert calls(each, split, b) == there, "each device by itself"
+    assert calls(each, large, b) == there, "each device by itself"
     assert_close(jax.jit(each)(split, b), a @ b)
     mapped = jax.pmap(ours, in_axes=(0, None))
-    assert mapped.lower(a[:, None], b).as_text().count("__onednn$matmul") == there
+    assert mapped.lower(large.reshape(8, 8, -1), b).as_text().count("__onednn$matmul") == there
     assert_close(mapped(a[:, None], b)[:, 0], a @ b)
     partly = jax.make_mesh((4, 2), ("batch", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
     some = jax.shard_map(
