@@ -83,7 +83,9 @@ def text(own: Own) -> tuple[Turn, dict[str, float]]:
 def digits() -> tuple[data.Dataset, dict[str, np.ndarray]]:
     """The data of an epoch, and the rows that it goes through."""
     dataset = data.load("digits", flat=True, standardize=True)
-    return dataset, dict(dataset.preprocess(dataset.splits["train"].arrays))
+    source = dataset.splits["train"]
+    assert isinstance(source, data.ArraySource)
+    return dataset, dict(dataset.preprocess(source.arrays))
 
 
 def epoch(own: Own) -> tuple[Turn, dict[str, float]]:
@@ -120,8 +122,9 @@ def require_parts(parts: Any, card: zoo.Card, model: Any) -> None:
     Raises:
       ValueError: says which.
     """
-    if not parts or (wrong := [part for part in parts if part not in PARTS]):
-        raise ValueError(f"parts are {', '.join(PARTS)}, not {', '.join(wrong) if parts else 'none'}")
+    wrong = [part for part in parts if part not in PARTS]
+    if wrong or not parts:
+        raise ValueError(f"parts are {', '.join(PARTS)}, not {', '.join(wrong) or 'none'}")
     if "generate" in parts and not hasattr(model, "init_state"):
         raise ValueError(f"{card.name!r} is no language model, and generates no text")
     if "epoch" in parts and (card.task, card.input_shape) != ("classification", (64,)):

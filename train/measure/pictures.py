@@ -163,7 +163,7 @@ def bars(
     figure = Figure(figsize=(8, 1.2 + 0.32 * len(names)), layout="constrained")
     axes = figure.subplots()
     ratio, low, high = np.array(values).T
-    places = np.arange(len(names))
+    places = list(range(len(names)))
     colors = [_BLUE if value <= 1 else _ORANGE for value in ratio]
     spread = np.maximum([ratio - low, high - ratio], 0)
     axes.barh(places, ratio, color=colors, xerr=spread, error_kw={"ecolor": "#444444", "elinewidth": 1})

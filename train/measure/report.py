@@ -56,14 +56,14 @@ def conditions(results: Mapping[str, Any]) -> str:
     """Under what the times were measured, in a sentence."""
     machine = results["machine"]
     libraries = ", ".join(f"{name} {number}" for name, number in machine["libraries"].items())
+    load = "" if results["load"] is None else f", load at the start {results['load']:.2f}"
     return (
         f"Milliseconds, medians of turns, float32, {machine['processor']}, {machine['cores']} cores, "
-        f"{machine['system']}, Python {machine['python']}, {libraries}, {results['date']}, "
-        f"load at the start {results['load'][0]:.2f}."
+        f"{machine['system']}, Python {machine['python']}, {libraries}, {results['date']}{load}."
     )
 
 
-def figure(lines: Sequence[Line], path: Path, results: Mapping[str, Any]) -> None:
+def figure(lines: Sequence[Line], path: Path) -> None:
     """Draws our time over that of the fastest peer for each line that has a peer, as a PNG."""
     from train.measure.pictures import bars
 

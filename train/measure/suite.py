@@ -92,7 +92,7 @@ def run_suite(
             raise ValueError(unknown("row", name, ROWS))
     folder.mkdir(parents=True, exist_ok=True)
     conditions = {"machine": machine(), "compare": list(compare), "seconds": seconds}
-    results = {**conditions, "date": date.today().isoformat(), "load": os.getloadavg(), "rows": {}}
+    results = {**conditions, "date": date.today().isoformat(), "load": _load(), "rows": {}}
     if (folder / RESULTS).exists():
         before = read_json(folder / RESULTS, dict[str, Any])
         if {name: before.get(name) for name in conditions} != conditions:
@@ -111,7 +111,7 @@ def run_suite(
         try:
             with beside(_measurer) as measure:
                 measured = measure(ROWS[name], compare, seconds)
-        except RuntimeError as error:
+        except (ValueError, RuntimeError) as error:
             tell(f"{where}: {error}")
             continue
         results["rows"][name] = measured
@@ -131,7 +131,7 @@ def _write(folder: Path, results: Mapping[str, Any]) -> None:
     ]
     write_whole(folder / RESULTS, as_json(results))
     write_whole(folder / TABLE, report.table(lines, results))
-    report.figure(lines, folder / FIGURE, results)
+    report.figure(lines, folder / FIGURE)
 
 
 def _measurer() -> Callable[..., dict[str, Any]]:
@@ -168,6 +168,11 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "libraries": libraries,
     }
+
+
+def _load() -> float | None:
+    """How many processes have run or waited, on average over the last minute; None on Windows."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 def _processor() -> str:

@@ -31,6 +31,7 @@ def timed(step: Callable[[], Any]) -> Turn:
     def turn(count: int) -> tuple[float, Any]:
         if count > 1:
             step()
+        result = None
         began = time.perf_counter()
         for _ in range(count):
             result = step()

@@ -21,7 +21,7 @@ def torch_peer(work: Work, *, compiled: bool = False) -> Peer:
     Args:
       work: what is measured.
       compiled: whether a whole step, with its gradient and the optimizer, goes through `torch.compile` in its default
-        mode.
+        mode; of a GAN only the networks do.
 
     Raises:
       ValueError: PyTorch is not installed, or nothing is known there to compare with.
@@ -35,7 +35,7 @@ def torch_peer(work: Work, *, compiled: bool = False) -> Peer:
     faster: Callable[[Any], Any] = torch.compile if compiled else lambda step: step
     parts = {
         "inference": partial(_inference, torch, steps, faster),
-        "train": partial(_train, steps, faster),
+        "train": partial(_train, steps, faster, compiled),
     }
     if work.name == "char_lstm":
         parts["generate"] = partial(_generate, torch, steps.network, faster)
@@ -55,9 +55,14 @@ def _inference(torch: Any, steps: Steps, faster: Callable[[Any], Any]) -> Turn:
     return timed(step)
 
 
-def _train(steps: Steps, faster: Callable[[Any], Any]) -> Turn:
+def _train(steps: Steps, faster: Callable[[Any], Any], compiled: bool) -> Turn:
     steps.network.train()
-    return timed(faster(steps.train))
+    if not steps.apart:
+        return timed(faster(steps.train))
+    if compiled:
+        for network in steps.apart:
+            network.compile()
+    return timed(steps.train)
 
 
 def _generate(torch: Any, network: Any, faster: Callable[[Any], Any]) -> Turn:
@@ -112,8 +117,7 @@ def _epoch(torch: Any, network: Any, work: Work, faster: Callable[[Any], Any]) -
         for _ in range(LEAD_IN):
             epoch()
         began = time.perf_counter()
-        for _ in range(count):
-            loss = epoch()
-        return (time.perf_counter() - began) / count, loss
+        losses = [epoch() for _ in range(count)]
+        return (time.perf_counter() - began) / count, losses[-1]
 
     return turn

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,11 +11,16 @@ from train.measure.peers.work import Work, refuse
 
 
 class Steps(NamedTuple):
-    """A network, and one inference and one train step on a batch, which gives the loss."""
+    """A network, and one inference and one train step on a batch, which gives the loss.
+
+    `apart` are networks that `torch.compile` takes one by one in training, where a step in one goes back twice through
+    what it shares.
+    """
 
     network: Any
     infer: Callable[[], Any]
     train: Callable[[], Any]
+    apart: Sequence[Any] = ()
 
 
 def make(torch: Any, work: Work) -> Steps:
@@ -179,7 +184,7 @@ def _gan(torch: Any, images: Any) -> Steps:
         g_optimizer.step()
         return d_loss.detach()
 
-    return Steps(both, infer, train)
+    return Steps(both, infer, train, apart=(generator, discriminator))
 
 
 _STACKS = {
