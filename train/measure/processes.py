@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import signal
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing import get_context
+from types import MappingProxyType
 from typing import Any
 
 _LAST_STEP = 10.0
@@ -56,15 +57,22 @@ def _serve(pipe: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the first process hears it, and closes the pipe
     try:
         make, arguments = pipe.recv()
-        function = make(*arguments)
-        pipe.send((None, None))
-        while True:
-            positional, options = pipe.recv()
-            pipe.send((function(*positional, **options), None))
+        function, error = _outcome(make, arguments)
+        pipe.send((None, error))
+        while error is None:
+            pipe.send(_outcome(function, *pipe.recv()))
     except (EOFError, ConnectionError):
         pass
+
+
+def _outcome(
+    function: Any, arguments: tuple[Any, ...], options: Mapping[str, Any] = MappingProxyType({})
+) -> tuple[Any, Exception | None]:
+    """The result of a call, or the error that it raises, as one that can be sent."""
+    try:
+        return function(*arguments, **options), None
     except ValueError as error:
-        pipe.send((None, ValueError(str(error))))
+        return None, ValueError(str(error))
     except Exception as error:
         traceback.print_exc()
-        pipe.send((None, RuntimeError(f"{type(error).__name__}: {error}")))
+        return None, RuntimeError(f"{type(error).__name__}: {error}")

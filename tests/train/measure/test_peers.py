@@ -109,7 +109,7 @@ def test_keras_has_as_many_parameters(keras, name):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_keras_has_as_many_and_learns(keras, name):
-    found, losses = keras(work(name, ("train",)), 4)
+    found, losses = keras(work(name, ("train",)), 8)
     assert found == parameters(name)
     assert_learns(losses)
 

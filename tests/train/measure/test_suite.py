@@ -135,6 +135,7 @@ def test_a_function_runs_in_a_process_that_ends():
         assert answer("who") == other
         with pytest.raises(ValueError, match="not so"):
             answer("refuse")
+        assert answer("who") == other, "it goes on after an error"
     with pytest.raises(ProcessLookupError):
         os.kill(other, 0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,7 @@ def _losses(keras: Any, draws: Any) -> tuple[Any, Any]:
 
 
 def _tensorflow_step(keras: Any, generator: Any, discriminator: Any) -> Any:
-    import tensorflow as tf
+    tf: Any = import_module("tensorflow")
 
     draws = keras.random.SeedGenerator(0)
     judging, generating = _losses(keras, draws)

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from typing import Any, Literal
 
 import numpy as np
@@ -87,7 +88,7 @@ def _generate(keras: Any) -> Turn:
             return np.concatenate(tokens, axis=1)
 
         return timed(text)
-    import tensorflow as tf
+    tf: Any = import_module("tensorflow")
 
     @tf.function
     def write_one(token: Any, states: Any) -> Any:
