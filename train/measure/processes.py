@@ -7,7 +7,6 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing import get_context
-from types import MappingProxyType
 from typing import Any
 
 _LAST_STEP = 10.0
@@ -47,17 +46,19 @@ def beside(make: Callable[..., Callable[..., Any]], *arguments: Any) -> Iterator
     try:
         ask((make, arguments))
         yield call
-    finally:
         here.close()
         process.join(_LAST_STEP)
+    finally:
+        here.close()
         process.kill()
+        process.join()
 
 
 def _serve(pipe: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the first process hears it, and closes the pipe
     try:
         make, arguments = pipe.recv()
-        function, error = _outcome(make, arguments)
+        function, error = _outcome(make, arguments, {})
         pipe.send((None, error))
         while error is None:
             pipe.send(_outcome(function, *pipe.recv()))
@@ -65,9 +66,7 @@ def _serve(pipe: Any) -> None:
         pass
 
 
-def _outcome(
-    function: Any, arguments: tuple[Any, ...], options: Mapping[str, Any] = MappingProxyType({})
-) -> tuple[Any, Exception | None]:
+def _outcome(function: Any, arguments: tuple[Any, ...], options: Mapping[str, Any]) -> tuple[Any, Exception | None]:
     """The result of a call, or the error that it raises, as one that can be sent."""
     try:
         return function(*arguments, **options), None

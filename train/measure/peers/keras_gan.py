@@ -77,7 +77,7 @@ def _tensorflow_step(keras: Any, generator: Any, discriminator: Any) -> Any:
     for optimizer, network in zip(optimizers, (generator, discriminator), strict=True):
         optimizer.build(network.trainable_variables)
 
-    @tf.function(jit_compile=True)
+    @tf.function  # without XLA, which Keras too leaves out on a CPU
     def step(images: Any) -> Any:
         with tf.GradientTape() as of_generator:
             generated = generator(keras.random.normal((len(images), _LATENT), seed=draws), training=True)
