@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from train.measure.peers import import_timm
+from train.measure.peers.pytorch_networks import import_timm
 
 torch = pytest.importorskip("torch")
 try:

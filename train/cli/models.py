@@ -111,17 +111,45 @@ def convert(
 
 
 def bench(
-    name: Annotated[Positional[str], arg(metavar="NAME", help="a model of `zoo list`")],
+    name: Annotated[Positional[str], arg(metavar="NAME", help="a model of `zoo list`; none for --suite")] = "",
     settings: ModelOptions = (),
     batch_size: Annotated[int, arg(help="examples in a step")] = 32,
     dtype: Annotated[str, arg(help="float32, bfloat16 or float16")] = "float32",
     plan: Annotated[str, arg(help="jit, pmap or fsdp")] = "jit",
-    seconds: Annotated[float, arg(help="how long to measure each of train and inference")] = 5.0,
-    compare: Annotated[Literal["torch"] | None, arg(help="measure PyTorch beside it, turn by turn, on a CPU")] = None,
+    seconds: Annotated[float, arg(help="how long to measure each part, or each row of the suite")] = 5.0,
+    compare: Annotated[
+        str | None,
+        arg(
+            metavar="LIBRARIES",
+            help="torch, torch-compile, keras, tensorflow, or several with commas: measure them beside it, turn by "
+            "turn, on a CPU; the suite takes all that are installed",
+        ),
+    ] = None,
+    parts: Annotated[
+        str,
+        arg(help="what to measure, with commas: inference, train, generate (200 tokens) or epoch (digits, in `fit`)"),
+    ] = "inference,train",
     image_size: Annotated[int | None, arg(help="height and width of the images")] = None,
+    length: Annotated[int | None, arg(help="tokens or steps of an example")] = None,
+    suite: Annotated[bool, arg(help="measure the models of README's table of speed in place of one")] = False,
+    rows: Annotated[str, arg(metavar="ROWS", help="rows of the suite, with commas; all where there are none")] = "",
+    out: Annotated[
+        Path, arg(help="the folder for bench.json, bench.md and bench.png of the suite; rows that are there are kept")
+    ] = Path("bench"),
     json: Json = False,
 ) -> None:
     """Measure training and inference of a model: step time, examples/s, compile time, memory, FLOP/s, utilisation."""
+    if suite == bool(name):
+        raise ValueError(
+            "give a model to measure, or --suite" if not name else f"--suite takes no model, and so no {name!r}"
+        )
+    if suite:
+        from train.measure import peers
+        from train.measure.suite import TABLE, run_suite
+
+        chosen = tuple(peers.PEERS) if compare is None else _names(compare)
+        results = run_suite(out, rows=_names(rows), compare=chosen, seconds=seconds)
+        return console.print_json(results) if json else print((out / TABLE).read_text(), end="")
     from train.measure.bench import bench as bench_model
 
     results = bench_model(
@@ -130,10 +158,17 @@ def bench(
         dtype=dtype,
         plan=plan,
         seconds=seconds,
-        compare=compare,
+        compare=_names(compare or ""),
+        parts=_names(parts),
         image_size=image_size,
+        length=length,
         **model_options(settings),
     )
     if json:
         return console.print_json(results)
     console.print_report(results)
+
+
+def _names(words: str) -> list[str]:
+    """The names between the commas."""
+    return [word.strip() for word in words.split(",") if word.strip()]

@@ -140,3 +140,40 @@ def grid(images: np.ndarray, path: str | Path) -> None:
     rows, columns, height, width, channels = images.shape
     picture = images.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, channels)
     Image.fromarray(picture[..., 0] if channels == 1 else picture).save(path)
+
+
+@_as_it_stands
+def bars(
+    names: Sequence[str],
+    values: Sequence[tuple[float, float, float]],
+    path: str | Path,
+    *,
+    notes: Sequence[str],
+    label: str,
+) -> None:
+    """Draws ratios as horizontal bars beside a line at 1, as a PNG.
+
+    Args:
+      names: of the bars, from above.
+      values: of each its ratio, and the ends of its spread.
+      path: the file.
+      notes: words at the ends of the bars.
+      label: of the axis.
+    """
+    figure = Figure(figsize=(8, 1.2 + 0.32 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    ratio, low, high = np.array(values).T
+    places = list(range(len(names)))
+    colors = [_BLUE if value <= 1 else _ORANGE for value in ratio]
+    spread = np.maximum([ratio - low, high - ratio], 0)
+    axes.barh(places, ratio, color=colors, xerr=spread, error_kw={"ecolor": "#444444", "elinewidth": 1})
+    for place, end, value, note in zip(places, np.maximum(ratio, high), ratio, notes, strict=True):
+        axes.text(end, place, f"  {value:.2f}  {_line(note)}", va="center", fontsize=8)
+    axes.set_yticks(places, [_line(name) for name in names])
+    axes.invert_yaxis()
+    axes.set_xlim(0, max(1.0, float(np.maximum(ratio, high).max())) * 1.3)
+    axes.axvline(1, color="#444444", linewidth=1)
+    axes.set(xlabel=label)
+    axes.grid(axis="x", alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)

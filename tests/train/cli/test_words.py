@@ -72,3 +72,7 @@ def test_a_short_table_of_recipes():
 def test_bench_measures_what_it_says():
     assert "dtype must be float32, bfloat16 or float16, not 'float64'" in error("bench", "mlp", "--dtype", "float64")
     assert "seconds must be positive and at most 3600" in error("bench", "mlp", "--seconds", "inf")
+    assert "no 'mxnet' to compare with; there are torch" in error("bench", "mlp", "--compare", "torch,mxnet")
+    assert "give a model to measure, or --suite" in error("bench")
+    assert "--suite takes no model, and so no 'mlp'" in error("bench", "mlp", "--suite")
+    assert "unknown row: 'gtp'; nearest: gpt" in error("bench", "--suite", "--rows", "vae,gtp")

@@ -9,9 +9,10 @@ import pytest
 
 import zoo
 from train.measure import bench as measure
+from train.measure import turns
 from train.measure.bench import bench
-from train.measure.peers import torch_peer
-from zoo.summary import abstract_variables, count_parameters
+from train.measure.parts import Own, epoch
+from train.measure.turns import Measured
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +56,14 @@ def test_options_reach_the_measurement(plan):
         ({"name": "mlp", "plan": "jitt"}, "unknown plan"),
         ({"name": "mlp", "seconds": 0}, "seconds must be positive"),
         ({"name": "mlp", "dtype": "float31"}, "dtype"),
-        ({"name": "mlp", "compare": "tensorflow"}, 'compare must be "torch"'),
-        ({"name": "mlp", "compare": "torch", "dtype": "bfloat16"}, "float32 on a CPU"),
+        ({"name": "mlp", "compare": ["jax"]}, "no 'jax' to compare with; there are torch, torch-compile, keras, tens"),
+        ({"name": "mlp", "compare": ["torch"], "dtype": "bfloat16"}, "float32 on a CPU"),
+        ({"name": "mlp", "parts": ["trian"]}, "parts are inference, generate, epoch, train, not trian"),
+        ({"name": "mlp", "parts": []}, "parts are inference, generate, epoch, train, not none"),
+        ({"name": "mlp", "parts": ["generate"]}, "'mlp' is no language model, and generates no text"),
+        ({"name": "cnn", "parts": ["epoch"]}, "digits of 64 features, and 'cnn' takes other inputs"),
+        ({"name": "cnn", "length": 8}, "'cnn' takes no sequences, and so no length"),
+        ({"name": "char_lstm", "length": 0}, "length must be at least 1, not 0"),
         ({"name": "resnet18", "stem": "cifar", "depth": 3}, "unknown option of model 'resnet18': 'depth'"),
     ],
 )
@@ -78,83 +85,73 @@ def test_a_language_model_is_measured_on_tokens():
         bench("char_lstm", batch_size=8, image_size=32)
 
 
-@pytest.mark.parametrize(
-    ("name", "options", "parameters"),
-    [
-        ("mlp", {}, 17_226),
-        ("cnn", {}, 241_994),
-        ("vae", {}, 229_265),
-        ("gan", {}, 1_102_402),
-        ("resnet18", {"stem": "cifar", "num_classes": 10}, 11_173_962),
-    ],
-)
-def test_the_peer_has_as_many_parameters_and_learns(name, options, parameters):
-    shape = {"mlp": (64,), "resnet18": (32, 32, 3)}.get(name, (28, 28, 1))
-    rng = np.random.default_rng(0)
-    batch = {"image": rng.uniform(size=(4, *shape)).astype(np.float32), "label": np.arange(4)}
-    made = parameters_that_learn(name, batch, options)
-    assert sum(p.numel() for p in made) == parameters == zoo_parameters(name, **options)
-
-
-@pytest.mark.parametrize(
-    ("name", "second_biases"),
-    [("char_lstm", 1024), ("lstm_regressor", 384), ("gru_regressor", 192), ("bilstm_regressor", 768)],
-)
-def test_a_recurrent_peer_has_second_biases_besides_and_learns(name, second_biases):
-    rng = np.random.default_rng(0)
-    batch = {"inputs": rng.normal(size=(4, 6, 1)).astype(np.float32), "target": np.ones((4, 1), np.float32)}
-    if name == "char_lstm":
-        batch = {"tokens": rng.integers(0, 65, (4, 7), np.int32)}
-    made = parameters_that_learn(name, batch, {})
-    assert sum(p.numel() for p in made) == zoo_parameters(name) + second_biases
-
-
-def parameters_that_learn(name, batch, options):
-    """The parameters of a peer: inference leaves them alone, and a train step moves them."""
-    torch = pytest.importorskip("torch")
-    made = []
-    with pytest.MonkeyPatch.context() as patch:
-        adamw = torch.optim.AdamW
-
-        def watched(params, **settings):
-            made.extend(params := list(params))
-            return adamw(params, **settings)
-
-        patch.setattr(torch.optim, "AdamW", watched)
-        peer = torch_peer(name, batch, 10, options)
-    before = [p.detach().clone() for p in made]
-    peer.infer()
-    assert all(torch.equal(p, old) for p, old in zip(made, before, strict=True))
-    peer.train()
-    moved = sum(not torch.equal(p, old) for p, old in zip(made, before, strict=True))
-    assert moved > len(made) / 2, "all move but what stands before a scale that starts at zero"
-    return made
-
-
-def zoo_parameters(name, **options):
-    card = zoo.model_card(name)
-    params = abstract_variables(zoo.create_model(name, **options), card.example())["params"]
-    return count_parameters(params)
-
-
 def test_the_comparison_reports_both_and_their_ratio():
     pytest.importorskip("torch")
-    results = bench("mlp", batch_size=8, seconds=0.01, compare="torch")
+    results = bench("mlp", batch_size=8, seconds=0.01, compare=["torch"])
     for part in ("train", "inference"):
-        measured = results[part]
+        measured = results[part]["compare"]["torch"]
         assert measured["ratio_10"] <= measured["ratio"] <= measured["ratio_90"]
-        assert measured["torch_step_ms"] > 0
+        assert measured["step_ms"] > 0
 
 
 def test_the_ratio_is_our_time_over_theirs(monkeypatch):
-    peer = SimpleNamespace(infer=lambda: 0.0, train=lambda: 0.0)
-    monkeypatch.setattr(measure.peers, "beside", lambda *args: nullcontext(peer))
-    monkeypatch.setattr(measure, "_alternate", lambda steps, seconds: np.array([[0.2, 0.4, 0.3], [0.1, 0.1, 0.1]]))
-    results = bench("perceptron", batch_size=8, compare="torch")
+    monkeypatch.setattr(measure.peers, "beside", lambda name, work: nullcontext(lambda part, count: 0.0))
+    seconds = np.array([[0.2, 0.4, 0.3], [0.1, 0.1, 0.1], [0.2, 0.4, 0.6]])
+    monkeypatch.setattr(measure, "alternate", lambda turns, limit: Measured(seconds, [2, 1, 1]))
+    results = bench("perceptron", batch_size=8, compare=["torch", "keras"])
     for part in ("train", "inference"):
         assert results[part]["step_ms"] == pytest.approx(300)
-        assert results[part]["torch_step_ms"] == pytest.approx(100)
-        assert results[part]["ratio"] == pytest.approx(3)
+        assert results[part]["steps_measured"] == 6
+        others = results[part]["compare"]
+        assert [others[name]["step_ms"] for name in others] == pytest.approx([100, 400])
+        assert [others[name]["ratio"] for name in others] == pytest.approx([3, 1])
+
+
+def test_turns_alternate_and_short_steps_are_many_in_a_turn(monkeypatch):
+    """By a clock that only the steps move."""
+    now, order = [0.0], []
+
+    def step(name, seconds):
+        def take():
+            order.append(name)
+            now[0] += seconds
+
+        return take
+
+    monkeypatch.setattr(turns, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    fast, slow = turns.timed(step("a", 0.03)), turns.timed(step("b", 0.5))
+    measured = turns.alternate([lambda count: fast(count)[0], lambda count: slow(count)[0]], 1.0)
+    assert measured.counts == [4, 1]
+    assert measured.seconds.shape == (2, 7), "a turn of the first takes 0.15 s with the step that does not count"
+    assert measured.seconds == pytest.approx(np.array([[0.03] * 7, [0.5] * 7]))
+    assert "".join(order) == "a" * 6 + "b" * 6 + "aaaaab" * 7
+
+
+def test_a_peer_that_fails_is_an_error_or_left_out(monkeypatch):
+    def beside(name, work):
+        raise ValueError("not installed")
+
+    monkeypatch.setattr(measure.peers, "beside", beside)
+    with pytest.raises(ValueError, match="not installed"):
+        bench("perceptron", batch_size=8, seconds=0.01, compare=["torch"])
+    results = bench("perceptron", batch_size=8, seconds=0.01, compare=["torch"], leave_out=True)
+    assert results["left_out"] == {"torch": "not installed"}
+    assert "compare" not in results["train"]
+
+
+def test_an_epoch_of_fit_is_a_step():
+    model, batch = zoo.create_model("mlp"), {"image": np.zeros((32, 64), np.float32)}
+    own = Own(model, None, None, None, batch, batch["image"])
+    turn, _ = epoch(own)
+    seconds, loss = turn(2)
+    assert seconds > 0
+    assert 0 < loss < 2.3, "it has learnt for seven epochs"
+
+
+def test_a_text_is_generated():
+    results = bench("char_lstm", batch_size=8, seconds=0.01, parts=["generate"], hidden_size=4, vocab_size=5)
+    assert results["generate"]["step_ms"] > 0
+    assert not {"train", "inference"} & set(results)
 
 
 def test_a_matrix_product_has_a_multiply_and_an_add_for_each_number(monkeypatch):
@@ -163,10 +160,3 @@ def test_a_matrix_product_has_a_multiply_and_an_add_for_each_number(monkeypatch)
     monkeypatch.setattr(measure, "time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
     monkeypatch.setattr(measure, "_PEAK_MATMUL", 8)
     assert measure._matmul_rate("float32") == 2 * 8**3
-
-
-def test_what_pytorch_has_not_is_said():
-    pytest.importorskip("torch")
-    for name in ("perceptron", "attention_regressor"):
-        with pytest.raises(ValueError, match=f"no '{name}' in PyTorch"):
-            bench(name, batch_size=8, compare="torch")

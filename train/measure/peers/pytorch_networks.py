@@ -1,109 +1,69 @@
-"""The same models in PyTorch, as its users would write them, to be measured beside ours.
-
-Eager, float32, channels last, AdamW. PyTorch and timm are an extra: `pip install "flaxzoo[parity]"`.
-"""
+"""Networks on images, features and sequences of numbers in PyTorch, and their steps."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
-from functools import partial
-from multiprocessing import get_context
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from train.measure.peers.work import Work, refuse
 
-class Peer(NamedTuple):
-    """One inference and one train step on a batch that both hold; they return when the work is done."""
 
+class Steps(NamedTuple):
+    """A network, and one inference and one train step on a batch, which gives the loss.
+
+    `apart` are networks that `torch.compile` takes one by one in training, where a step in one goes back twice through
+    what it shares.
+    """
+
+    network: Any
     infer: Callable[[], Any]
     train: Callable[[], Any]
+    apart: Sequence[Any] = ()
 
 
-@contextmanager
-def beside(*arguments: Any) -> Iterator[Peer]:
-    """`torch_peer(*arguments)` in a process of its own, with memory and threads as PyTorch's users have them.
-
-    Its two functions return the seconds that they took there.
-    """
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-        process.submit(_start, *arguments).result()
-        yield Peer(*(partial(_result, process, part) for part in Peer._fields))
-
-
-_served: list[Peer] = []
-"""In such a process, its peer."""
-
-
-def _start(*arguments: Any) -> None:
-    _served.append(torch_peer(*arguments))
-
-
-def _turn(part: str) -> float:
-    began = time.perf_counter()
-    getattr(_served[0], part)()
-    return time.perf_counter() - began
-
-
-def _result(process: ProcessPoolExecutor, part: str) -> float:
-    return process.submit(_turn, part).result()
-
-
-def torch_peer(name: str, batch: Mapping[str, np.ndarray], outputs: int, options: Mapping[str, Any]) -> Peer:
-    """What `zoo.create_model(name, **options)` and its task do, in PyTorch.
-
-    Args:
-      name: of the model.
-      batch: `image`, float32 `[batch, height, width, channels]` or `[batch, features]`, and `label`; `inputs` and
-        `target` of a regression; `tokens` of a language model.
-      outputs: the number of classes.
-      options: of the model; of those, PyTorch's has `num_classes`, and `stem="cifar"` of a ResNet.
+def make(torch: Any, work: Work) -> Steps:
+    """The network that `work` names.
 
     Raises:
-      ValueError: PyTorch is not installed, or nothing is known there to compare with.
+      ValueError: there is none in PyTorch, or it has no such options.
     """
-    try:
-        import torch
-    except ImportError:
-        raise ValueError('PyTorch is not installed; pip install "flaxzoo[parity]"') from None
-    if name in _STACKS:
-        return _recurrent(torch, name, batch, options)
-    if "image" not in batch:
-        raise ValueError(f"there is no {name!r} in PyTorch to compare with")
+    if work.name in _STACKS:
+        return _recurrent(torch, work)
+    if "image" not in work.batch or work.batch["image"].dtype != np.float32:
+        raise ValueError(f"there is no {work.name!r} in PyTorch to compare with")
     channels_last = torch.channels_last
-    images = torch.from_numpy(batch["image"])
+    images = torch.from_numpy(work.batch["image"])
     if images.ndim == 4:
         images = images.permute(0, 3, 1, 2).contiguous(memory_format=channels_last)
-    options = {option: value for option, value in options.items() if option != "num_classes"}
-    if options and name in ("gan", "vae", "mlp", "cnn"):
-        raise ValueError(f"PyTorch's {name!r} has no option {', '.join(options)} to compare with")
-    if name == "gan":
+    options = {option: value for option, value in work.options.items() if option != "num_classes"}
+    if work.name in ("gan", "vae", "mlp", "cnn"):
+        refuse(options, work.name, "PyTorch")
+    if work.name == "gan":
         return _gan(torch, images)
-    if name == "vae":
+    if work.name == "vae":
         return _vae(torch, images)
-    network = _classifier(torch, name, options, outputs).to(memory_format=channels_last)
-    labels = torch.from_numpy(batch["label"].astype(np.int64))
-    return _supervised(torch, network, images, labels, torch.nn.functional.cross_entropy)
+    network = _classifier(torch, work.name, options, work.outputs).to(memory_format=channels_last)
+    labels = torch.from_numpy(work.batch["label"].astype(np.int64))
+    return supervised(torch, network, images, labels, torch.nn.functional.cross_entropy)
 
 
-def _supervised(torch: Any, network: Any, inputs: Any, targets: Any, loss: Callable[[Any, Any], Any]) -> Peer:
+def supervised(torch: Any, network: Any, inputs: Any, targets: Any, loss: Callable[[Any, Any], Any]) -> Steps:
+    """The steps of a network with one loss."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
 
-    def infer() -> None:
-        network.eval()
-        with torch.inference_mode():
-            network(inputs)
+    def infer() -> Any:
+        return network(inputs)
 
-    def train() -> None:
-        network.train()
+    def train() -> Any:
         optimizer.zero_grad(set_to_none=True)
-        loss(network(inputs), targets).backward()
+        value = loss(network(inputs), targets)
+        value.backward()
         optimizer.step()
+        return value.detach()
 
-    return Peer(infer, train)
+    return Steps(network, infer, train)
 
 
 _TIMM_NAMES = {"mobilenet_v3_large": "mobilenetv3_large_100", "densenet121": "densenet121"}
@@ -113,7 +73,8 @@ def _classifier(torch: Any, name: str, options: dict[str, Any], outputs: int) ->
     nn = torch.nn
     if name == "mlp":
         return nn.Sequential(
-            nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, outputs)
+            *(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Dropout(0.3)),
+            *(nn.Linear(128, 64), nn.ReLU(), nn.Dropout(0.3), nn.Linear(64, outputs)),
         )
     if name == "cnn":
 
@@ -133,8 +94,7 @@ def _classifier(torch: Any, name: str, options: dict[str, Any], outputs: int) ->
     network = timm.create_model(known, num_classes=outputs)
     if options.pop("stem", "imagenet") == "cifar":
         network.conv1, network.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
-    if options:
-        raise ValueError(f"PyTorch's {name!r} has no option {', '.join(options)} to compare with")
+    refuse(options, name, "PyTorch")
     return network
 
 
@@ -154,11 +114,11 @@ def import_timm(torch: Any) -> Any:
             torch.library.define(f"torchvision::{operator.split('(')[0]}", f"({operator.split('(')[1]} -> Tensor")
         import timm
     except ImportError:
-        raise ValueError('timm is not installed; pip install "flaxzoo[parity]"') from None
+        raise ValueError('timm is not installed; pip install "flaxzoo[bench]"') from None
     return timm
 
 
-def _vae(torch: Any, images: Any) -> Peer:
+def _vae(torch: Any, images: Any) -> Steps:
     nn = torch.nn
     encoder = nn.Sequential(
         *(nn.Conv2d(1, 32, 3, 2, 1), nn.ReLU(), nn.Conv2d(32, 64, 3, 2, 1), nn.ReLU()),
@@ -172,56 +132,59 @@ def _vae(torch: Any, images: Any) -> Peer:
     both = nn.ModuleList([encoder, decoder]).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(both.parameters(), lr=1e-3)
 
-    def infer() -> None:
-        with torch.inference_mode():
-            decoder(encoder(images).chunk(2, dim=1)[0])
+    def infer() -> Any:
+        return decoder(encoder(images).chunk(2, dim=1)[0])
 
-    def train() -> None:
+    def train() -> Any:
         optimizer.zero_grad(set_to_none=True)
         mean, log_var = encoder(images).chunk(2, dim=1)
         logits = decoder(mean + torch.exp(log_var / 2) * torch.randn_like(mean))
         nll = nn.functional.binary_cross_entropy_with_logits(logits, images, reduction="sum")
         kl = (mean**2 + log_var.exp() - 1 - log_var).sum() / 2
-        ((nll + kl) / len(images)).backward()
+        loss = (nll + kl) / len(images)
+        loss.backward()
         optimizer.step()
+        return loss.detach()
 
-    return Peer(infer, train)
+    return Steps(both, infer, train)
 
 
-def _gan(torch: Any, images: Any) -> Peer:
+def _gan(torch: Any, images: Any) -> Steps:
     nn = torch.nn
     generator = nn.Sequential(
         *(nn.Linear(100, 6272, bias=False), nn.Unflatten(1, (128, 7, 7)), nn.BatchNorm2d(128), nn.LeakyReLU(0.2)),
         *(nn.ConvTranspose2d(128, 128, 4, 2, 1, bias=False), nn.BatchNorm2d(128), nn.LeakyReLU(0.2)),
         *(nn.ConvTranspose2d(128, 64, 4, 2, 1, bias=False), nn.BatchNorm2d(64), nn.LeakyReLU(0.2)),
         *(nn.Conv2d(64, 1, 3, padding=1), nn.Tanh()),
-    ).to(memory_format=torch.channels_last)
+    )
     discriminator = nn.Sequential(
         *(nn.Conv2d(1, 64, 3, 2, 1), nn.LeakyReLU(0.2), nn.Dropout(0.3)),
         *(nn.Conv2d(64, 128, 3, 2, 1), nn.LeakyReLU(0.2), nn.Dropout(0.3)),
         *(nn.Flatten(), nn.Linear(6272, 1)),
-    ).to(memory_format=torch.channels_last)
+    )
+    both = nn.ModuleList([generator, discriminator]).to(memory_format=torch.channels_last)
     g_optimizer = torch.optim.AdamW(generator.parameters(), lr=1e-3)
     d_optimizer = torch.optim.AdamW(discriminator.parameters(), lr=1e-3)
     loss = nn.functional.binary_cross_entropy_with_logits
     size = len(images)
 
-    def infer() -> None:
-        with torch.inference_mode():
-            discriminator(generator(torch.randn(size, 100)))
+    def infer() -> Any:
+        return discriminator(generator(torch.randn(size, 100)))
 
-    def train() -> None:
+    def train() -> Any:
         generated = generator(torch.randn(size, 100))
         logits = discriminator(torch.cat([2 * images - 1, generated.detach()]))
         labels = torch.cat([torch.ones(size, 1), torch.zeros(size, 1)]) - 0.05 * torch.rand(2 * size, 1)
         d_optimizer.zero_grad(set_to_none=True)
-        loss(logits, labels).backward()
+        d_loss = loss(logits, labels)
+        d_loss.backward()
         d_optimizer.step()
         g_optimizer.zero_grad(set_to_none=True)
         loss(discriminator(generated), torch.ones(size, 1)).backward()
         g_optimizer.step()
+        return d_loss.detach()
 
-    return Peer(infer, train)
+    return Steps(both, infer, train, apart=(generator, discriminator))
 
 
 _STACKS = {
@@ -233,17 +196,17 @@ _STACKS = {
 """Kind of layer, features, hidden sizes, dropout rate, both directions, outputs."""
 
 
-def _recurrent(torch: Any, name: str, batch: Mapping[str, np.ndarray], options: Mapping[str, Any]) -> Peer:
-    if options:
-        raise ValueError(f"PyTorch's {name!r} has no option {', '.join(options)} to compare with")
+def _recurrent(torch: Any, work: Work) -> Steps:
+    refuse(work.options, work.name, "PyTorch")
     nn = torch.nn
-    kind, features, sizes, rate, bidirectional, outputs = _STACKS[name]
+    kind, features, sizes, rate, bidirectional, outputs = _STACKS[work.name]
     directions = 2 if bidirectional else 1
-    if name == "char_lstm":
-        tokens = torch.from_numpy(batch["tokens"].astype(np.int64))
+    reads_text = work.name == "char_lstm"
+    if reads_text:
+        tokens = torch.from_numpy(work.batch["tokens"].astype(np.int64))
         inputs, targets = tokens[:, :-1], tokens[:, 1:].flatten()
     else:
-        inputs, targets = torch.from_numpy(batch["inputs"]), torch.from_numpy(batch["target"])
+        inputs, targets = torch.from_numpy(work.batch["inputs"]), torch.from_numpy(work.batch["target"])
 
     class Network(nn.Module):
         def __init__(self) -> None:
@@ -257,16 +220,24 @@ def _recurrent(torch: Any, name: str, batch: Mapping[str, np.ndarray], options: 
             self.head = nn.Linear(widths[-1], outputs)
 
         def forward(self, x: Any) -> Any:
-            if name == "char_lstm":
+            if reads_text:
                 x = nn.functional.one_hot(x, features).float()
             last: Any = None
             for layer in self.layers:
                 x, last = layer(x)
                 x = self.dropout(x)
-            if name != "char_lstm":
+            if not reads_text:
                 last = last[0] if kind == "LSTM" else last
                 x = self.dropout(last.transpose(0, 1).flatten(1))
             return self.head(x).reshape(-1, outputs)
 
-    loss = nn.functional.cross_entropy if name == "char_lstm" else nn.functional.mse_loss
-    return _supervised(torch, Network(), inputs, targets, loss)
+        def step(self, token: Any, state: Any) -> tuple[Any, Any]:
+            """Logits of the next character `[batch, characters]`, and the state of each layer."""
+            x, after = nn.functional.one_hot(token, features).float(), []
+            for layer, before in zip(self.layers, state or [None] * len(self.layers), strict=True):
+                x, last = layer(x, before)
+                after.append(last)
+            return self.head(x[:, -1]), after
+
+    loss = nn.functional.cross_entropy if reads_text else nn.functional.mse_loss
+    return supervised(torch, Network(), inputs, targets, loss)
