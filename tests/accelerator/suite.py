@@ -23,10 +23,11 @@ PATHS = (
     "tests/train/loop/test_checkpoint.py",
     "tests/parity/test_torch_layers.py",
     "tests/parity/test_transformers.py",
-    "--ignore=tests/zoo/layers/test_convolution.py",  # of what a CPU does
+    "--ignore=tests/zoo/layers/test_convolution.py",  # of what a CPU does, as the next
+    "--ignore=tests/zoo/layers/test_onednn.py",
 )
-_NEEDS_DEVICES = "pmap or inside_a_map or under_another or killed"
-"""By words of their names, tests that want several devices, or two CPU devices in processes of their own."""
+_NEEDS_DEVICES = "pmap or inside_a_map or under_another or killed or where_it_is_called or gpus_from_ampere_on"
+"""By words of their names, tests that want several devices, two CPU devices in processes of their own, or no GPU."""
 
 _SELECTED = f"not ({_NEEDS_DEVICES} or export or (test_models.py and not bfloat16))"
 TINY_PATHS = ("tests/zoo/layers/test_attention.py", "tests/train/test_precision.py")
@@ -90,8 +91,11 @@ def run(log: Path, seconds: float, processes: int, tiny: bool) -> Outcome:
         # A GPU multiplies float32 matrices in TF32 by default; the tolerances are those of float32.
         "JAX_DEFAULT_MATMUL_PRECISION": "highest",
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        # Some tests compare two runs bit by bit.
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {'' if tiny else '--xla_gpu_deterministic_ops=true'}",
     }
     command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "-p", "no:benchmark"]
+    command += ["-p", "tests.accelerator.reasons"]
     # Warnings are for the CPU's run to refuse: here they may come from a driver.
     command += [f"--numprocesses={processes}", "--dist=worksteal", "-W", "default", "-k", _SELECTED]
     command += TINY_PATHS if tiny else PATHS

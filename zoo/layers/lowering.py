@@ -21,13 +21,19 @@ ENABLED = os.environ.get("ZOO_CPU_LOWERING", "fast") != "plain"
 """`ZOO_CPU_LOWERING=plain` in the environment leaves everything to XLA's defaults, to compare with or in distress."""
 
 
-def bilinear(name: str, plain: Callable[..., jax.Array], on_cpu: Callable[..., jax.Array]) -> Primitive:
+def bilinear(
+    name: str,
+    plain: Callable[..., jax.Array],
+    on_cpu: Callable[..., jax.Array],
+    on_cuda: Callable[..., jax.Array] | None = None,
+) -> Primitive:
     """A primitive of two arrays and a static parameter `at`, whose derivatives are still to be defined.
 
     Args:
       name: in a jaxpr.
       plain: what it computes, in operations of XLA.
       on_cpu: the same in a program for a single CPU.
+      on_cuda: the same in a program for NVIDIA GPUs, if it is something else there.
     """
     primitive = Primitive(name)
     primitive.def_impl(jax.jit(primitive.bind, static_argnames="at"))
@@ -51,6 +57,8 @@ def bilinear(name: str, plain: Callable[..., jax.Array], on_cpu: Callable[..., j
 
     mlir.register_lowering(primitive, lower_plain)
     mlir.register_lowering(primitive, lower, platform="cpu")
+    if on_cuda is not None:
+        mlir.register_lowering(primitive, mlir.lower_fun(on_cuda, multiple_results=False), platform="cuda")
     return primitive
 
 

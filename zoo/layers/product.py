@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.linen.dtypes import promote_dtype
 from jax import lax
 from jax.interpreters import ad, batching
@@ -53,7 +54,26 @@ def _on_cpu(a: jax.Array, b: jax.Array, at: _Form) -> jax.Array:
     return onednn.custom_call("matmul", a, b, shape, {"onednn_matmul_config": config}, at.dtype)
 
 
-_product_p = lowering.bilinear("product", _plain, _on_cpu)
+_ALIGNED, _WIDE = 64, 2**13
+"""What tensor cores like sizes to be a multiple of, and the size from which on it pays to see to it."""
+
+
+def _on_cuda(a: jax.Array, b: jax.Array, at: _Form) -> jax.Array:
+    """With zeros where a large size is odd, such as a vocabulary of 50,257; they fuse with what makes the operands."""
+    rows, columns = a.shape[-1 if at.transpose_a else -2], b.shape[-2 if at.transpose_b else -1]
+
+    def padded(x: jax.Array) -> jax.Array:
+        missing = [-n % _ALIGNED if isinstance(n, int) and n >= _WIDE else 0 for n in x.shape[-2:]]
+        if not any(missing):
+            return x
+        return lax.pad(x, np.zeros((), x.dtype), [(0, 0, 0)] * (x.ndim - 2) + [(0, n, 0) for n in missing])
+
+    if a.dtype not in (jnp.bfloat16, jnp.float16):
+        return _plain(a, b, at)
+    return _plain(padded(a), padded(b), at)[..., :rows, :columns]
+
+
+_product_p = lowering.bilinear("product", _plain, _on_cpu, _on_cuda)
 
 
 def _bind(a: Any, b: Any, like: Any, transpose_a: bool, transpose_b: bool) -> jax.Array:

@@ -164,6 +164,26 @@ def test_gpu_and_tpu_programs_are_the_plain_operation(target):
     assert products(lambda a, b: ours(a, b, (False, True))) == products(einsum) == 3
 
 
+def test_odd_large_sizes_are_padded_for_tensor_cores():
+    rng = np.random.default_rng(0)
+    x, table = (jnp.asarray(rng.normal(size=shape), jnp.bfloat16) for shape in ((3, 8), (50_257, 8)))
+
+    def loss(x, table):
+        return jnp.square(ours(x, table, (False, True)).astype(jnp.float32)).sum()
+
+    gradients = jax.grad(loss, argnums=(0, 1))
+    text = export.export(jax.jit(gradients), platforms=["cuda"])(x, table).mlir_module()
+    assert text.count("= stablehlo.dot_general") == 3
+    assert "50304" in text
+    for form in FORMS:
+        a, b = (jnp.asarray(each, jnp.bfloat16) for each in arrays(form, (2,), 9000, 8, 9))
+        at = product._Form(*form, jnp.dtype(jnp.float32))
+        assert_close(product._on_cuda(a, b, at), product._plain(a, b, at))
+        assert_close(
+            product._on_cuda(b, a, product._Form(not form[1], not form[0], at.dtype)), product._plain(a, b, at).mT
+        )
+
+
 def test_not_a_number_comes_through():
     a, b = arrays((False, False), m=64, k=64, n=64)
     a[0, 0], b[3, 5] = np.nan, np.inf
