@@ -15,6 +15,7 @@ runpy.run_path(str(Path(__file__).parents[1] / "train" / "entry.py"))["require_o
 from zoo import basic, generative, layers, pretrained, sequence, text, vision
 from zoo.basic import mlp, perceptron
 from zoo.checkpoint import load_model, save_model
+from zoo.fusion import fuse
 from zoo.generative import autoencoder, diffusion, gan, vae
 from zoo.layers import activations, attention, convolution, recurrent
 from zoo.registry import Card, create_model, list_models, model_card, register
@@ -43,6 +44,7 @@ __all__ = [
     "densenet",
     "diffusion",
     "efficientnet",
+    "fuse",
     "gan",
     "generative",
     "gpt",

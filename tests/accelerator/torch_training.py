@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from tests.accelerator.cases import Case, Model, batch_of
 from tests.accelerator.worker import Prepared
-from train.measure.peers import import_timm
+from train.measure.peers.pytorch_networks import import_timm
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 

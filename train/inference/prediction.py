@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import data
+import zoo
 from data.scaling import to_unit
 from train.inference.loading import Run, classes_of, is_classifier, load
 from train.tasks.classification import class_probabilities
@@ -171,9 +172,10 @@ def _require_pixels(run: Run) -> None:
 def _outputs(run: Run, field: str) -> Callable[[Any], jax.Array]:
     """From raw examples to class probabilities, or to the targets of a regression."""
 
+    apply = zoo.fuse(run.model, run.variables)
+
     def outputs(raw: Any) -> jax.Array:
-        inputs = run.dataset.preprocess({field: raw})[field]
-        values = jnp.asarray(run.model.apply(run.variables, inputs))
+        values = jnp.asarray(apply(run.dataset.preprocess({field: raw})[field]))
         return class_probabilities(values) if is_classifier(run) else values.astype(jnp.float32)
 
     return outputs

@@ -103,10 +103,21 @@ def _normal_cdf(x: jax.Array) -> jax.Array:
     return (1 + lax.erf(x * math.sqrt(0.5))) / 2
 
 
+@jax.custom_jvp
+def gelu_tanh(z: jax.Array) -> jax.Array:
+    """The approximation of `gelu` by a hyperbolic tangent (ibid.), as in GPT-2."""
+    return jax.nn.gelu(z, approximate=True)
+
+
+@gelu_tanh.defjvp
+def _(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    return jax.jvp(lambda z: jax.nn.gelu(z, approximate=True), primals, tangents)
+
+
 _ACTIVATIONS: dict[str, Activation] = {
     "elu": jax.nn.elu,
     "gelu": gelu,
-    "gelu_tanh": lambda z: jax.nn.gelu(z, approximate=True),
+    "gelu_tanh": gelu_tanh,
     "leaky_relu": leaky_relu,
     "linear": lambda z: z,
     "relu": relu,

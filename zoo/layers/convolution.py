@@ -49,9 +49,18 @@ def _kernel_gradient(x: Any, g: Any, at: Geometry) -> jax.Array:
     return jax.linear_transpose(lambda w: _output(x, w, at), kernel)(g)[0]
 
 
-_output_p = lowering.bilinear("convolution", _output, cpu_convolution.output)
-_image_gradient_p = lowering.bilinear("convolution_image_gradient", _image_gradient, cpu_convolution.image_gradient)
-_kernel_gradient_p = lowering.bilinear("convolution_kernel_gradient", _kernel_gradient, cpu_convolution.kernel_gradient)
+def _output_on_cpu(x: jax.Array, kernel: jax.Array, at: Geometry) -> jax.Array:
+    return cpu_convolution.output(x, kernel, at)[0]
+
+
+_output_p = lowering.primitive("convolution", _output, _output_on_cpu)
+_image_gradient_p = lowering.primitive("convolution_image_gradient", _image_gradient, cpu_convolution.image_gradient)
+_kernel_gradient_p = lowering.primitive(
+    "convolution_kernel_gradient", _kernel_gradient, cpu_convolution.kernel_gradient
+)
+
+OUTPUT = _output_p
+"""What a convolution is in a jaxpr."""
 
 # The rules get the cotangent and both operands, of which the one that is sought is but a placeholder.
 ad.defbilinear(

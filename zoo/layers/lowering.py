@@ -1,6 +1,6 @@
 """The one place where it is chosen how a product or a convolution is computed.
 
-They are primitives of two arrays, linear in each, and the transposes of each are such primitives again, so that
+They are primitives, linear in each of two arrays, and the transposes of each are such primitives again, so that
 derivatives of every order stay among them. They lower to XLA's own operation, except in a program for a single CPU, or
 for each of several by itself: there to oneDNN's.
 """
@@ -21,13 +21,12 @@ ENABLED = os.environ.get("ZOO_CPU_LOWERING", "fast") != "plain"
 """`ZOO_CPU_LOWERING=plain` in the environment leaves everything to XLA's defaults, to compare with or in distress."""
 
 
-def bilinear(
-    name: str,
-    plain: Callable[..., jax.Array],
-    on_cpu: Callable[..., jax.Array],
-    on_cuda: Callable[..., jax.Array] | None = None,
-) -> Primitive:
-    """A primitive of two arrays and a static parameter `at`, whose derivatives are still to be defined.
+Compute = Callable[..., jax.Array]
+"""(operands, at) → result, where `at` is all that is static."""
+
+
+def primitive(name: str, plain: Compute, on_cpu: Compute, on_cuda: Compute | None = None) -> Primitive:
+    """A primitive of arrays and a static parameter `at`, whose derivatives are still to be defined.
 
     Args:
       name: in a jaxpr.
@@ -35,18 +34,18 @@ def bilinear(
       on_cpu: the same in a program for a single CPU.
       on_cuda: the same in a program for NVIDIA GPUs, if it is something else there.
     """
-    primitive = Primitive(name)
-    primitive.def_impl(jax.jit(primitive.bind, static_argnames="at"))
+    made = Primitive(name)
+    made.def_impl(jax.jit(made.bind, static_argnames="at"))
 
-    @primitive.def_abstract_eval
-    def _(a: ShapedArray, b: ShapedArray, *, at: Hashable) -> ShapedArray:
-        result = jax.eval_shape(partial(plain, at=at), a, b)
+    @made.def_abstract_eval
+    def _(*operands: ShapedArray, at: Hashable) -> ShapedArray:
+        result = jax.eval_shape(partial(plain, at=at), *operands)
         return ShapedArray(result.shape, result.dtype)
 
     def batch(args: Sequence[Any], axes: Sequence[int | None], *, at: Hashable) -> tuple[jax.Array, int]:
         return jax.vmap(partial(plain, at=at), in_axes=tuple(axes))(*args), 0
 
-    batching.primitive_batchers[primitive] = batch
+    batching.primitive_batchers[made] = batch
 
     lower_plain = mlir.lower_fun(plain, multiple_results=False)
     lower_on_cpu = mlir.lower_fun(on_cpu, multiple_results=False)
@@ -55,11 +54,11 @@ def bilinear(
         fast = ENABLED and _is_for_one_device(ctx.module_context)
         return (lower_on_cpu if fast else lower_plain)(ctx, *args, at=at)
 
-    mlir.register_lowering(primitive, lower_plain)
-    mlir.register_lowering(primitive, lower, platform="cpu")
+    mlir.register_lowering(made, lower_plain)
+    mlir.register_lowering(made, lower, platform="cpu")
     if on_cuda is not None:
-        mlir.register_lowering(primitive, mlir.lower_fun(on_cuda, multiple_results=False), platform="cuda")
-    return primitive
+        mlir.register_lowering(made, mlir.lower_fun(on_cuda, multiple_results=False), platform="cuda")
+    return made
 
 
 def _is_for_one_device(module: Any) -> bool:

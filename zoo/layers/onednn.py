@@ -11,7 +11,7 @@ import os
 import platform
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +21,35 @@ _VERSIONS = (0, 10), (0, 12)
 """The jaxlib releases, first and last, whose custom calls were tried: their arguments have changed between versions."""
 
 
-def custom_call(name: str, a: jax.Array, b: jax.Array, shape: tuple[int, ...], config: Any, dtype: Any) -> jax.Array:
-    """XLA's custom call of oneDNN's `name`, "convolution" or "matmul", of two arrays.
+class Following(NamedTuple):
+    """What an operation does with its result before it is written: activation(result + bias + summand).
+
+    Attributes:
+      bias: `[features]`.
+      summand: of the shape of the result.
+      activation: of `ACTIVATIONS`.
+    """
+
+    bias: jax.Array | None = None
+    summand: jax.Array | None = None
+    activation: str | None = None
+
+
+NOTHING = Following()
+
+ACTIVATIONS = {"relu": "RELU", "gelu": "GELU_ERF", "gelu_tanh": "GELU_TANH", "silu": "SWISH"}
+
+
+def call(
+    name: str,
+    a: jax.Array,
+    b: jax.Array,
+    shape: tuple[int, ...],
+    config: dict[str, Any],
+    dtype: Any,
+    following: Following = NOTHING,
+) -> jax.Array:
+    """XLA's custom call of oneDNN's `name`, "conv" or "matmul", of two arrays.
 
     Args:
       name: of the operation.
@@ -31,14 +58,28 @@ def custom_call(name: str, a: jax.Array, b: jax.Array, shape: tuple[int, ...], c
       shape: of the result.
       config: a message of XLA's `onednn_config.proto`, as it is in JSON.
       dtype: of the result.
+      following: what is done with the result.
     """
-    call = jax.ffi.ffi_call(
-        f"__onednn${name}",
+    operands, names = [a, b], []
+    if following.bias is not None:
+        # A product takes it as a matrix alone: as a vector, it ends the process.
+        operands.append(following.bias.reshape(1, -1) if name == "matmul" else following.bias)
+        names.append("BIAS")
+    if following.summand is not None:
+        operands.append(following.summand)
+        names.append("BINARY_ADD")
+    if following.activation is not None:
+        names.append(ACTIVATIONS[following.activation])
+    config = {**config, "fusions": {"ops": names}} if names else config
+    return jax.ffi.ffi_call(
+        f"__onednn${_TARGETS[name]}",
         jax.ShapeDtypeStruct(shape, dtype),
         custom_call_api_version=2,
-        legacy_backend_config=json.dumps(config),
-    )
-    return call(a, b)
+        legacy_backend_config=json.dumps({f"onednn_{name}_config": config}),
+    )(*operands)
+
+
+_TARGETS = {"conv": "convolution", "matmul": "matmul"}
 
 
 def takes(dtype: Any) -> bool:
@@ -67,11 +108,11 @@ def _has_bfloat16() -> bool:
 def _multiplies(dtype: Any) -> bool:
     """Whether a product comes out right; the convolution came to jaxlib with it."""
     a, b = np.arange(6.0).reshape(3, 2), np.arange(8.0).reshape(4, 2)
-    config = {"onednn_matmul_config": {"transpose_b": True}}
+    config = {"transpose_b": True}
     try:
         # Lowering may go on inside a trace, which these arrays must stay out of.
         with jax.ensure_compile_time_eval(), jax.default_device(jax.local_devices(backend="cpu")[0]):
-            multiply = functools.partial(custom_call, "matmul", shape=(3, 4), config=config, dtype=dtype)
+            multiply = functools.partial(call, "matmul", shape=(3, 4), config=config, dtype=dtype)
             found = jax.jit(multiply)(jnp.asarray(a, dtype), jnp.asarray(b, dtype))
             return bool(np.array_equal(np.asarray(found, np.float64), a @ b.T))
     except (RuntimeError, ValueError, NotImplementedError):

@@ -16,7 +16,7 @@ from jax.interpreters import ad, batching
 from zoo.layers import lowering, onednn
 
 
-class _Form(NamedTuple):
+class Form(NamedTuple):
     """All that is static about a product: which matrices are read as their transposes, and the dtype of the result."""
 
     transpose_a: bool
@@ -24,7 +24,7 @@ class _Form(NamedTuple):
     dtype: Any
 
 
-def _plain(a: Any, b: Any, at: _Form) -> jax.Array:
+def _plain(a: Any, b: Any, at: Form) -> jax.Array:
     last = a.ndim - 1
     over = (last - 1 if at.transpose_a else last, last if at.transpose_b else last - 1)
     batch = tuple(range(last - 1))
@@ -37,8 +37,12 @@ _SMALL, _LARGE, _FEW_ROWS = 2**20, 2**23, 64
 on, and the rows up to which, XLA reads it faster."""
 
 
-def _on_cpu(a: jax.Array, b: jax.Array, at: _Form) -> jax.Array:
-    """By oneDNN where it is: it reads transposed matrices as they lie, and XLA turns them around.
+def on_cpu(
+    a: jax.Array, b: jax.Array, at: Form, following: onednn.Following = onednn.NOTHING
+) -> tuple[jax.Array, bool]:
+    """By oneDNN where it is, and whether what is to follow has been done.
+
+    It reads transposed matrices as they lie, and XLA turns them around.
 
     Cases measured, XLA's time → oneDNN's: 768×128 by 128×512, .33 ms → .31, in the gradients .59 → .32 and .35 → .32;
     96 of 128×128 by 128×64, .93 → .47, 1.51 → .56 and .94 → .54; in bfloat16 .42 → .17 and 1.55 → .30. But 4×25088 by
@@ -48,17 +52,21 @@ def _on_cpu(a: jax.Array, b: jax.Array, at: _Form) -> jax.Array:
     reads_once = rows <= _FEW_ROWS and math.prod(b.shape) >= _LARGE and not at.transpose_b and a.dtype == jnp.float32
     is_small = rows == 1 or math.prod(a.shape) * columns < _SMALL
     if a.dtype != b.dtype or is_small or reads_once or not onednn.takes(a.dtype):
-        return _plain(a, b, at)
+        return _plain(a, b, at), False
     config = {"transpose_a": at.transpose_a, "transpose_b": at.transpose_b}
     shape = (*a.shape[:-2], rows, columns)
-    return onednn.custom_call("matmul", a, b, shape, {"onednn_matmul_config": config}, at.dtype)
+    return onednn.call("matmul", a, b, shape, config, at.dtype, following), True
+
+
+def _alone_on_cpu(a: jax.Array, b: jax.Array, at: Form) -> jax.Array:
+    return on_cpu(a, b, at)[0]
 
 
 _ALIGNED, _WIDE = 64, 2**13
 """What tensor cores like sizes to be a multiple of, and the size from which on it pays to see to it."""
 
 
-def _on_cuda(a: jax.Array, b: jax.Array, at: _Form) -> jax.Array:
+def _on_cuda(a: jax.Array, b: jax.Array, at: Form) -> jax.Array:
     """With zeros where a large size is odd, such as a vocabulary of 50,257; they fuse with what makes the operands."""
     rows, columns = a.shape[-1 if at.transpose_a else -2], b.shape[-2 if at.transpose_b else -1]
 
@@ -73,19 +81,19 @@ def _on_cuda(a: jax.Array, b: jax.Array, at: _Form) -> jax.Array:
     return _plain(padded(a), padded(b), at)[..., :rows, :columns]
 
 
-_product_p = lowering.bilinear("product", _plain, _on_cpu, _on_cuda)
+_product_p = lowering.primitive("product", _plain, _alone_on_cpu, _on_cuda)
 
 
 def _bind(a: Any, b: Any, like: Any, transpose_a: bool, transpose_b: bool) -> jax.Array:
-    return _product_p.bind(a, b, at=_Form(transpose_a, transpose_b, like.dtype))
+    return _product_p.bind(a, b, at=Form(transpose_a, transpose_b, like.dtype))
 
 
-def _gradient_a(g: jax.Array, a: Any, b: jax.Array, *, at: _Form) -> jax.Array:
+def _gradient_a(g: jax.Array, a: Any, b: jax.Array, *, at: Form) -> jax.Array:
     g = g.astype(b.dtype)
     return _bind(b, g, b, at.transpose_b, True) if at.transpose_a else _bind(g, b, b, False, not at.transpose_b)
 
 
-def _gradient_b(g: jax.Array, a: jax.Array, b: Any, *, at: _Form) -> jax.Array:
+def _gradient_b(g: jax.Array, a: jax.Array, b: Any, *, at: Form) -> jax.Array:
     g = g.astype(a.dtype)
     return _bind(g, a, a, True, at.transpose_a) if at.transpose_b else _bind(a, g, a, not at.transpose_a, False)
 
@@ -93,7 +101,7 @@ def _gradient_b(g: jax.Array, a: jax.Array, b: Any, *, at: _Form) -> jax.Array:
 ad.defbilinear(_product_p, _gradient_a, _gradient_b)
 
 
-def _batch(args: Any, axes: Any, *, at: _Form) -> tuple[jax.Array, int]:
+def _batch(args: Any, axes: Any, *, at: Form) -> tuple[jax.Array, int]:
     """Two mapped operands are a batch of products, and rows that are mapped are more rows."""
     (a, b), (i, j) = args, axes
     if i is not None and j is not None:
@@ -106,6 +114,9 @@ def _batch(args: Any, axes: Any, *, at: _Form) -> tuple[jax.Array, int]:
 
 
 batching.primitive_batchers[_product_p] = _batch
+
+PRIMITIVE = _product_p
+"""What a product is in a jaxpr."""
 
 
 def matmul(
@@ -129,7 +140,7 @@ def matmul(
       `[…, m, n]`.
     """
     a, b = promote_dtype(a, b)
-    return _product_p.bind(a, b, at=_Form(transpose_a, transpose_b, jnp.dtype(dtype or a.dtype)))
+    return _product_p.bind(a, b, at=Form(transpose_a, transpose_b, jnp.dtype(dtype or a.dtype)))
 
 
 def dense(x: jax.Array, kernel: jax.Array, *, transpose: bool = False) -> jax.Array:

@@ -177,10 +177,10 @@ def test_odd_large_sizes_are_padded_for_tensor_cores():
     assert "50304" in text
     for form in FORMS:
         a, b = (jnp.asarray(each, jnp.bfloat16) for each in arrays(form, (2,), 9000, 8, 9))
-        at = product._Form(*form, jnp.dtype(jnp.float32))
+        at = product.Form(*form, jnp.dtype(jnp.float32))
         assert_close(product._on_cuda(a, b, at), product._plain(a, b, at))
         assert_close(
-            product._on_cuda(b, a, product._Form(not form[1], not form[0], at.dtype)), product._plain(a, b, at).mT
+            product._on_cuda(b, a, product.Form(not form[1], not form[0], at.dtype)), product._plain(a, b, at).mT
         )
 
 

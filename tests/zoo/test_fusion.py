@@ -1,0 +1,142 @@
+"""A fused model is the model."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax import export
+
+import zoo
+from tests.descriptors import MODELS
+from zoo import fusion
+from zoo.layers import BatchNorm, Conv, Dense, activations, convolution, epilogue, onednn, product
+
+FAMILIES = [
+    *("mlp", "cnn", "lenet5", "alexnet", "vgg11", "resnet18", "resnet50", "densenet121", "mobilenet_v3_large"),
+    *("efficientnet_b0", "convnext_tiny", "vit_tiny_patch16_224", "gpt2", "llama_15m", "bert_tiny"),
+    *("transformer_classifier", "lstm_regressor", "bilstm_regressor"),
+]
+
+
+def random_like(tree):
+    rng = np.random.default_rng(0)
+
+    def draw(path, leaf):
+        noise = rng.normal(size=leaf.shape)
+        return jnp.asarray(np.abs(noise) + 0.5 if path[-1].key == "var" else 0.3 * noise, leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, tree)
+
+
+def inputs_of(name, model):
+    card, row = zoo.model_card(name), MODELS[name]
+    rng = np.random.default_rng(1)
+    if card.input_dtype == "int32":
+        return rng.integers(0, model.vocab_size, (2, *row.shape), np.int32)
+    return rng.uniform(size=(2, *row.shape)).astype(np.float32)
+
+
+def fused_equations(function, *inputs):
+    made = jax.make_jaxpr(function)(*inputs)
+    found = jax.make_jaxpr(lambda *inputs: fusion._interpret(made, inputs))(*inputs)
+    return Counter(
+        ("epilogue", equation.params["at"].activation)
+        if str(equation.primitive) == "epilogue"
+        else str(equation.primitive)
+        for equation in found.eqns
+    )
+
+
+def assert_close(found, wanted):
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * max(1.0, float(jnp.abs(b).max())))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_fused_model_is_the_model(name):
+    model = zoo.create_model(name, **MODELS[name].small)
+    x = inputs_of(name, model)
+    variables = random_like(jax.eval_shape(model.init, jax.random.key(0), x))
+    fused = zoo.fuse(model, variables)
+    assert_close(fused(x), jax.jit(model.apply)(variables, x))
+    assert_close(fused(x[:1]), jax.jit(model.apply)(variables, x[:1]))
+
+
+class Block(nn.Module):
+    """All that can follow, and what cannot."""
+
+    @nn.compact
+    def __call__(self, x):
+        y = activations.relu(BatchNorm()(Conv(8, 3)(x)))
+        y = activations.relu(BatchNorm()(Conv(8, 1)(y)) + y)
+        both = Conv(8, 3, groups=8)(y)  # two read it: it is computed once, with its bias alone
+        y = jax.nn.silu(BatchNorm()(both)) + jnp.sin(both)
+        y = activations.gelu(2 - Dense(32)(y)) * 3
+        return Dense(4)(activations.gelu_tanh(Dense(16)(y.reshape(y.shape[0], -1))))
+
+
+def test_what_follows_becomes_one_pass():
+    x = np.random.default_rng(0).normal(size=(2, 6, 6, 3)).astype(np.float32)
+    model = Block()
+    variables = random_like(jax.eval_shape(model.init, jax.random.key(0), x))
+    assert_close(zoo.fuse(model, variables)(x), model.apply(variables, x))
+    equations = fused_equations(lambda x: model.apply(variables, x), x)
+    passes = {key[1]: count for key, count in equations.items() if isinstance(key, tuple)}
+    assert passes == {"relu": 2, None: 2, "gelu": 1, "gelu_tanh": 1}
+    assert not {"rsqrt", "custom_jvp_call", "convolution", "product"} & set(equations)
+
+
+def test_a_fused_model_is_exported_as_operations_of_xla():
+    x = jax.ShapeDtypeStruct((*export.symbolic_shape("batch"), 6, 6, 3), jnp.float32)
+    model = Block()
+    variables = random_like(jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 6, 6, 3))))
+    exported = export.export(jax.jit(zoo.fuse(model, variables)), platforms=["cpu", "cuda", "tpu"])(x)
+    assert "onednn" not in exported.mlir_module()
+    images = np.random.default_rng(0).normal(size=(3, 6, 6, 3)).astype(np.float32)
+    assert_close(exported.call(images), model.apply(variables, images))
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    kind=st.sampled_from(["3×3", "1×1", "1×1 stride 2", "depthwise", "grouped", "product", "transposed", "one row"]),
+    activation=st.sampled_from([None, *epilogue.ACTIVATIONS]),
+    with_summand=st.booleans(),
+    batch=st.integers(1, 3),
+    features=st.sampled_from([4, 16, 36, 64]),
+    there=st.sampled_from([True, True, False]),
+)
+def test_an_epilogue_is_its_operations_apart(kind, activation, with_summand, batch, features, there):
+    rng = np.random.default_rng(0)
+
+    def normal(*shape):
+        return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+    if kind in ("product", "transposed", "one row"):
+        rows = 1 if kind == "one row" else 60 * batch
+        a, b = normal(rows, 70), normal(70, 256)
+        b = b.T if kind == "transposed" else b
+        primitive, at = product.PRIMITIVE, product.Form(False, kind == "transposed", jnp.dtype(jnp.float32))
+    else:
+        window, stride = (3, 1) if kind in ("3×3", "depthwise", "grouped") else (1, 2 if "stride" in kind else 1)
+        groups = {"depthwise": features, "grouped": 2}.get(kind, 1)
+        a, b = normal(batch, 9, 8, features), normal(window, window, features // groups, features)
+        pads = convolution.explicit_padding(window // 2, (9, 8), (window, window), (stride, stride))
+        at = convolution.Geometry((9, 8), (window, window), (stride, stride), pads, (1, 1), groups)
+        primitive = convolution.OUTPUT
+    y = primitive.bind(a, b, at=at)
+    bias, summand = normal(y.shape[-1]), normal(*y.shape) if with_summand else None
+    wanted = y + bias.reshape((1,) * (y.ndim - 1) + (-1,)) + (0 if summand is None else summand)
+    wanted = epilogue.ACTIVATIONS[activation](wanted) if activation else wanted
+    with pytest.MonkeyPatch.context() as patch:
+        if not there:
+            patch.setattr(onednn, "takes", lambda dtype: False)
+        jax.clear_caches()
+        assert_close(jax.jit(lambda: epilogue.apply(primitive, a, b, at, bias, summand, activation))(), wanted)

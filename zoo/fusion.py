@@ -1,0 +1,238 @@
+"""Models for inference: what depends on their variables alone is computed once, and passes over memory become few.
+
+    classify = zoo.fuse(model, variables)
+    logits = classify(images)                      # as model.apply(variables, images)
+
+The program that a model is, a jaxpr, is read from front to back. Values that depend on no input are computed at once.
+A convolution or a product with a kernel that is known waits for what follows it: factors and summands for each feature,
+as of a batch norm, go into kernel and bias (Jacob et al. 2018, section 3.2); one summand of its own shape, as of a
+residual branch, and an activation become part of the same pass. Whatever else follows ends the waiting.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import core
+from jax.extend.core import ClosedJaxpr, Literal
+
+from zoo.layers import convolution, epilogue, product
+
+
+def fuse(model: nn.Module, variables: Any, **options: Any) -> Callable[..., Any]:
+    """The function of a model with given variables, prepared for inference.
+
+    Args:
+      model: whose inference has no random numbers.
+      variables: what its `apply` takes.
+      **options: of `apply`, such as `method`.
+
+    Returns:
+      A function of what `model.apply(variables, …)` takes, arrays, with the same outputs up to rounding. For each new
+      shape the model is prepared anew. It has no derivatives.
+    """
+    programs: dict[Any, tuple[Callable[..., Any], Any]] = {}
+
+    def apply(*inputs: Any) -> Any:
+        leaves, tree = jax.tree.flatten(inputs)
+        shapes = tuple(jax.ShapeDtypeStruct(np.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+        key = tree, shapes
+        if key not in programs:
+            programs[key] = _prepared(lambda inputs: model.apply(variables, *inputs, **options), tree, shapes)
+        run, constants = programs[key]
+        return run(constants, leaves)
+
+    return apply
+
+
+def _prepared(function: Callable[..., Any], tree: Any, shapes: Sequence[Any]) -> tuple[Callable[..., Any], Any]:
+    """A compiled function of what is known and of the input's leaves, and what is known."""
+    made, outputs = jax.make_jaxpr(lambda *leaves: function(jax.tree.unflatten(tree, leaves)), return_shape=True)(
+        *shapes
+    )
+    fused = jax.make_jaxpr(lambda *leaves: _interpret(made, leaves))(*shapes)
+    structure = jax.tree.structure(outputs)
+
+    @jax.jit
+    def run(constants: Any, leaves: Any) -> Any:
+        return jax.tree.unflatten(structure, core.eval_jaxpr(fused.jaxpr, constants, *leaves))
+
+    return run, [jnp.asarray(constant) for constant in fused.consts]
+
+
+class _Waiting(NamedTuple):
+    """activation(primitive(x, kernel) · slope + shift + summand), still to be computed, of the shape `shape`."""
+
+    primitive: Any
+    x: Any
+    kernel: jax.Array
+    at: Any
+    shape: tuple[int, ...]
+    own_shape: tuple[int, ...]
+    slope: np.ndarray | None = None
+    shift: np.ndarray | None = None
+    summand: Any = None
+    activation: str | None = None
+
+    @property
+    def features(self) -> int:
+        return self.shape[-1]
+
+    @property
+    def is_affine(self) -> bool:
+        return self.summand is None and self.activation is None
+
+    def scaled(self, factor: np.ndarray) -> _Waiting:
+        shift = None if self.shift is None else self.shift * factor
+        return self._replace(slope=factor if self.slope is None else self.slope * factor, shift=shift)
+
+    def shifted(self, by: np.ndarray) -> _Waiting:
+        return self._replace(shift=by if self.shift is None else self.shift + by)
+
+    def computed(self) -> jax.Array:
+        kernel = self.kernel
+        if self.slope is not None:
+            turned = self.primitive is product.PRIMITIVE and self.at.transpose_b
+            slope = self.slope[:, None] if turned else self.slope
+            kernel = jnp.asarray(np.multiply(kernel, slope, dtype=np.float64).astype(kernel.dtype))
+        if self.shift is None and self.is_affine:
+            return self.primitive.bind(self.x, kernel, at=self.at).reshape(self.shape)
+        shift = np.zeros(self.features) if self.shift is None else np.broadcast_to(self.shift, (self.features,))
+        bias = jnp.asarray(shift.astype(kernel.dtype))
+        summand = None if self.summand is None else self.summand.reshape(self.own_shape)
+        y = epilogue.apply(self.primitive, self.x, kernel, self.at, bias, summand, self.activation)
+        return y.reshape(self.shape)
+
+
+class _Spread(NamedTuple):
+    """Something known, repeated along axes: its own numbers, as they line up with the last axis, and the whole."""
+
+    features: np.ndarray | None
+    make: Callable[[], jax.Array]
+
+
+def _computed(value: Any) -> Any:
+    if isinstance(value, _Waiting):
+        return value.computed()
+    return value.make() if isinstance(value, _Spread) else value
+
+
+def _is_known(value: Any) -> bool:
+    return not isinstance(value, core.Tracer | _Waiting)
+
+
+def _interpret(closed: ClosedJaxpr, inputs: Sequence[Any]) -> list[Any]:
+    return [_computed(value) for value in _evaluate(closed, inputs)]
+
+
+def _evaluate(closed: ClosedJaxpr, inputs: Sequence[Any]) -> list[Any]:
+    jaxpr = closed.jaxpr
+    values: dict[Any, Any] = {}
+    read_by = [atom for equation in jaxpr.eqns for atom in equation.invars] + list(jaxpr.outvars)
+    readers = Counter(atom for atom in read_by if not isinstance(atom, Literal))
+
+    def read(atom: Any) -> Any:
+        return np.asarray(atom.val) if isinstance(atom, Literal) else values[atom]
+
+    def write(variables: Sequence[Any], results: Sequence[Any]) -> None:
+        for variable, value in zip(variables, results, strict=True):
+            # What several wait for is computed once, before them.
+            values[variable] = _computed(value) if readers[variable] > 1 and isinstance(value, _Waiting) else value
+
+    write([*jaxpr.constvars, *jaxpr.invars], [*closed.consts, *inputs])
+    for equation in jaxpr.eqns:
+        write(equation.outvars, _step(equation, [read(atom) for atom in equation.invars]))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def _step(equation: Any, operands: list[Any]) -> list[Any]:
+    name, params = equation.primitive.name, equation.params
+    inner = params.get("call_jaxpr" if name.startswith("custom_") else "jaxpr")
+    if name in ("jit", "pjit", "closed_call", "remat2", "checkpoint", "custom_jvp_call", "custom_vjp_call"):
+        if len(operands) == 1 and (waiting := _activated(operands[0], inner, name)) is not None:
+            return [waiting]
+        return _evaluate(inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, ()), operands)
+    if name == "broadcast_in_dim" and _is_known(operands[0]) and not isinstance(operands[0], _Spread):
+        return [_spread(equation, operands[0])]
+    if (waiting := _next_waiting(equation, operands)) is not None:
+        return [waiting]
+    operands = [_computed(operand) for operand in operands]
+    if all(map(_is_known, operands)):
+        with jax.ensure_compile_time_eval():
+            return _bound(equation, operands)
+    return _bound(equation, operands)
+
+
+def _bound(equation: Any, operands: list[Any]) -> list[Any]:
+    results = equation.primitive.bind(*operands, **equation.primitive.get_bind_params(equation.params))
+    return list(results) if equation.primitive.multiple_results else [results]
+
+
+def _spread(equation: Any, operand: Any) -> _Spread:
+    shape, axes = equation.params["shape"], equation.params["broadcast_dimensions"]
+    own = [n for n, axis in zip(np.shape(operand), axes, strict=True) if axis != len(shape) - 1]
+    features = np.asarray(operand, np.float64).reshape(-1) if all(n == 1 for n in own) else None
+
+    def make() -> jax.Array:
+        return jax.lax.broadcast_in_dim(jnp.asarray(operand), shape, axes)
+
+    return _Spread(features, make)
+
+
+def _per_feature(value: Any, features: int) -> np.ndarray | None:
+    """The numbers of something known that has one for each feature, or one for all."""
+    if isinstance(value, _Spread):
+        found = value.features
+    elif _is_known(value) and np.shape(value)[:-1] == (1,) * (np.ndim(value) - 1):
+        found = np.asarray(value, np.float64).reshape(-1)
+    else:
+        return None
+    return found if found is not None and found.size in (1, features) else None
+
+
+def _activated(value: Any, inner: Any, name: str) -> _Waiting | None:
+    """The activation on what is waiting, where it is one that may follow."""
+    if not isinstance(value, _Waiting) or value.activation is not None:
+        return None
+    jaxpr = inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner
+    called = jaxpr.debug_info.func_name
+    known = ("relu", "gelu", "gelu_tanh") if name == "custom_jvp_call" else ("silu",)
+    return value._replace(activation=called) if called in known else None
+
+
+def _next_waiting(equation: Any, operands: list[Any]) -> _Waiting | None:
+    """What waits after an operation, or None where it is one that cannot wait."""
+    primitive, params = equation.primitive, equation.params
+    if primitive in epilogue.PRIMITIVES:
+        a, kernel = _computed(operands[0]), operands[1]
+        shape = equation.outvars[0].aval.shape
+        rows = primitive is convolution.OUTPUT or np.ndim(kernel) == 2
+        if not _is_known(a) and _is_known(kernel) and rows and a.dtype == equation.outvars[0].aval.dtype == jnp.float32:
+            return _Waiting(primitive, a, _computed(kernel), params["at"], shape, shape)
+        operands[0] = a
+        return None
+    first = next((value for value in operands if isinstance(value, _Waiting)), None)
+    if first is None or first.activation is not None:
+        return None
+    other = operands[operands[0] is first] if len(operands) == 2 else None
+    name = primitive.name
+    if name == "reshape" and first.summand is None and params["new_sizes"][-1:] == first.shape[-1:]:
+        return first._replace(shape=tuple(params["new_sizes"]))
+    if name == "custom_jvp_call" or other is None:
+        return None
+    numbers = _per_feature(other, first.features)
+    if name in ("add", "add_any", "sub", "mul") and numbers is not None and first.is_affine:
+        if name == "mul":
+            return first.scaled(numbers)
+        if name != "sub":
+            return first.shifted(numbers)
+        return first.shifted(-numbers) if operands[0] is first else first.scaled(np.array([-1.0])).shifted(numbers)
+    if name in ("add", "add_any") and first.summand is None and not _is_known(other):
+        return first._replace(summand=_computed(other))
+    return None
