@@ -30,19 +30,28 @@ def attention_weights(
     key_lengths: jax.Array | None = None,
 ) -> jax.Array:
     """softmax(Q Kᵀ / √d) of eq. 56, float32 `[batch, heads, queries, keys]`; arguments as of `attend`."""
+    return jax.nn.softmax(_scores(query, key, mask=mask, causal=causal, key_lengths=key_lengths))
+
+
+def _scores(
+    query: jax.Array, key: jax.Array, *, mask: jax.Array | None, causal: bool, key_lengths: jax.Array | None
+) -> jax.Array:
     batch, queries, heads, head_dim = query.shape
     keys, kv_heads = key.shape[1:3]
+    scale = 1 / math.sqrt(head_dim)
+    in_front = query.dtype == jnp.float32  # of the queries, fewer numbers; in half precision it would round them again
+    query = query * scale if in_front else query
     # With the heads in front, and those that share a key side by side, this is one product of matrices.
     q = query.transpose(0, 2, 1, 3).reshape(batch, kv_heads, -1, head_dim)
     scores = matmul(q, key.transpose(0, 2, 1, 3), transpose_b=True, dtype=jnp.float32)
-    scores = scores.reshape(batch, heads, queries, keys) / math.sqrt(head_dim)
+    scores = scores.reshape(batch, heads, queries, keys) * (1 if in_front else scale)
     if causal:
         scores = jnp.where(np.tri(queries, keys, dtype=bool)[None, None], scores, _HIDDEN)
     if key_lengths is not None:
         scores = jnp.where(np.arange(keys)[None, None, None] < key_lengths[:, None, None, None], scores, _HIDDEN)
     if mask is not None:
         scores = jnp.where(mask, scores, _HIDDEN)
-    return jax.nn.softmax(scores)
+    return scores
 
 
 def attend(
@@ -97,11 +106,15 @@ def _flash(
 
 
 def _attend(query: jax.Array, key: jax.Array, value: jax.Array, **seen: Any) -> jax.Array:
-    weights = attention_weights(query, key, **seen)
-    batch, heads, queries, keys = weights.shape
+    """The softmax's sum divides the outputs, which are fewer than its weights."""
+    scores = _scores(query, key, **seen)
+    batch, heads, queries, keys = scores.shape
+    weights = jnp.exp(scores - lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
+    total = weights.sum(axis=-1, keepdims=True)
     weights = weights.astype(value.dtype).reshape(batch, value.shape[2], -1, keys)
-    y = matmul(weights, value.transpose(0, 2, 1, 3))
-    return y.reshape(batch, heads, queries, -1).transpose(0, 2, 1, 3)
+    y = matmul(weights, value.transpose(0, 2, 1, 3), dtype=jnp.float32)
+    y = y.reshape(batch, heads, queries, -1) / total
+    return y.astype(value.dtype).transpose(0, 2, 1, 3)
 
 
 def _has_flash_attention(query: jax.Array) -> bool:

@@ -62,8 +62,7 @@ def output(
     following: onednn.Following = onednn.NOTHING,
 ) -> tuple[jax.Array, bool]:
     """conv(x, w), by oneDNN where it is, and whether what is to follow is done; `axes` are those of the kernel."""
-    if any(before < 0 or after < 0 for before, after in at.pads):
-        x, at = _cropped(x, at)
+    x, at = cropped(x, at)
     outputs = kernel.shape[axes.index("O")]
     shape = (x.shape[0], *at.out(), outputs)
     empty = 0 in (*x.shape, *kernel.shape, *shape)
@@ -142,6 +141,7 @@ def image_gradient(g: jax.Array, kernel: jax.Array, at: Geometry) -> jax.Array:
 
 def kernel_gradient(x: jax.Array, g: jax.Array, at: Geometry) -> jax.Array:
     """The transpose in w: Σ x[s·u + t·d − p] g[u] over examples and positions, for each tap t."""
+    x, at = cropped(x, at)
     if at.window == (1, 1) and at.groups == 1:
         (tap,) = _taps(x, at)
         return product.matmul(tap.reshape(-1, tap.shape[-1]), g.reshape(-1, g.shape[-1]), transpose_a=True)[None, None]
@@ -281,8 +281,10 @@ def _undilated(kernel: jax.Array, at: Geometry) -> tuple[jax.Array, Geometry]:
     return kernel, at._replace(window=(kernel.shape[0], kernel.shape[1]), dilation=(1, 1))
 
 
-def _cropped(x: jax.Array, at: Geometry) -> tuple[jax.Array, Geometry]:
+def cropped(x: jax.Array, at: Geometry) -> tuple[jax.Array, Geometry]:
     """The same without negative padding."""
+    if all(before >= 0 and after >= 0 for before, after in at.pads):
+        return x, at
     crop = [(max(-before, 0), n - max(-after, 0)) for (before, after), n in zip(at.pads, at.size, strict=True)]
     x = x[:, slice(*crop[0]), slice(*crop[1])]
     (a, b), (c, d) = at.pads
