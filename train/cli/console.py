@@ -47,7 +47,8 @@ def print_report(report: dict[str, Any]) -> None:
             print(f"{name:23} {value:.6g}")
         elif isinstance(value, dict):
             print(name)
-            print_report({f"  {key}": inner for key, inner in value.items()})
+            deeper = " " * (len(name) - len(name.lstrip()) + 2)
+            print_report({deeper + key: inner for key, inner in value.items()})
         else:
             if isinstance(value, list | tuple) and len(value) > _SHOWN:
                 value = f"{', '.join(map(str, value[:_SHOWN]))} … ({len(value)})"

