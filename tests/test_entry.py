@@ -71,9 +71,9 @@ def test_the_command_takes_its_own_packages(clash):
 
 
 def test_the_command_starts_in_a_module_of_its_own():
-    entries, start = ((ROOT / file).read_text() for file in ("pyproject.toml", "train/entry.py"))
+    entries, start = ((ROOT / file).read_text() for file in ("pyproject.toml", "train/cli/flaxzoo.py"))
     assert 'zoo = "flaxzoo:main"' in entries
-    assert '"train/entry.py" = "flaxzoo.py"' in entries
+    assert '"train/cli/flaxzoo.py" = "flaxzoo.py"' in entries
     assert not any(line.startswith(("import train", "from train")) for line in start.splitlines())
 
 

@@ -2,8 +2,8 @@
 
 A file `train.py` in the working directory, or a folder `data` with an `__init__.py`, hides our package of the same
 name. Of our three packages the first that is imported runs this file, and from then on a name that is hidden is one
-error, which says what to rename. The command itself takes our packages, whatever lies beside it: its start is
-installed as a module of its own, `flaxzoo`, whose name nobody's file has.
+error, which says what to rename. The command itself takes our packages, whatever lies beside it: what starts it here,
+`train/cli/flaxzoo.py`, is installed as a module of its own, whose name nobody's file has.
 """
 
 from __future__ import annotations

@@ -15,9 +15,9 @@ runpy.run_path(str(Path(__file__).parents[1] / "train" / "entry.py"))["require_o
 from zoo import basic, generative, layers, pretrained, sequence, text, vision
 from zoo.basic import mlp, perceptron
 from zoo.checkpoint import load_model, save_model
-from zoo.fusion import fuse
 from zoo.generative import autoencoder, diffusion, gan, vae
 from zoo.layers import activations, attention, convolution, recurrent
+from zoo.layers.fusion import fuse
 from zoo.registry import Card, create_model, list_models, model_card, register
 from zoo.text import bert, char_lm, gpt, llama, transformer
 from zoo.vision import alexnet, cnn, convnext, densenet, efficientnet, lenet, mobilenet, resnet, vgg, vit

@@ -22,7 +22,65 @@ import numpy as np
 from jax import core
 from jax.extend.core import ClosedJaxpr, Literal
 
-from zoo.layers import convolution, epilogue, product
+from zoo.layers import activations, convolution, cpu_convolution, lowering, onednn, product
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "relu": activations.relu,
+    "gelu": activations.gelu,
+    "gelu_tanh": activations.gelu_tanh,
+    "silu": jax.nn.silu,
+}
+"""What may follow, by the name that the function has in a jaxpr."""
+
+
+class Epilogue(NamedTuple):
+    """All that is static about it: the primitive in front, its parameter, and the activation behind."""
+
+    primitive: Any
+    at: Any
+    activation: str | None
+
+
+def _apart(a: jax.Array, b: jax.Array, bias: jax.Array, *summand: jax.Array, at: Epilogue) -> jax.Array:
+    return _follow(at.primitive.bind(a, b, at=at.at), bias, *summand, activation=at.activation)
+
+
+def _follow(y: jax.Array, bias: jax.Array, *summand: jax.Array, activation: str | None) -> jax.Array:
+    y = y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+    y = y + summand[0] if summand else y
+    return ACTIVATIONS[activation](y) if activation else y
+
+
+def _on_cpu(a: jax.Array, b: jax.Array, bias: jax.Array, *summand: jax.Array, at: Epilogue) -> jax.Array:
+    following = onednn.Following(bias, summand[0] if summand else None, at.activation)
+    if at.primitive is product.PRIMITIVE:
+        y, done = product.on_cpu(a, b, at.at, following)
+    else:
+        y, done = cpu_convolution.output(a, b, at.at, following=following)
+    return y if done else _follow(y, bias, *summand, activation=at.activation)
+
+
+PRIMITIVES = (convolution.OUTPUT, product.PRIMITIVE)
+"""What an epilogue can follow."""
+
+_epilogue_p = lowering.primitive("epilogue", _apart, _on_cpu)
+
+
+def followed(
+    primitive: Any, a: jax.Array, b: jax.Array, at: Any, bias: jax.Array, summand: jax.Array | None, name: str | None
+) -> jax.Array:
+    """activation(primitive(a, b) + bias + summand).
+
+    Args:
+      primitive: of `PRIMITIVES`.
+      a: its first operand.
+      b: its second.
+      at: its parameter.
+      bias: `[features]`.
+      summand: of the shape of the result, or None.
+      name: of the activation, in `ACTIVATIONS`, or None.
+    """
+    return _epilogue_p.bind(a, b, bias, *(() if summand is None else (summand,)), at=Epilogue(primitive, at, name))
 
 
 def fuse(model: nn.Module, variables: Any, **options: Any) -> Callable[..., Any]:
@@ -63,7 +121,8 @@ def _prepared(function: Callable[..., Any], tree: Any, shapes: Sequence[Any]) ->
     def run(constants: Any, leaves: Any) -> Any:
         return jax.tree.unflatten(structure, core.eval_jaxpr(fused.jaxpr, constants, *leaves))
 
-    return run, [jnp.asarray(constant) for constant in fused.consts]
+    with jax.ensure_compile_time_eval():  # the first call may be inside a trace, which what is kept must stay out of
+        return run, [jnp.asarray(constant) for constant in fused.consts]
 
 
 class _Waiting(NamedTuple):
@@ -106,7 +165,7 @@ class _Waiting(NamedTuple):
         shift = np.zeros(self.features) if self.shift is None else np.broadcast_to(self.shift, (self.features,))
         bias = jnp.asarray(shift.astype(kernel.dtype))
         summand = None if self.summand is None else self.summand.reshape(self.own_shape)
-        y = epilogue.apply(self.primitive, self.x, kernel, self.at, bias, summand, self.activation)
+        y = followed(self.primitive, self.x, kernel, self.at, bias, summand, self.activation)
         return y.reshape(self.shape)
 
 
@@ -209,7 +268,7 @@ def _activated(value: Any, inner: Any, name: str) -> _Waiting | None:
 def _next_waiting(equation: Any, operands: list[Any]) -> _Waiting | None:
     """What waits after an operation, or None where it is one that cannot wait."""
     primitive, params = equation.primitive, equation.params
-    if primitive in epilogue.PRIMITIVES:
+    if primitive in PRIMITIVES:
         a, kernel = _computed(operands[0]), operands[1]
         shape = equation.outvars[0].aval.shape
         rows = primitive is convolution.OUTPUT or np.ndim(kernel) == 2

@@ -15,8 +15,7 @@ from jax import export
 
 import zoo
 from tests.descriptors import MODELS
-from zoo import fusion
-from zoo.layers import BatchNorm, Conv, Dense, activations, convolution, epilogue, onednn, product
+from zoo.layers import BatchNorm, Conv, Dense, activations, convolution, fusion, onednn, product
 
 FAMILIES = [
     *("mlp", "cnn", "lenet5", "alexnet", "vgg11", "resnet18", "resnet50", "densenet121", "mobilenet_v3_large"),
@@ -94,6 +93,17 @@ def test_what_follows_becomes_one_pass():
     assert not {"rsqrt", "custom_jvp_call", "convolution", "product"} & set(equations)
 
 
+def test_what_was_prepared_inside_a_trace_serves_outside_of_it():
+    x = np.random.default_rng(0).normal(size=(2, 6, 6, 3)).astype(np.float32)
+    model = Block()
+    variables = random_like(jax.eval_shape(model.init, jax.random.key(0), x))
+    fused = zoo.fuse(model, variables)
+    wanted = model.apply(variables, x)
+    assert_close(jax.jit(lambda x: fused(x))(x), wanted)
+    assert_close(fused(x), wanted)
+    assert_close(jax.vmap(fused)(x[:, None])[:, 0], wanted)
+
+
 def test_a_fused_model_is_exported_as_operations_of_xla():
     x = jax.ShapeDtypeStruct((*export.symbolic_shape("batch"), 6, 6, 3), jnp.float32)
     model = Block()
@@ -107,7 +117,7 @@ def test_a_fused_model_is_exported_as_operations_of_xla():
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(
     kind=st.sampled_from(["3×3", "1×1", "1×1 stride 2", "depthwise", "grouped", "product", "transposed", "one row"]),
-    activation=st.sampled_from([None, *epilogue.ACTIVATIONS]),
+    activation=st.sampled_from([None, *fusion.ACTIVATIONS]),
     with_summand=st.booleans(),
     batch=st.integers(1, 3),
     features=st.sampled_from([4, 16, 36, 64]),
@@ -134,9 +144,9 @@ def test_an_epilogue_is_its_operations_apart(kind, activation, with_summand, bat
     y = primitive.bind(a, b, at=at)
     bias, summand = normal(y.shape[-1]), normal(*y.shape) if with_summand else None
     wanted = y + bias.reshape((1,) * (y.ndim - 1) + (-1,)) + (0 if summand is None else summand)
-    wanted = epilogue.ACTIVATIONS[activation](wanted) if activation else wanted
+    wanted = fusion.ACTIVATIONS[activation](wanted) if activation else wanted
     with pytest.MonkeyPatch.context() as patch:
         if not there:
             patch.setattr(onednn, "takes", lambda dtype: False)
         jax.clear_caches()
-        assert_close(jax.jit(lambda: epilogue.apply(primitive, a, b, at, bias, summand, activation))(), wanted)
+        assert_close(jax.jit(lambda: fusion.followed(primitive, a, b, at, bias, summand, activation))(), wanted)
