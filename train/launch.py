@@ -62,7 +62,7 @@ def require_known_xla_flags(environment: Mapping[str, str]) -> None:
       ValueError: names the first, and those that are near.
     """
     words = environment.get("XLA_FLAGS", "").split()
-    flags = [re.split("=", word, maxsplit=1)[0].removeprefix("--") for word in words if word.startswith("--xla")]
+    flags = [word.partition("=")[0].removeprefix("--") for word in words if word.startswith("--xla")]
     package = importlib.util.find_spec("jaxlib")
     libraries = [*Path(package.origin or "").parent.glob("libjax_common.*")] if flags and package else []
     for library in libraries:

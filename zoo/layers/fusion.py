@@ -214,7 +214,7 @@ def _step(equation: Any, operands: list[Any]) -> list[Any]:
     name, params = equation.primitive.name, equation.params
     inner = params.get("call_jaxpr" if name.startswith("custom_") else "jaxpr")
     if name in ("jit", "pjit", "closed_call", "remat2", "checkpoint", "custom_jvp_call", "custom_vjp_call"):
-        if len(operands) == 1 and (waiting := _activated(operands[0], inner, name)) is not None:
+        if len(operands) == 1 and (waiting := _activated(operands[0], inner)) is not None:
             return [waiting]
         return _evaluate(inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, ()), operands)
     if name == "broadcast_in_dim" and _is_known(operands[0]) and not isinstance(operands[0], _Spread):
@@ -255,14 +255,21 @@ def _per_feature(value: Any, features: int) -> np.ndarray | None:
     return found if found is not None and found.size in (1, features) else None
 
 
-def _activated(value: Any, inner: Any, name: str) -> _Waiting | None:
+def _activated(value: Any, inner: Any) -> _Waiting | None:
     """The activation on what is waiting, where it is one that may follow."""
     if not isinstance(value, _Waiting) or value.activation is not None:
         return None
     jaxpr = inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner
     called = jaxpr.debug_info.func_name
-    known = ("relu", "gelu", "gelu_tanh") if name == "custom_jvp_call" else ("silu",)
-    return value._replace(activation=called) if called in known else None
+    # The name alone may be that of another function.
+    is_ours = called in ACTIVATIONS and str(_inside(called, value.shape)) == str(jaxpr)
+    return value._replace(activation=called) if is_ours else None
+
+
+def _inside(activation: str, shape: tuple[int, ...]) -> Any:
+    """The jaxpr inside the one call that an activation is."""
+    (call,) = jax.make_jaxpr(ACTIVATIONS[activation])(jax.ShapeDtypeStruct(shape, jnp.float32)).eqns
+    return call.params["call_jaxpr" if "call_jaxpr" in call.params else "jaxpr"].jaxpr
 
 
 def _next_waiting(equation: Any, operands: list[Any]) -> _Waiting | None:

@@ -16,15 +16,6 @@ from zoo.layers.cpu_convolution import Geometry
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-@pytest.fixture(params=["as here", "without oneDNN"])
-def library(request, monkeypatch):
-    if request.param == "without oneDNN":
-        monkeypatch.setattr(onednn, "takes", lambda dtype: False)
-    jax.clear_caches()
-    yield request.param
-    jax.clear_caches()
-
-
 def plain(x, kernel, at):
     # Padded before, since XLA's gradient for the kernel is wrong where padding is negative.
     return lax.conv_general_dilated(

@@ -93,6 +93,31 @@ def test_what_follows_becomes_one_pass():
     assert not {"rsqrt", "custom_jvp_call", "convolution", "product"} & set(equations)
 
 
+@jax.custom_jvp
+def gelu(z):
+    return 2 * z
+
+
+gelu.defjvps(lambda tangent, _, z: 2 * tangent)
+
+
+@jax.jit
+def silu(z):
+    return z - 1
+
+
+@pytest.mark.parametrize("other", [gelu, silu])
+def test_a_function_that_has_but_the_name_of_an_activation_is_itself(other):
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return other(Dense(4)(x))
+
+    x = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
+    variables = random_like(jax.eval_shape(Model().init, jax.random.key(0), x))
+    assert_close(zoo.fuse(Model(), variables)(x), Model().apply(variables, x))
+
+
 def test_what_was_prepared_inside_a_trace_serves_outside_of_it():
     x = np.random.default_rng(0).normal(size=(2, 6, 6, 3)).astype(np.float32)
     model = Block()

@@ -15,15 +15,6 @@ from zoo.layers import Dense, Embed, lowering, onednn, product
 FORMS = [(False, False), (True, False), (False, True), (True, True)]
 
 
-@pytest.fixture(params=["as here", "without oneDNN"])
-def library(request, monkeypatch):
-    if request.param == "without oneDNN":
-        monkeypatch.setattr(onednn, "takes", lambda dtype: False)
-    jax.clear_caches()
-    yield request.param
-    jax.clear_caches()
-
-
 def plain(a, b, form=(False, False)):
     a, b = (jnp.swapaxes(x, -1, -2) if turned else x for x, turned in zip((a, b), form, strict=True))
     return a @ b
