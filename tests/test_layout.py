@@ -167,7 +167,7 @@ train.checkpoint: Checkpoints CheckpointError
 train.freezing: freeze
 train.generate: generate stream
 train.inference: Prediction Run evaluate load predict
-train.launch: join_processes keep_memory require_known_xla_flags roll_call
+train.launch: join_processes keep_memory keep_programs require_known_xla_flags roll_call
 train.loop: DivergedError Fitted Report evaluate fit
 train.losses: binary_cross_entropy cross_entropy huber mean_absolute_error mean_squared_error
 train.metrics: Mean merge summarize weigh

@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,6 +53,29 @@ def keep_memory() -> None:
     mallopt(_M_TRIM_THRESHOLD, _MOST)
     mallopt(_M_TOP_PAD, _MOST)  # address space alone until it is touched; by default all but 128 kB goes back
     mallopt(_M_ARENA_MAX, 1)
+
+
+def keep_programs(environment: MutableMapping[str, str]) -> None:
+    """Lets JAX keep compiled programs for the next start, in a folder `flaxzoo` of the user's cache.
+
+    Programs for GPU and TPU are kept, and those for a CPU that are compiled before the first that calls oneDNN: see
+    `zoo/layers/lowering.py`. JAX_COMPILATION_CACHE_DIR chooses another folder, JAX_ENABLE_COMPILATION_CACHE=false none.
+    Call it before JAX is imported.
+
+    Args:
+      environment: of the process; JAX reads it.
+    """
+    cache = environment.get("XDG_CACHE_HOME") or environment.get("LOCALAPPDATA") or Path.home() / ".cache"
+    folder = Path(cache) / "flaxzoo" / "programs"
+    if "JAX_COMPILATION_CACHE_DIR" in environment:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return  # a home that cannot be written to: nothing is kept
+    if os.access(folder, os.W_OK):
+        environment["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+        environment.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 
 def require_known_xla_flags(environment: Mapping[str, str]) -> None:

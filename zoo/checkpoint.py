@@ -11,21 +11,21 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
-from etils import epath
 from flax.traverse_util import flatten_dict
-from orbax.checkpoint import checkpoint_managers as policies
 
 from zoo.checksums import checksums, damaged_array, of_json
 from zoo.loaded import Loaded, Preprocessing
 from zoo.options import check_entries, check_options
 from zoo.registry import create_model, model_card
 from zoo.summary import abstract_variables
+
+if TYPE_CHECKING:
+    import orbax.checkpoint as ocp  # what uses it imports it: `zoo list` need not wait for it
 
 _LOG = logging.getLogger(__name__)
 
@@ -73,6 +73,8 @@ def save_model(
     meta: dict[str, Any] = {"model": name, "model_options": settings}
     if preprocessing is not None:
         meta |= {"preprocessing": plain(preprocessing), "classes": list(classes)}
+    import orbax.checkpoint as ocp
+
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         checkpointer.save(path, composite(items, meta))
 
@@ -233,6 +235,9 @@ def best_first(run: Path) -> list[Path]:
 def manager(folder: Path, *, keep: int = 2) -> ocp.CheckpointManager:
     """The checkpoints of a run: the last `keep` and the best, which is the one with the highest metric "score"."""
 
+    import orbax.checkpoint as ocp
+    from orbax.checkpoint import checkpoint_managers as policies
+
     def score(metrics: Mapping[str, float]) -> float:
         return metrics["score"]
 
@@ -252,6 +257,8 @@ def composite(items: Mapping[str, Any], meta: Mapping[str, Any]) -> ocp.args.Com
     The JSON lists the items that there are, so that one which went missing is told from an empty one, and the checksums
     of their arrays and of itself.
     """
+    import orbax.checkpoint as ocp
+
     present = {name: tree for name, tree in items.items() if jax.tree.leaves(tree)}
     arrays = {name: ocp.args.StandardSave(tree) for name, tree in present.items()}
     meta = {**meta, "items": sorted(arrays), "checksums": checksums(present)}
@@ -309,6 +316,9 @@ def read_item(folder: Path, item: str) -> Any:
     """
     if not (folder / item).is_dir():
         return {}
+    import orbax.checkpoint as ocp
+    from etils import epath
+
     try:
         handler = ocp.PyTreeCheckpointHandler()
         where = epath.Path(folder / item)

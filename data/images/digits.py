@@ -1,5 +1,9 @@
 """Handwritten digits, 1797 images of 8x8 in 17 grey levels (Alpaydin & Kaynak, 1998), as scikit-learn has them."""
 
+import importlib.util
+import math
+from pathlib import Path
+
 import numpy as np
 
 from data.dataset import ArraySource, Batch, Dataset, Field, Spec, take
@@ -17,15 +21,13 @@ def digits(*, flat: bool = False, standardize: bool = False, upsample: int = 1) 
         standardize: zero mean and unit variance for each pixel, by the statistics of the whole train split.
         upsample: repeats each pixel so many times along height and width; 4 gives 32x32.
     """
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
     if upsample < 1:
         raise ValueError(f"upsample must be at least 1; got {upsample}")
-    images, labels = load_digits(return_X_y=True)
-    images = (np.asarray(images) / 16).astype(np.float32).reshape(-1, 8, 8, 1)
-    examples = ArraySource({"image": images, "label": np.asarray(labels, np.int32)})
-    train, test = map(np.asarray, train_test_split(np.arange(len(images)), test_size=0.2, random_state=42))
+    table = _table()
+    images = (table[:, :-1] / 16).reshape(-1, 8, 8, 1)
+    examples = ArraySource({"image": images, "label": table[:, -1].astype(np.int32)})
+    order = np.random.RandomState(42).permutation(len(images))  # what train_test_split does
+    test, train = np.split(order, [math.ceil(0.2 * len(images))])
     scale = standardizer(images[train]) if standardize else lambda image: image
     side = 8 * upsample
 
@@ -43,3 +45,12 @@ def digits(*, flat: bool = False, standardize: bool = False, upsample: int = 1) 
         preprocess=preprocess,
         reader=StrokeReader(8, (8, 5), "box", squash=True, upright=True, blocks=4),
     )
+
+
+def _table() -> np.ndarray:
+    """The 64 grey levels and the label of each image, `[1797, 65]`, from scikit-learn's file: its import is slow."""
+    package = importlib.util.find_spec("sklearn")
+    if package is None or package.origin is None:
+        raise ImportError("the data set digits is a part of scikit-learn: pip install scikit-learn")
+    file = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    return np.loadtxt(file, np.float32, delimiter=",")

@@ -77,6 +77,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs one command. Mistakes of the user end in one line on stderr and exit status 1; ZOO_DEBUG=1 shows where."""
     if arguments is None:
         launch.keep_memory()
+        launch.keep_programs(os.environ)
     debug = bool(os.environ.get("ZOO_DEBUG"))
     if not debug:
         # What fails in a thread of Orbax or TensorBoard is raised again where it is waited for: tell it once.

@@ -81,7 +81,8 @@ def tensorboard(
     folder: str | Path, learning_rate: optax.Schedule, plateau: Plateau | None = None
 ) -> Iterator[Callback]:
     """Writes scalars for TensorBoard: training metrics for each dispatch, evaluations, and the learning rate."""
-    from tensorboardX import SummaryWriter
+    with _absent("torch"):
+        from tensorboardX import SummaryWriter
 
     rate = jax.jit(learning_rate)  # a schedule is many small operations
     with SummaryWriter(logdir=str(folder)) as writer:
@@ -97,6 +98,19 @@ def tensorboard(
                 writer.add_scalar(name, value, report.step)
 
         yield callback
+
+
+@contextlib.contextmanager
+def _absent(module: str) -> Iterator[None]:
+    """Hides a module from what is imported inside: tensorboardX takes a second to import torch where it is there."""
+    hidden = module not in sys.modules
+    if hidden:
+        sys.modules[module] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if hidden:
+            del sys.modules[module]
 
 
 def csv_history(path: str | Path) -> Callback:

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 
 from train.state import State
 from zoo import checkpoint as weights
@@ -182,6 +181,8 @@ class Checkpoints:
                     kept.write_text(json.dumps({"score": score}))
 
     def _read(self, step: int, like: Mapping[str, Any]) -> dict[str, Any]:
+        import orbax.checkpoint as ocp
+
         present = {name: tree for name, tree in like.items() if jax.tree.leaves(tree)}
         wanted = {
             name: ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, tree))

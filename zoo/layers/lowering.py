@@ -7,6 +7,7 @@ for each of several by itself: there to oneDNN's.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
@@ -52,6 +53,8 @@ def primitive(name: str, plain: Compute, on_cpu: Compute, on_cuda: Compute | Non
 
     def lower(ctx: mlir.LoweringRuleContext, *args: Any, at: Hashable) -> Any:
         fast = ENABLED and _is_for_one_device(ctx.module_context)
+        if fast:
+            _write_no_programs()
         return (lower_on_cpu if fast else lower_plain)(ctx, *args, at=at)
 
     mlir.register_lowering(made, lower_plain)
@@ -59,6 +62,16 @@ def primitive(name: str, plain: Compute, on_cpu: Compute, on_cuda: Compute | Non
     if on_cuda is not None:
         mlir.register_lowering(made, mlir.lower_fun(on_cuda, multiple_results=False), platform="cuda")
     return made
+
+
+def _write_no_programs() -> None:
+    """Ends the writing to JAX's persistent compilation cache in this process; reading goes on.
+
+    XLA cannot write a program that calls oneDNN: in jaxlib 0.10 to 0.12 it reads memory that is not its own on the way,
+    and JAX has no word to leave out a single program. A program is written once it is compiled, right after this.
+    """
+    if jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", math.inf)
 
 
 def _is_for_one_device(module: Any) -> bool:
