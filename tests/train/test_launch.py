@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.train.loop.test_distributed import free_port
-from train.launch import Membership, join_processes, membership, require_known_xla_flags, roll_call
+from train.launch import Membership, join_processes, keep_programs, membership, require_known_xla_flags, roll_call
 
 NAMES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
@@ -139,3 +139,54 @@ def test_who_is_waited_for_is_said_and_the_time_out_too(process):
     assert done.returncode == 1
     assert f"zoo: waiting for {whom[process]}" in done.stderr
     assert f"zoo: error: waited 5 seconds for {whom[process]}" in done.stderr
+
+
+def test_compiled_programs_are_kept_in_the_cache_of_the_user(tmp_path):
+    told = {"XDG_CACHE_HOME": str(tmp_path)}
+    keep_programs(told)
+    assert told["JAX_COMPILATION_CACHE_DIR"] == str(tmp_path / "flaxzoo" / "programs")
+    assert (tmp_path / "flaxzoo" / "programs").is_dir()
+
+    chosen = {"XDG_CACHE_HOME": str(tmp_path), "JAX_COMPILATION_CACHE_DIR": "elsewhere"}
+    keep_programs(chosen)
+    assert chosen["JAX_COMPILATION_CACHE_DIR"] == "elsewhere"
+    assert "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in chosen
+
+    (tmp_path / "file").touch()
+    none = {"XDG_CACHE_HOME": str(tmp_path / "file")}
+    keep_programs(none)
+    assert "JAX_COMPILATION_CACHE_DIR" not in none, "where nothing can be written, nothing is kept"
+
+
+_KEPT = """
+import jax, jax.numpy as jnp
+from zoo.layers import product
+
+@jax.jit
+def before(x):
+    return jnp.sin(x)
+
+@jax.jit
+def with_onednn(x):
+    return product.matmul(x, x)
+
+@jax.jit
+def after(x):
+    return jnp.cos(x)
+
+x = jnp.ones((256, 256))
+before(x), with_onednn(x), after(x)
+assert "onednn" in with_onednn.lower(x).as_text()
+"""
+
+
+def test_a_program_that_calls_onednn_is_not_written_down(tmp_path):
+    """XLA would read memory that is not its own: it said `std::bad_alloc` where it did not crash."""
+    told = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    told |= {"XLA_FLAGS": "", "PYTHONPATH": path}
+    command = [sys.executable, "-W", "error", "-c", _KEPT]
+    subprocess.run(command, env={**os.environ, **told}, check=True, timeout=120)
+    written = {file.name.partition("-")[0] for file in tmp_path.glob("*-cache")}
+    assert "jit_before" in written
+    assert not written & {"jit_with_onednn", "jit_after"}
