@@ -14,6 +14,7 @@ import numpy as np
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import lax
+from jax.core import Tracer
 
 from train.metrics import Metrics, weigh
 from train.optim.freezing import Frozen, in_inference, merge, partition
@@ -188,7 +189,7 @@ def create_state(key: jax.Array, init_model: Callable[[jax.Array], Any], init_op
         params = variables.pop("params")
         return params, variables, init_optimizer(params)
 
-    if not isinstance(key, jax.core.Tracer):
+    if not isinstance(key, Tracer):
         # The forward pass itself is never computed. What runs once is optimised a little, to the same bits: that takes
         # a third to a half of the time to compile.
         create = jax.jit(create, compiler_options={"xla_backend_optimization_level": 1})
