@@ -33,7 +33,7 @@ def processes_of(tiny: bool, clock: Clock, logs: Path) -> tuple[list[list[Proces
     }
     # PyTorch compiles while it runs a first step, which takes the memory of a step: at most three at a time.
     torch = [[made["torch", "gpt2"], made["torch", "generation"]], [made["torch", "resnet50"]], [made["torch", "vit"]]]
-    jax = [[made["jax", "gpt2"]], [made["jax", "generation"], made["jax", "resnet50"]], [made["jax", "vit"]]]
+    jax = [[made["jax", what]] for what in ("gpt2", "generation", "resnet50", "vit")]
     lanes = [[process for lane in half for process in lane] for half in (jax, torch)] if tiny else [*jax, *torch]
     return lanes, list(made.values())
 
