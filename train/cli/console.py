@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from train.files import as_json
@@ -56,9 +57,15 @@ def print_report(report: dict[str, Any]) -> None:
 
 
 def _print_classes(report: dict[str, Any]) -> None:
-    print(f"\n{'class':24}{'precision':>10}{'recall':>10}{'f1':>10}{'examples':>10}")
+    columns = {
+        "precision": "precision",
+        "recall": "recall",
+        "f1": "f1-score",
+        "roc auc": "roc_auc",
+        "avg prec": "average_precision",
+    }
+    print(f"\n{'class':24}{''.join(f'{head:>10}' for head in columns)}{'examples':>10}")
     for name, row in report.items():
-        if isinstance(row, dict):
-            print(
-                f"{printable(name):24}{row['precision']:10.3f}{row['recall']:10.3f}{row['f1-score']:10.3f}{int(row['support']):10d}"
-            )
+        values = [row.get(column, math.nan) for column in columns.values()]
+        cells = "".join("         —" if math.isnan(value) else f"{value:10.3f}" for value in values)
+        print(f"{printable(name):24}{cells}{int(row['support']):10d}")
