@@ -41,11 +41,12 @@ def print_table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
 
 def print_report(report: dict[str, Any]) -> None:
     """A fact a line; `classes` as a table."""
+    width = max([23, *(len(name) for name, value in report.items() if not isinstance(value, dict))])
     for name, value in report.items():
         if name == "classes" and isinstance(value, dict):
             _print_classes(value)
         elif isinstance(value, float):
-            print(f"{name:23} {value:.6g}")
+            print(f"{name:{width}} {value:.6g}")
         elif isinstance(value, dict):
             print(name)
             deeper = " " * (len(name) - len(name.lstrip()) + 2)
@@ -53,7 +54,7 @@ def print_report(report: dict[str, Any]) -> None:
         else:
             if isinstance(value, list | tuple) and len(value) > _SHOWN:
                 value = f"{', '.join(map(str, value[:_SHOWN]))} … ({len(value)})"
-            print(f"{name:23} {value:,}" if isinstance(value, int) else f"{name:23} {printable(str(value))}")
+            print(f"{name:{width}} {f'{value:,}' if isinstance(value, int) else printable(str(value))}")
 
 
 def _print_classes(report: dict[str, Any]) -> None:

@@ -91,8 +91,11 @@ class Evaluation(NamedTuple):
     predictions: ClassPredictions | Estimates | None = None
 
 
-_FIRST = ("loss", "accuracy")
-"""Metrics that a report begins with."""
+_FIRST = (
+    *("loss", "accuracy", "top_5_accuracy", "balanced_accuracy", "precision_macro", "recall_macro", "f1_macro"),
+    *("precision_weighted", "f1_weighted", "log_loss", "expected_calibration_error"),
+)
+"""Metrics that a report begins with, in this order."""
 
 
 def examine(run: Run, split: str) -> Evaluation:

@@ -2,17 +2,21 @@
 
 Which metrics belong to which kind of task (guide, section 12.2):
 
-- classification: `loss`, `accuracy`, `top_5_accuracy`, `balanced_accuracy`, precision, recall and F1 as macro and weighted
-  means, `log_loss` and `expected_calibration_error` are sums, which the task's `eval_step` makes. `roc_auc` and
-  `average_precision` need the order of all predictions, and are made here; of two classes they are of the second.
+- classification: `loss`, `accuracy`, `top_5_accuracy`, `balanced_accuracy`, precision, recall and F1 as macro and
+  weighted means, `log_loss` and `expected_calibration_error` are sums, which the task's `eval_step` makes. `roc_auc`
+  and `average_precision` need the order of all predictions, and are made here; of two classes they are of the second.
 - regression: `loss`, `mae`, `rmse` and `r2`, all of them sums.
-- all others: sums that their tasks name, such as `perplexity`, `mse` or `elbo`.
+- language_modeling: `loss`, `accuracy`, `perplexity`, `bits_per_character`; seq2seq: `loss`, `accuracy`, `perplexity`,
+  `sequence_accuracy`, and `exact_match` of what greedy decoding finds.
+- reconstruction: `loss`, `mse`; vae: `loss`, `elbo`, `reconstruction`, `kl`; diffusion: `loss`, the error of the noise.
+- gan: the losses and logits of its players, which measure no progress; `train.inference.fidelity` judges its images.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -89,7 +93,9 @@ def class_report(predictions: ClassPredictions) -> dict[str, Any]:
 
     labels, predicted, classes = predictions.labels, predictions.predicted, predictions.classes
     numbers = list(range(len(classes)))
-    every = metrics.precision_recall_fscore_support(labels, predicted, labels=numbers, zero_division=0)  # type: ignore[arg-type]
+    of: Any = metrics.precision_recall_fscore_support
+    score = partial(of, labels, predicted, zero_division=0)
+    every = score(labels=numbers)
     occurring = np.bincount(labels, minlength=len(classes)) + np.bincount(predicted, minlength=len(classes)) > 0
     areas = [_areas(labels == number, predictions.probabilities[:, number]) for number in numbers]
     rows: dict[str, Any] = {}
@@ -97,13 +103,13 @@ def class_report(predictions: ClassPredictions) -> dict[str, Any]:
         scores = [float(part[number]) if occurring[number] else math.nan for part in every[:3]]
         rows[name] = _row(scores, int(every[3][number]), areas[number])
     for average in ("micro", "macro", "weighted"):
-        *scores, _ = metrics.precision_recall_fscore_support(labels, predicted, average=average, zero_division=0)  # type: ignore[arg-type]
+        *scores, _ = score(average=average)
         rows[f"{average} avg"] = _row(list(map(float, scores)), len(labels), _mean_areas(areas, every[3], average))
     return rows
 
 
 def ranking(predictions: ClassPredictions, report: dict[str, Any]) -> dict[str, float]:
-    """`roc_auc` and `average_precision`: of the second of two classes, or the mean over all, each against the others."""
+    """`roc_auc` and `average_precision`: of the second of two classes, else the mean over all."""
     classes = predictions.classes
     row = report[classes[1]] if len(classes) == 2 else report["macro avg"]
     return {name: row[name] for name in ("roc_auc", "average_precision")}

@@ -29,7 +29,7 @@ def write(run: Run, split: str, evaluation: Evaluation, folder: str | Path, *, t
 
     Of any run `evaluation.json`, its report. Of a classifier:
 
-    - `classes.csv`, the scores of each class, and `predictions.csv`, a line an example, numbered from 0 as in the split;
+    - `classes.csv`, the scores of each class; `predictions.csv`, a line an example, numbered from 0 as in the split;
     - `confusion_matrix.png`, `roc.png`, `precision_recall.png` and `reliability.png`;
     - `mistakes.png`, of images those whose right class was found the least probable, where there are any.
 
@@ -75,8 +75,7 @@ def _of_classes(run: Run, split: str, found: ClassPredictions, folder: Path, tit
     names = ["classes.csv", "predictions.csv", "confusion_matrix.png", "roc.png", "precision_recall.png"]
     names.append("reliability.png")
     wrong = worst_mistakes(found)
-    images = _images(run, split, wrong)
-    if images is None:
+    if (images := _images(run, split, wrong)) is None:
         (folder / "mistakes.png").unlink(missing_ok=True)  # of an evaluation before this one
         return names
     evaluation_pictures.mistakes(images, found, wrong, folder / "mistakes.png", title=title)

@@ -1,10 +1,10 @@
-"""The pictures of an evaluation: curves of a classifier, its calibration and mistakes, and the errors of a regression."""
+"""The pictures of an evaluation: curves of a classifier, its calibration and mistakes, errors of a regression."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -26,7 +26,7 @@ _MISTAKES_IN_A_ROW = 4
 
 @as_it_stands
 def roc(found: ClassPredictions, path: str | Path, *, title: str = "") -> None:
-    """Draws the receiver operating characteristic as a PNG: of the second of two classes, or of each against the others.
+    """Draws the receiver operating characteristic as a PNG: of the second of two classes, or of each.
 
     Classes that have no example, or all of them, have no curve.
     """
@@ -39,9 +39,9 @@ def roc(found: ClassPredictions, path: str | Path, *, title: str = "") -> None:
 
     figure, axes = _square()
     axes.plot([0, 1], [0, 1], color="#888888", linewidth=1, linestyle=":")
-    _each_class(axes, found, curve, "area")
+    _each_class(axes, found, curve)
     axes.set(xlabel="false positive rate", ylabel="true positive rate (recall)", title=line(title))
-    _save(figure, axes, path, "lower right")
+    _save(figure, axes, path, "lower right", "class (area)")
 
 
 @as_it_stands
@@ -55,9 +55,9 @@ def precision_recall(found: ClassPredictions, path: str | Path, *, title: str = 
         return recall, precision, float(metrics.average_precision_score(positive, scores))
 
     figure, axes = _square()
-    _each_class(axes, found, curve, "average precision", drawstyle="steps-post")
+    _each_class(axes, found, curve, drawstyle="steps-post")
     axes.set(xlabel="recall", ylabel="precision", title=line(title))
-    _save(figure, axes, path, "lower left")
+    _save(figure, axes, path, "lower left", "class (average precision)")
 
 
 @as_it_stands
@@ -78,13 +78,14 @@ def reliability(
     centres = (np.arange(CALIBRATION_BINS) + 0.5) / CALIBRATION_BINS
     width = 0.92 / CALIBRATION_BINS
     filled = examples > 0
-    upper.plot([0, 1], [0, 1], color="#888888", linewidth=1, linestyle=":", label="perfectly calibrated")
-    upper.bar(centres[filled], right[filled], width, color=BLUE, label="share that is right")
+    upper.plot([0, 1], [0, 1], color="#222222", linewidth=1, linestyle=":", zorder=3, label="perfectly calibrated")
+    upper.bar(centres[filled], right[filled], width, color=BLUE, alpha=0.6, label="share that is right")
     upper.plot(confidence[filled], right[filled], "o", color=ORANGE, markersize=5, label="at the mean confidence")
     error = np.nansum(np.abs(right - confidence) * examples) / examples.sum()
-    upper.set(ylabel="accuracy", ylim=(0, 1.02), title=line(title))
-    upper.text(0.98, 0.04, f"expected calibration error {error:.3f}", ha="right", transform=upper.transAxes)
-    upper.legend(frameon=False, loc="upper left")
+    upper.set(ylabel="accuracy", ylim=(-0.02, 1.02))
+    upper.set_title(f"expected calibration error {error:.3f}", fontsize=10)
+    upper.legend(frameon=True, framealpha=0.85, edgecolor="none", loc="upper left", fontsize=9)
+    figure.suptitle(line(title))
     lower.bar(centres, examples, width, color=BLUE)
     lower.set(xlabel="confidence (probability of the predicted class)", ylabel="examples", xlim=(0, 1))
     for axes in (upper, lower):
@@ -98,7 +99,7 @@ def reliability(
 def mistakes(
     images: np.ndarray, found: ClassPredictions, rows: np.ndarray, path: str | Path, *, title: str = ""
 ) -> None:
-    """Draws images that were taken for a wrong class, with both classes and their probabilities, as a PNG.
+    """Draws images that were taken for a wrong class, with their number, both classes and probabilities, as a PNG.
 
     Args:
       images: `[n, height, width, channels]` in [0, 1], one channel or three.
@@ -116,8 +117,8 @@ def mistakes(
     for axes, image, row in zip(panels, images, rows, strict=False):
         axes.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=1)
         label, told = found.labels[row], found.predicted[row]
-        shares = [_percent(found.probabilities[row, each]) for each in (label, told)]
-        axes.set_title(f"is {_short(found.classes[label])} ({shares[0]})\n", fontsize=9, color="#222222")
+        shares = [_percent(float(found.probabilities[row, each])) for each in (label, told)]
+        axes.set_title(f"#{row} is {_short(found.classes[label])} ({shares[0]})\n", fontsize=9, color="#222222")
         axes.text(
             *(0.5, 1.03),
             f"taken for {_short(found.classes[told])} ({shares[1]})",
@@ -161,9 +162,10 @@ def residuals(found: Estimates, path: str | Path, *, title: str = "") -> None:
     _targets(found, panel, path, title)
 
 
-def _targets(
-    found: Estimates, panel: Callable[[Axes, np.ndarray, np.ndarray, str], None], path: Any, title: str
-) -> None:
+_Panel = Callable[[Axes, np.ndarray, np.ndarray, str], None]
+
+
+def _targets(found: Estimates, panel: _Panel, path: str | Path, title: str) -> None:
     names = [cut(name) for name in found.names[:_MOST_TARGETS]]
     columns = min(len(names), 3)
     rows = -(-len(names) // columns)
@@ -196,7 +198,7 @@ def _square() -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _each_class(axes: Axes, found: ClassPredictions, curve: Callable[..., Any], measure: str, **style: Any) -> None:
+def _each_class(axes: Axes, found: ClassPredictions, curve: Callable[..., Any], **style: Any) -> None:
     """A curve for each class that has examples, and has not all of them."""
     count = len(found.classes)
     wanted = [1] if count == 2 else range(count)
@@ -216,12 +218,12 @@ def _each_class(axes: Axes, found: ClassPredictions, curve: Callable[..., Any], 
     if not areas:
         axes.text(0.5, 0.5, "all examples are of one class:\nthere is no curve", ha="center", va="center")
     elif count > _MOST_CURVES:
-        axes.plot([], [], color=BLUE, label=f"{len(areas)} of {count} classes, mean {measure} {np.mean(areas):.3f}")
+        axes.plot([], [], color=BLUE, label=f"{len(areas)} of {count}: mean {np.mean(areas):.3f}")
 
 
-def _save(figure: Figure, axes: Axes, path: str | Path, place: str) -> None:
+def _save(figure: Figure, axes: Axes, path: str | Path, place: Literal["lower left", "lower right"], head: str) -> None:
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=True, framealpha=0.85, edgecolor="none", loc=place, fontsize=9)
+        axes.legend(frameon=True, framealpha=0.85, edgecolor="none", loc=place, fontsize=9, title=head)
     figure.savefig(path, dpi=120)
 
 

@@ -29,8 +29,8 @@ def regression(
 ) -> Task:
     """Trains `model` to give `target`, real `[batch, targets]`, of the same shape as its output.
 
-    Metrics are `loss` and the mean absolute error `mae`. Evaluation adds the root of the mean squared error, `rmse`, and
-    `r2`; of several targets the mean over them.
+    Metrics are `loss` and the mean absolute error `mae`. Evaluation adds the root of the mean squared error, `rmse`,
+    and `r2`; of several targets the mean over them.
 
     Args:
       model: the network.
