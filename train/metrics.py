@@ -186,28 +186,32 @@ class TargetSums(NamedTuple):
 
     Attributes:
       squared_error: Σ (y − ŷ)², `[…, targets]`.
-      total: Σ y, `[…, targets]`.
+      coarse: n c, `[…, targets]`, where c is ȳ to eight binary digits, so that float32 holds it exactly.
+      fine: Σ (y − c), `[…, targets]`: both together are Σ y.
       spread: Σ (y − ȳ)² around the mean of these examples, `[…, targets]`. Σ y² would lose its digits in float32 where
         the mean is large.
       weight: number of examples, `[…]`.
     """
 
     squared_error: jax.Array
-    total: jax.Array
+    coarse: jax.Array
+    fine: jax.Array
     spread: jax.Array
     weight: jax.Array
 
     def merge(self, other: TargetSums) -> TargetSums:
         """The sums of both sets of examples; spreads merge as in Chan, Golub & LeVeque 1979, eq. 1.5b."""
         first, second = self.weight[..., None], other.weight[..., None]
-        apart = other.total / jnp.maximum(second, 1) - self.total / jnp.maximum(first, 1)
+        apart = other.coarse / jnp.maximum(second, 1) - self.coarse / jnp.maximum(first, 1)
+        apart += other.fine / jnp.maximum(second, 1) - self.fine / jnp.maximum(first, 1)
         between = jnp.square(apart) * first * second / jnp.maximum(first + second, 1)
         return _added(self, other)._replace(spread=self.spread + other.spread + between)
 
     def of_all(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
         """Mean, Σ (y − ŷ)² and Σ (y − ȳ)² of each target in float64, and the number of examples."""
         weight = np.asarray(self.weight, np.float64).reshape(-1, 1)
-        error, total, spread = (np.asarray(part, np.float64).reshape(len(weight), -1) for part in self[:3])
+        error, coarse, fine, spread = (np.asarray(part, np.float64).reshape(len(weight), -1) for part in self[:4])
+        total = coarse + fine
         count = max(float(weight.sum()), 1.0)
         mean = total.sum(axis=0) / count
         between = weight * np.square(total / np.maximum(weight, 1) - mean)

@@ -116,7 +116,7 @@ def ranking(predictions: ClassPredictions, report: dict[str, Any]) -> dict[str, 
 
 
 def top_label_bins(predictions: ClassPredictions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each bin of the confidence: number of examples, mean confidence, share that is right; NaN where it is empty."""
+    """Of each bin of the confidence: examples, mean confidence, share that is right; NaN where it is empty."""
     confidence = jnp.asarray(predictions.probabilities.max(axis=1), jnp.float32)
     bins = calibration_bins(confidence, jnp.asarray(predictions.predicted == predictions.labels))
     examples, confident, right = (np.asarray(part, np.float64) for part in bins)

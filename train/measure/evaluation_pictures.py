@@ -151,7 +151,7 @@ def residuals(found: Estimates, path: str | Path, *, title: str = "") -> None:
     """Draws the residuals y − ŷ of a regression over what it tells as a PNG, with their distribution at the side."""
 
     def panel(axes: Axes, wanted: np.ndarray, told: np.ndarray, name: str) -> None:
-        rest = wanted - told
+        rest = wanted.astype(np.float64) - told  # in float32 residuals that are nearly equal have no bins between them
         axes.axhline(0, color="#888888", linewidth=1, linestyle=":")
         axes.scatter(told, rest, **_dots(len(wanted)))
         axes.set(xlabel=f"predicted {name}", ylabel="residual (true − predicted)")

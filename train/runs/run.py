@@ -161,7 +161,7 @@ def _train(recipe: Recipe, parts: Parts, folder: Path, progress: bool) -> dict[s
 
 def _shown(row: dict[str, float], monitor: str) -> set[str]:
     """What of a row of the history is told at the end: what training and validation both have, and what was watched."""
-    return {n for n in row if n.removeprefix("validation_") in row and n not in ("step", "seconds")} | {monitor}
+    return {n for n in row if n == monitor or n.removeprefix("validation_") in row} - {"step", "seconds"}
 
 
 def continued(folder: Path, settings: Sequence[str], named: Recipe | None = None) -> Recipe:

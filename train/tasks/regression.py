@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
 from train import losses
 from train.metrics import R2, Metrics, RootMeanSquaredError, TargetSums, weigh
@@ -62,11 +64,15 @@ def target_sums(prediction: jax.Array, target: jax.Array, mask: jax.Array | None
       mask: 0 or 1, `[batch]`.
     """
     kept = jnp.ones(len(target), bool) if mask is None else mask > 0
-    y, told = (jnp.asarray(x, jnp.float32).reshape(len(x), -1) for x in (target, prediction))
+    size = math.prod(target.shape[1:])
+    y, told = (jnp.asarray(x, jnp.float32).reshape(len(x), size) for x in (target, prediction))
 
     def total(values: jax.Array) -> jax.Array:
         return jnp.where(kept[:, None], values, 0).sum(axis=0)  # padding may hold anything
 
     weight = kept.sum(dtype=jnp.float32)
-    mean = sum_over_devices(total(y)) / jnp.maximum(sum_over_devices(weight), 1)
-    return TargetSums(total(jnp.square(y - told)), total(y), total(jnp.square(y - mean[None])), weight)
+    count = jnp.maximum(sum_over_devices(weight), 1)
+    centre = lax.reduce_precision(sum_over_devices(total(y)) / count, exponent_bits=8, mantissa_bits=7)
+    beside = total(y - centre[None])
+    spread = total(jnp.square(y - centre[None] - (sum_over_devices(beside) / count)[None]))
+    return TargetSums(total(jnp.square(y - told)), weight * centre, beside, spread, weight)

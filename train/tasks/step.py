@@ -126,7 +126,7 @@ def gradient_task(
                     mutable=list(state.model_state),
                 )
             values = per_example(outputs, batch)
-            values = {**values, "loss": _weighted(values["loss"], batch.get("sample_weight"))}
+            values = {**values, "loss": _weighted(values["loss"], batch)}
             metrics = weigh(values, batch.get("mask"))
             loss = metrics["loss"].total / sum_over_devices(metrics["loss"].weight)
             return loss * scale, (metrics, model_state)
@@ -166,14 +166,16 @@ def gradient_task(
     return Task(init, train_step, eval_step)
 
 
-def _weighted(loss: jax.Array, weights: Any) -> jax.Array:
-    """The losses `[batch, …]`, each times the weight of its example `[batch]`."""
-    if weights is None:
+def _weighted(loss: jax.Array, batch: Batch) -> jax.Array:
+    """The losses `[batch, …]`, each times the weight of its example `[batch]`, where examples have one."""
+    if "sample_weight" not in batch:
         return loss
-    weights = jnp.asarray(weights, jnp.float32)
+    weights = jnp.asarray(batch["sample_weight"], jnp.float32)
     if weights.shape != loss.shape[:1]:
         raise ValueError(f"sample_weight is one number for each example, [batch], not {list(weights.shape)}")
     weights = jnp.broadcast_to(weights.reshape(-1, *[1] * (loss.ndim - 1)), loss.shape)
+    if "mask" in batch:
+        weights = jnp.where(batch["mask"] > 0, weights, 0)  # padding may hold anything
     return jnp.where(weights > 0, loss * weights, weights)  # of weight 0 a loss may be anything; NaN stays NaN
 
 
