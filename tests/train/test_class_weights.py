@@ -154,6 +154,8 @@ def test_weights_of_examples_in_other_tasks():
 def test_bad_weights_of_examples_are_refused_before_training(bad):
     weights = np.ones(BATCH, np.float32)
     weights[5] = bad
+    with pytest.raises(ValueError, match="not finite" if not np.isfinite(bad) else "at least 0 .*; the least is -1"):
+        data.from_arrays(image=batch()["image"], label=batch()["label"], sample_weight=weights)
     task = classification(linear(CLASSES), optax.sgd(1.0))
     source = data.ArraySource({**batch(), "sample_weight": weights})
     dataset = data.from_arrays(image=batch()["image"], label=batch()["label"])
@@ -165,7 +167,7 @@ def test_bad_weights_of_examples_are_refused_before_training(bad):
 def test_a_column_of_weights_is_refused():
     task = classification(linear(CLASSES), optax.sgd(1.0))
     arrays = {**batch(), "sample_weight": np.ones((BATCH, 1), np.float32)}
-    with pytest.raises(ValueError, match="one number for each example"):
+    with pytest.raises(ValueError, match="one number of at least 0 for each example"):
         fit(task, arrays, batch_size=8, epochs=1)
 
 

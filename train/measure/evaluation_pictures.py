@@ -216,7 +216,8 @@ def _each_class(axes: Axes, found: ClassPredictions, curve: Callable[..., Any], 
         else:
             axes.plot(x, y, color=BLUE, linewidth=0.8, alpha=max(0.08, min(0.5, 10 / count)), **style)
     if not areas:
-        axes.text(0.5, 0.5, "all examples are of one class:\nthere is no curve", ha="center", va="center")
+        words = "all examples are of one class:\nthere is no curve"
+        axes.text(0.5, 0.5, words, ha="center", va="center", bbox={"facecolor": "white", "edgecolor": "none"})
     elif count > _MOST_CURVES:
         axes.plot([], [], color=BLUE, label=f"{len(areas)} of {count}: mean {np.mean(areas):.3f}")
 

@@ -77,7 +77,8 @@ def test_evaluate_into_a_folder(mlp, tmp_path):
     assert all(name in text for name in files)
     assert {"evaluation.json", "classes.csv", "predictions.csv", "mistakes.png", "roc.png"} <= files
     assert json.loads((out / "evaluation.json").read_text()) == parsed("evaluate", mlp)
-    rows = list(csv.DictReader((out / "predictions.csv").open(newline="")))
+    with (out / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
     accuracy = np.mean([row["label"] == row["predicted"] for row in rows])
     assert accuracy == pytest.approx(parsed("evaluate", mlp)["test_accuracy"])
 
