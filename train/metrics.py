@@ -202,10 +202,14 @@ class TargetSums(NamedTuple):
     def merge(self, other: TargetSums) -> TargetSums:
         """The sums of both sets of examples; spreads merge as in Chan, Golub & LeVeque 1979, eq. 1.5b."""
         first, second = self.weight[..., None], other.weight[..., None]
-        apart = other.coarse / jnp.maximum(second, 1) - self.coarse / jnp.maximum(first, 1)
-        apart += other.fine / jnp.maximum(second, 1) - self.fine / jnp.maximum(first, 1)
-        between = jnp.square(apart) * first * second / jnp.maximum(first + second, 1)
-        return _added(self, other)._replace(spread=self.spread + other.spread + between)
+        count = jnp.maximum(first + second, 1)
+        here, there = (rounded(part.coarse / jnp.maximum(part.weight[..., None], 1)) for part in (self, other))
+        together = rounded((self.coarse + self.fine + other.coarse + other.fine) / count)
+        fine = self.fine + other.fine + first * (here - together) + second * (there - together)
+        apart = there - here + other.fine / jnp.maximum(second, 1) - self.fine / jnp.maximum(first, 1)
+        spread = self.spread + other.spread + jnp.square(apart) * first * second / count
+        error, weight = self.squared_error + other.squared_error, self.weight + other.weight
+        return type(self)(error, (first + second) * together, fine, spread, weight)
 
     def of_all(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
         """Mean, Σ (y − ŷ)² and Σ (y − ȳ)² of each target in float64, and the number of examples."""
@@ -216,6 +220,11 @@ class TargetSums(NamedTuple):
         mean = total.sum(axis=0) / count
         between = weight * np.square(total / np.maximum(weight, 1) - mean)
         return mean, error.sum(axis=0), (spread + between).sum(axis=0), float(weight.sum())
+
+
+def rounded(mean: jax.Array) -> jax.Array:
+    """To eight binary digits, so that float32 holds its multiples exactly."""
+    return jax.lax.reduce_precision(mean, exponent_bits=8, mantissa_bits=7)
 
 
 class RootMeanSquaredError(TargetSums):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 
@@ -19,6 +20,8 @@ from sklearn.calibration import calibration_curve
 from tests.train.tasks.small import linear
 from train.loop import evaluate, parallel
 from train.metrics import CALIBRATION_BINS, R2, calibration_bins, class_metrics, higher_is_better, merge, summarize
+from train.recipe import Recipe
+from train.runs.build import build
 from train.tasks import classification, regression
 from train.tasks.regression import target_sums
 
@@ -212,3 +215,12 @@ def test_a_regression_on_any_devices(plan):
         },
         rel=1e-5,
     )
+
+
+def test_what_can_be_monitored():
+    """All that evaluation tells of the validation split; of training no more than it reports."""
+    recipe = Recipe(model="mlp", data="iris", task_options={"inputs": "features"}, monitor="validation_f1_macro")
+    assert build(recipe).steps > 0
+    assert build(dataclasses.replace(recipe, monitor="loss")).steps > 0
+    with pytest.raises(ValueError, match="unknown metric to monitor: 'f1_macro'; nearest: validation_f1_macro"):
+        build(dataclasses.replace(recipe, monitor="f1_macro"))

@@ -84,7 +84,7 @@ def class_report(predictions: ClassPredictions) -> dict[str, Any]:
 
     The rows are as in scikit-learn's `classification_report`, with `roc_auc` and `average_precision`, of each class
     against all others. "macro avg" is the mean over the classes that occur among labels or predictions; where there is
-    one label an example, "micro avg" is the accuracy.
+    one label an example, "micro avg" is the accuracy; it has no areas.
 
     A class that occurs in neither has no scores: they are NaN. So are the areas of a class that has no label, or all;
     and with them their means.
@@ -104,7 +104,8 @@ def class_report(predictions: ClassPredictions) -> dict[str, Any]:
         rows[name] = _row(scores, int(every[3][number]), areas[number])
     for average in ("micro", "macro", "weighted"):
         *scores, _ = score(average=average)
-        rows[f"{average} avg"] = _row(list(map(float, scores)), len(labels), _mean_areas(areas, every[3], average))
+        areas_of_all = () if average == "micro" else _mean_areas(areas, every[3] if average == "weighted" else None)
+        rows[f"{average} avg"] = _row(list(map(float, scores)), len(labels), areas_of_all)
     return rows
 
 
@@ -148,14 +149,11 @@ def _areas(positive: np.ndarray, scores: np.ndarray) -> tuple[float, float]:
     return float(metrics.roc_auc_score(positive, scores)), float(metrics.average_precision_score(positive, scores))
 
 
-def _mean_areas(areas: Sequence[tuple[float, float]], support: np.ndarray, average: str) -> tuple[float, float]:
-    if average == "micro":
-        return math.nan, math.nan
-    weights = np.ones(len(areas)) if average == "macro" else support
+def _mean_areas(areas: Sequence[tuple[float, float]], weights: np.ndarray | None) -> tuple[float, float]:
     roc, precision = np.average(np.asarray(areas), axis=0, weights=weights)
     return float(roc), float(precision)
 
 
-def _row(scores: Sequence[float], support: int, areas: tuple[float, float]) -> dict[str, float]:
+def _row(scores: Sequence[float], support: int, areas: Sequence[float]) -> dict[str, float]:
     names = ("precision", "recall", "f1-score", "support", "roc_auc", "average_precision")
-    return dict(zip(names, (*scores, support, *areas), strict=True))
+    return dict(zip(names, (*scores, support, *areas), strict=False))

@@ -66,7 +66,8 @@ def write(run: Run, split: str, evaluation: Evaluation, folder: str | Path, *, t
 def _of_classes(run: Run, split: str, found: ClassPredictions, folder: Path, title: str) -> list[str]:
     scores = class_report(found)
     columns = list(next(iter(scores.values())))
-    _write_table(folder / "classes.csv", ["class", *columns], ([name, *row.values()] for name, row in scores.items()))
+    lines = ([name, *(row.get(column, "") for column in columns)] for name, row in scores.items())
+    _write_table(folder / "classes.csv", ["class", *columns], lines)
     _write_table(folder / "predictions.csv", *_prediction_rows(found))
     pictures.confusion_matrix(confusion_matrix(found), found.classes, folder / "confusion_matrix.png", title=title)
     evaluation_pictures.roc(found, folder / "roc.png", title=title)

@@ -249,7 +249,9 @@ def _require_fit(
         ) from error
     require_memory(tree_bytes((state.params, state.opt_state)), f"model {recipe.model!r} with its optimizer")
     _require_outputs(recipe, dataset, model, example)
-    watched = ["step", *metrics, *(f"validation_{name}" for name in metrics if "validation" in dataset.splits)]
+    watched = ["step", *(f"validation_{name}" for name in metrics if "validation" in dataset.splits)]
     for monitor in [recipe.monitor, *([plateau.monitor] if plateau else [])]:
+        if monitor not in watched:
+            watched += jax.eval_shape(task.train_step, state, example)[1]  # training may report less than evaluation
         if monitor not in watched:
             raise ValueError(unknown("metric to monitor", monitor, watched))

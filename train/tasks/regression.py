@@ -9,10 +9,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
 
 from train import losses
-from train.metrics import R2, Metrics, RootMeanSquaredError, TargetSums, weigh
+from train.metrics import R2, Metrics, RootMeanSquaredError, TargetSums, rounded, weigh
 from train.state import Batch, Task
 from train.tasks.checked import checked
 from train.tasks.step import gradient_task, sum_over_devices
@@ -72,7 +71,7 @@ def target_sums(prediction: jax.Array, target: jax.Array, mask: jax.Array | None
 
     weight = kept.sum(dtype=jnp.float32)
     count = jnp.maximum(sum_over_devices(weight), 1)
-    centre = lax.reduce_precision(sum_over_devices(total(y)) / count, exponent_bits=8, mantissa_bits=7)
+    centre = rounded(sum_over_devices(total(y)) / count)
     beside = total(y - centre[None])
     spread = total(jnp.square(y - centre[None] - (sum_over_devices(beside) / count)[None]))
     return TargetSums(total(jnp.square(y - told)), weight * centre, beside, spread, weight)
