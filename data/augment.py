@@ -149,6 +149,8 @@ def apply(policy: Policy, batch: Mapping[str, Any], key: Key, *, num_classes: in
         image = jax.vmap(lambda key, x: random_erasing(key, x, policy.erase))(_each(keys, 4), image)
     batch = {**batch, "image": image}
     if policy.mixup or policy.cutmix:
+        if "sample_weight" in batch:
+            raise ValueError("an example that is mixed of two has no sample_weight; turn mixup and cutmix off")
         batch |= mix(policy, _each(keys, 5), image, jax.nn.one_hot(batch["label"], num_classes))
     return batch
 

@@ -164,9 +164,10 @@ zoo.vgg: VGG
 zoo.vit: ViT
 train.callbacks: csv_history early_stopping progress_bar tensorboard
 train.checkpoint: Checkpoints CheckpointError
+train.class_weights: class_weights
 train.freezing: freeze
 train.generate: generate stream
-train.inference: Prediction Run evaluate load predict
+train.inference: Prediction Run evaluate examine load load_with_data predict
 train.launch: join_processes keep_memory keep_programs require_known_xla_flags roll_call
 train.loop: DivergedError Fitted Report evaluate fit
 train.losses: binary_cross_entropy cross_entropy huber mean_absolute_error mean_squared_error

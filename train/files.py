@@ -89,3 +89,19 @@ def locked(folder: Path) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+def require_writable(folder: str | Path) -> None:
+    """Refuses a folder that files cannot be written into, before anything is computed for them. Makes nothing.
+
+    Raises:
+      ValueError: it, or a folder above it, is a file.
+      PermissionError: nothing may be written there.
+    """
+    place = Path(folder).absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        raise ValueError(f"{folder} cannot be a folder: {place} is a file")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise PermissionError(f"{folder} cannot be written: {place} is not open to you")

@@ -38,6 +38,8 @@ class Recipe:
       schedule: a name of `train.schedules.schedule`.
       model_options: for `zoo.create_model`. `num_classes` is that of the data unless it is given here.
       data_options: for `data.load`.
+      class_weight: what a mistake on each class costs in training, for the task classification: "balanced", by which
+        rare classes weigh more; a list of numbers; or numbers by class. See `train.class_weights.class_weights`.
       task_options: for the task, such as `label_smoothing` or `ema_decay`.
       optimizer_options: for the optimizer, such as `weight_decay`, `clip_norm`, `accumulate_steps`.
       schedule_options: for the schedule, such as `warmup_steps`.
@@ -66,6 +68,7 @@ class Recipe:
     model: str
     data: str
     task: str = "classification"
+    class_weight: str | list | dict | None = None
     batch_size: int = 32
     epochs: float = 10.0
     optimizer: str = "adam"

@@ -46,6 +46,7 @@ def from_arrays(
     - `label`: the class of each example: its number from 0, which is kept as it is; its name; booleans; or one-hot.
       `[example]` or `[example, 1]`.
     - `target`: numbers to be told, `[example]` or `[example, targets]`.
+    - `sample_weight`: what a mistake on each example costs in training, `[example]`, at least 0.
     - any other, such as `features`, `inputs` or `tokens`: floats become float32, integers int32.
 
     Args:
@@ -224,6 +225,11 @@ def _checked(field: str, array: Any, where: str) -> np.ndarray:
         raise ValueError(f"{where}: {field} holds neither numbers nor booleans, but {array.dtype}")
     if field == "image" and array.ndim == 3:
         array = array[..., None]
+    if field == "sample_weight" and (array.ndim != 1 or array.min() < 0):
+        found = (
+            f"the least is {array.min():g}" if array.ndim == 1 else f"an example has the shape {list(array.shape[1:])}"
+        )
+        raise ValueError(f"{where}: sample_weight is one number of at least 0 for each example; {found}")
     if field == "target":
         array = array.astype(np.float32).reshape(len(array), -1)
     return array

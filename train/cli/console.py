@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from train.files import as_json
@@ -40,11 +41,12 @@ def print_table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
 
 def print_report(report: dict[str, Any]) -> None:
     """A fact a line; `classes` as a table."""
+    width = max([23, *(len(name) for name, value in report.items() if not isinstance(value, dict))])
     for name, value in report.items():
         if name == "classes" and isinstance(value, dict):
             _print_classes(value)
         elif isinstance(value, float):
-            print(f"{name:23} {value:.6g}")
+            print(f"{name:{width}} {value:.6g}")
         elif isinstance(value, dict):
             print(name)
             deeper = " " * (len(name) - len(name.lstrip()) + 2)
@@ -52,13 +54,19 @@ def print_report(report: dict[str, Any]) -> None:
         else:
             if isinstance(value, list | tuple) and len(value) > _SHOWN:
                 value = f"{', '.join(map(str, value[:_SHOWN]))} … ({len(value)})"
-            print(f"{name:23} {value:,}" if isinstance(value, int) else f"{name:23} {printable(str(value))}")
+            print(f"{name:{width}} {f'{value:,}' if isinstance(value, int) else printable(str(value))}")
 
 
 def _print_classes(report: dict[str, Any]) -> None:
-    print(f"\n{'class':24}{'precision':>10}{'recall':>10}{'f1':>10}{'examples':>10}")
+    columns = {
+        "precision": "precision",
+        "recall": "recall",
+        "f1": "f1-score",
+        "roc auc": "roc_auc",
+        "avg prec": "average_precision",
+    }
+    print(f"\n{'class':24}{''.join(f'{head:>10}' for head in columns)}{'examples':>10}")
     for name, row in report.items():
-        if isinstance(row, dict):
-            print(
-                f"{printable(name):24}{row['precision']:10.3f}{row['recall']:10.3f}{row['f1-score']:10.3f}{int(row['support']):10d}"
-            )
+        values = [row.get(column, math.nan) for column in columns.values()]
+        cells = "".join("         —" if math.isnan(value) else f"{value:10.3f}" for value in values)
+        print(f"{printable(name):24}{cells}{int(row['support']):10d}")

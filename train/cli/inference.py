@@ -17,14 +17,25 @@ def evaluate(
     classifier: Annotated[
         Path | None, arg(help="the run of a classifier, to judge the images that a generative run draws")
     ] = None,
+    out: Annotated[
+        Path | None, arg(help="a folder to write pictures into, and the scores and predictions as CSV and JSON")
+    ] = None,
     importance_samples: Annotated[int, arg(help="of the importance-weighted bound of a VAE; 0 for none")] = 0,
     json: Json = False,
 ) -> None:
-    """Evaluate the best checkpoint of a run."""
-    from train.inference.evaluation import evaluate as evaluate_run
-    from train.inference.evaluation import likelihood_bound
+    """Evaluate the best checkpoint of a run.
 
-    report = evaluate_run(run, split)
+    With --out also: confusion matrix, ROC and precision-recall curves, reliability diagram and worst mistakes of a
+    classifier; true against predicted numbers and residuals of a regression.
+    """
+    from train.files import require_writable
+    from train.inference.evaluation import examine, likelihood_bound, load_with_data
+
+    if out is not None:
+        require_writable(out)
+    loaded = load_with_data(run)
+    evaluation = examine(loaded, split)
+    report = dict(evaluation.report)
     if importance_samples:
         bound = likelihood_bound(run, split, samples=importance_samples)
         report[f"{split}_bound_with_{importance_samples}_samples"] = bound
@@ -32,9 +43,17 @@ def evaluate(
         from train.inference.fidelity import fidelity
 
         report |= fidelity(run, classifier, split)
+    files: list[Path] = []
+    if out is not None:
+        from train.measure.evaluation import write
+
+        title = f"{run.resolve().name}: {split}"
+        files = write(loaded, split, evaluation._replace(report=report), out, title=title)
     if json:
         return console.print_json(report)
     console.print_report(report)
+    if files:
+        print(f"\nin {console.printable(str(out))}: {', '.join(file.name for file in files)}")
 
 
 def predict(

@@ -1,11 +1,12 @@
 """Trained runs in use."""
 
-from train.inference.evaluation import evaluate, examine, likelihood_bound
+from train.inference.evaluation import Evaluation, evaluate, examine, likelihood_bound, load_with_data
 from train.inference.loading import Run, load, read_recipe
 from train.inference.prediction import Estimate, Prediction, image_classifier, predict
 
 __all__ = [
     "Estimate",
+    "Evaluation",
     "Prediction",
     "Run",
     "evaluate",
@@ -13,6 +14,7 @@ __all__ = [
     "image_classifier",
     "likelihood_bound",
     "load",
+    "load_with_data",
     "predict",
     "read_recipe",
 ]

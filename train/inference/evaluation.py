@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,19 +15,30 @@ import data
 from train.data_facts import require_same_data
 from train.inference.beam_search import exact_match
 from train.inference.loading import Run, classes_of, is_classifier, load
+from train.inference.scores import ClassPredictions, Estimates, class_report, ranking, require_finite
 from train.loop import evaluate as evaluate_task
 from train.loop import parallel
 from train.loop.feed import padded_rows, require_split
 from train.recipe import load_data
 from train.state import State
 from train.tasks import TASKS, task_option
-from train.tasks.classification import class_probabilities
 from train.tasks.vae import binarize, importance_weighted_bound
 from zoo.checkpoint import saved_meta
 
+_LOG = logging.getLogger(__name__)
+
 
 def evaluate(folder: str | Path, split: str = "test") -> dict[str, Any]:
-    """The metrics of the best checkpoint on one split, and for classifiers precision, recall and F1 of each class."""
+    """The metrics of the best checkpoint on one split, and for classifiers the scores of each class."""
+    return examine(load_with_data(folder), split).report
+
+
+def load_with_data(folder: str | Path) -> Run:
+    """The best checkpoint of a run, and the data that it was trained on.
+
+    Raises:
+      ValueError: the run names no data, or they are not those that it was trained on.
+    """
     run = load(folder)
     if not run.recipe.data:
         raise ValueError(f"{folder} holds weights that were not trained here: it names no data to evaluate them on")
@@ -42,7 +54,7 @@ def evaluate(folder: str | Path, split: str = "test") -> dict[str, Any]:
                 )
     if seen := meta.get("data"):
         require_same_data(folder, seen, dataset, exactly=False)
-    return examine(run._replace(dataset=dataset), split).report
+    return run._replace(dataset=dataset)
 
 
 def likelihood_bound(folder: str | Path, split: str = "test", *, samples: int = 64) -> float:
@@ -71,21 +83,29 @@ class Evaluation(NamedTuple):
     """What a run does on one split.
 
     Attributes:
-      report: its metrics, and for classifiers precision, recall and F1 of each class (eq. 75-78).
-      confusion: how often each class was taken for each, counts `[actual, predicted]`; None where it is no classifier.
+      report: its metrics, see `train.inference.scores`, and for classifiers the scores of each class (eq. 75-78).
+      predictions: of each example, where the run tells classes or numbers.
     """
 
     report: dict[str, Any]
-    confusion: np.ndarray | None = None
+    predictions: ClassPredictions | Estimates | None = None
+
+
+_FIRST = (
+    *("loss", "accuracy", "top_5_accuracy", "balanced_accuracy", "precision_macro", "recall_macro", "f1_macro"),
+    *("precision_weighted", "f1_weighted", "log_loss", "expected_calibration_error"),
+)
+"""Metrics that a report begins with, in this order."""
 
 
 def examine(run: Run, split: str) -> Evaluation:
     """`evaluate` of a run that is loaded already.
 
-    Of a run of the task seq2seq, `exact_match` is the share of targets that greedy decoding finds whole.
+    Of a run of the task seq2seq, `exact_match` is the share of targets that greedy decoding finds whole. Of a table,
+    errors are told in the units of its target too.
 
     Raises:
-      ValueError: the data set has no such split.
+      ValueError: the data set has no such split, or no examples in it; or the model's outputs are no numbers.
     """
     # One device takes any batch, whatever the run was trained on.
     plan = parallel.jit(jax.local_devices()[:1])
@@ -93,42 +113,59 @@ def examine(run: Run, split: str) -> Evaluation:
     model_state = {collection: tree for collection, tree in run.variables.items() if collection != "params"}
     state = State(jnp.int32(0), run.variables["params"], model_state, (), jax.random.key(0))
     metrics = evaluate_task(task, run.dataset, state, split=split, plan=plan, batch_size=run.recipe.batch_size)
-    result: dict[str, Any] = {f"{split}_{name}": value for name, value in metrics.items()}
+    names = [*(name for name in _FIRST if name in metrics), *(name for name in metrics if name not in _FIRST)]
+    result: dict[str, Any] = {f"{split}_{name}": metrics[name] for name in names}
     if run.recipe.task == "seq2seq":
         inputs = task_option(run.recipe, "inputs")
         result[f"{split}_exact_match"] = exact_match(run.model, run.variables, run.dataset, split, inputs=inputs)
-    reader = run.dataset.reader
-    if run.recipe.task == "regression" and isinstance(reader, data.TableReader):
-        result[f"{split}_mae_of_{reader.target}"] = metrics["mae"] * reader.target_std  # in the units of the file
+    if run.recipe.task == "regression":
+        return Evaluation(result, _estimates(run, split, result))
     if not is_classifier(run):
         return Evaluation(result)
-    from sklearn.metrics import classification_report, confusion_matrix
-
-    labels, predicted = _predictions(run, split)
-    classes = classes_of(run)
-    numbers = list(range(len(classes)))
-    result["classes"] = classification_report(
-        labels,
-        predicted,
-        labels=numbers,
-        target_names=classes,
-        output_dict=True,
-        zero_division=0,  # type: ignore[arg-type]  # scikit-learn takes it; its stubs do not say so
-    )
-    return Evaluation(result, confusion_matrix(labels, predicted, labels=numbers))
+    predictions = ClassPredictions.of_logits(*_outputs(run, split, "label"), classes_of(run))
+    classes = class_report(predictions)
+    result |= {f"{split}_{name}": value for name, value in ranking(predictions, classes).items()}
+    _tell_of_missing_classes(predictions, f"the {split} split of {run.dataset.name!r}")
+    return Evaluation({**result, "classes": classes}, predictions)
 
 
-def _predictions(run: Run, split: str) -> tuple[np.ndarray, np.ndarray]:
+def _estimates(run: Run, split: str, result: dict[str, Any]) -> Estimates:
+    """The predictions of a regression; of a table, its errors in the units of the file join the result."""
+    targets, values = (x.reshape(len(x), -1) for x in _outputs(run, split, "target"))
+    reader = run.dataset.reader
+    if not isinstance(reader, data.TableReader):
+        return Estimates(targets, values, tuple(f"target {index}" for index in range(targets.shape[1])))
+    for error in ("mae", "rmse"):
+        result[f"{split}_{error}_of_{reader.target}"] = result[f"{split}_{error}"] * reader.target_std
+    return Estimates(reader.unscaled(targets), reader.unscaled(values), (str(reader.target),))
+
+
+def _tell_of_missing_classes(predictions: ClassPredictions, where: str) -> None:
+    counts = np.bincount(predictions.labels, minlength=len(predictions.classes))
+    if missing := [name for name, count in zip(predictions.classes, counts, strict=True) if not count]:
+        shown = ", ".join(map(repr, missing[:5])) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        _LOG.warning(
+            "%s has no example of %s: areas under their curves are not defined, nor the means over all classes",
+            where,
+            shown,
+        )
+
+
+def _outputs(run: Run, split: str, wanted: str) -> tuple[np.ndarray, np.ndarray]:
+    """What is to be told of each example of a split, and what the model tells, in float32."""
     source = run.dataset.splits[split]
-    inputs = task_option(run.recipe, "inputs")
+    names = task_option(run.recipe, "inputs")
+    names = (names,) if isinstance(names, str) else tuple(names)
 
     @jax.jit
-    def predict_batch(variables: Any, x: jax.Array) -> jax.Array:
-        return class_probabilities(jnp.asarray(run.model.apply(variables, x))).argmax(axis=-1)
+    def predict_batch(variables: Any, *inputs: jax.Array) -> jax.Array:
+        return jnp.asarray(run.model.apply(variables, *inputs), jnp.float32)
 
-    labels, predicted = [], []
+    found, told = [], []
     for rows in padded_rows(len(source), min(len(source), 4 * run.recipe.batch_size)):
         batch = run.dataset.preprocess(source[np.maximum(rows, 0)])
-        labels.append(np.asarray(batch["label"])[rows >= 0])
-        predicted.append(np.asarray(predict_batch(run.variables, batch[inputs]))[rows >= 0])
-    return np.concatenate(labels), np.concatenate(predicted)
+        found.append(np.asarray(batch[wanted])[rows >= 0])
+        told.append(np.asarray(predict_batch(run.variables, *(batch[name] for name in names)))[rows >= 0])
+    values = np.concatenate(told)
+    require_finite(values, f"the {split} split of {run.dataset.name!r}")
+    return np.concatenate(found), values

@@ -54,7 +54,7 @@ def early_stopping(
 
 @contextlib.contextmanager
 def progress_bar(total_steps: int | None = None, first_step: int = 0) -> Iterator[Callback]:
-    """A bar for the terminal or the notebook, with the metrics of the last evaluation beside it.
+    """A bar for the terminal or the notebook, with the metrics of the last evaluation that training has too beside it.
 
     Where training ends early, the bar says so. In a file it is written anew twice a minute, in a terminal ten times a
     second.
@@ -68,7 +68,9 @@ def progress_bar(total_steps: int | None = None, first_step: int = 0) -> Iterato
             bar.total = bar.total or report.total_steps
             bar.update(report.step - bar.n)
             if report.evaluated:
-                shown = {k: f"{v:.4g}" for k, v in report.history[-1].items() if k not in ("step", "epoch", "seconds")}
+                row, hidden = report.history[-1], ("step", "epoch", "seconds")
+                both = [name for name in row if name.removeprefix("validation_") in row and name not in hidden]
+                shown = {name: f"{row[name]:.4g}" for name in both}
                 bar.set_postfix(shown, refresh=False)
 
         yield callback

@@ -50,7 +50,7 @@ def feed(dataset: data.Dataset, split: str, plan: Plan) -> Feed:
     """Resident on the device where the split is in memory and small enough, else read ahead on the host.
 
     Raises:
-      ValueError: the data set has no such split, or labels outside its classes.
+      ValueError: the data set has no such split, labels outside its classes, or sample weights that are none.
     """
     source = require_split(dataset, split)
     if not len(source):
@@ -58,6 +58,7 @@ def feed(dataset: data.Dataset, split: str, plan: Plan) -> Feed:
     if isinstance(source, data.ArraySource) and source.nbytes <= RESIDENT_BYTES:
         where = f"{dataset.name} ({split})"
         require_known_labels(source.arrays, dataset.spec.num_classes, where)
+        require_sample_weights(source.arrays, where)
         if dataset.spec.vocabulary:
             for field, array in source.arrays.items():
                 if field in _TOKENS and np.issubdtype(array.dtype, np.integer):
@@ -94,6 +95,25 @@ def require_known_labels(arrays: dict[str, Any], num_classes: int, where: str) -
         raise ValueError(
             f"{where}: {bad.size} labels are outside 0 … {num_classes - 1}; "
             f"the first is {labels[bad[0]]}, in row {bad[0]}"
+        )
+
+
+def require_sample_weights(arrays: dict[str, Any], where: str) -> None:
+    """Refuses a field `sample_weight` that is not one finite number of at least 0 for each example.
+
+    Raises:
+      ValueError: names the first bad weight and its row.
+    """
+    weights = arrays.get("sample_weight")
+    if weights is None:
+        return
+    if weights.ndim != 1:
+        raise ValueError(f"{where}: sample_weight is one number for each example, not {list(weights.shape[1:])}")
+    bad = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+    if bad.size:
+        raise ValueError(
+            f"{where}: sample_weight must be finite and at least 0; {bad.size} are not, and the first is "
+            f"{weights[bad[0]]:g}, in row {bad[0]}"
         )
 
 
@@ -134,6 +154,7 @@ def _host(source: data.Source, dataset: data.Dataset, plan: Plan) -> Feed:
         batches = data.prefetch(source, (np.maximum(each, 0).reshape(-1) for each in ahead), as_it_is)
         for each, batch in zip(wanted, batches, strict=True):
             require_known_labels(batch, dataset.spec.num_classes, dataset.name)
+            require_sample_weights(batch, dataset.name)
             batch = {name: array.reshape(*each.shape, *array.shape[1:]) for name, array in batch.items()}
             yield plan.split({**batch, "mask": each >= 0}, each.ndim - 1)
 

@@ -14,6 +14,7 @@ import optax
 import data
 import zoo
 from data import augment
+from train.class_weights import class_weights
 from train.loop import parallel
 from train.loop.fitting import Augment
 from train.loop.parallel import Plan
@@ -96,6 +97,8 @@ def build(recipe: Recipe) -> Parts:
     if recipe.weights is not None:
         extras["start"] = start_variables(recipe, model, example[inputs])
     _check_task_options(recipe)
+    if recipe.class_weight is not None:
+        extras["class_weight"] = _class_weights(recipe, dataset)
     task = TASKS[recipe.task](model, tx, **extras, **recipe.task_options)
     change = augmentation(recipe, dataset)
     _require_fit(recipe, dataset, model, task, example, plateau)
@@ -153,6 +156,7 @@ def _check_task_options(recipe: Recipe) -> None:
         "loss_scaling": "set precision=float16",
         "frozen": "set trained_layers=… or layer_rates…",
         "start": "set weights=…",
+        "class_weight": "set class_weight=…",
     }
     parameters = inspect.signature(constructor).parameters
     passed_on = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
@@ -160,6 +164,13 @@ def _check_task_options(recipe: Recipe) -> None:
     own = {name: value for name, value in recipe.task_options.items() if name not in shared}
     check_options(gradient_task, shared, what)
     check_options(constructor, own, what, elsewhere=elsewhere)
+
+
+def _class_weights(recipe: Recipe, dataset: data.Dataset) -> list[float]:
+    if "class_weight" not in inspect.signature(TASKS[recipe.task]).parameters:
+        raise ValueError(f"class_weight is of the task classification; the task {recipe.task!r} has none")
+    assert recipe.class_weight is not None
+    return class_weights(recipe.class_weight, dataset)
 
 
 def _require_sizes_of_the_data(recipe: Recipe, dataset: data.Dataset, options: dict[str, Any]) -> None:
@@ -238,7 +249,9 @@ def _require_fit(
         ) from error
     require_memory(tree_bytes((state.params, state.opt_state)), f"model {recipe.model!r} with its optimizer")
     _require_outputs(recipe, dataset, model, example)
-    watched = ["step", *metrics, *(f"validation_{name}" for name in metrics if "validation" in dataset.splits)]
+    watched = ["step", *(f"validation_{name}" for name in metrics if "validation" in dataset.splits)]
     for monitor in [recipe.monitor, *([plateau.monitor] if plateau else [])]:
+        if monitor not in watched:
+            watched += jax.eval_shape(task.train_step, state, example)[1]  # training may report less than evaluation
         if monitor not in watched:
             raise ValueError(unknown("metric to monitor", monitor, watched))

@@ -27,6 +27,7 @@ from train.inference.evaluation import examine
 from train.inference.image_sampling import GENERATORS, draw
 from train.inference.loading import Run, read_recipe
 from train.inference.required_code import require_sources, sources
+from train.inference.scores import ClassPredictions, confusion_matrix
 from train.inference.text_generation import VOCABULARY
 from train.loop import callbacks
 from train.loop.checkpoints import Checkpoints, History, finished_steps
@@ -141,21 +142,26 @@ def _train(recipe: Recipe, parts: Parts, folder: Path, progress: bool) -> dict[s
     split = "test" if "test" in parts.dataset.splits else "validation"
     run = Run(recipe, parts.dataset, parts.model, variables)
     examined = examine(run, split) if split in parts.dataset.splits else None
-    if examined is not None and examined.confusion is not None:
+    if examined is not None and isinstance(examined.predictions, ClassPredictions):
         picture = folder / "confusion_matrix.png"
         pictures.confusion_matrix(
-            examined.confusion, parts.dataset.spec.classes, picture, title=f"{folder.name}: {split}"
+            confusion_matrix(examined.predictions), parts.dataset.spec.classes, picture, title=f"{folder.name}: {split}"
         )
     summary = {
         "parameters": count_parameters(variables["params"]),
         "steps": int(fitted.history[-1]["step"]),
         "seconds": round(fitted.history[-1]["seconds"], 1),
         "best_step": step,
-        **{name: value for name, value in best.items() if name not in ("step", "seconds")},
+        **{name: value for name, value in best.items() if name in _shown(best, recipe.monitor)},
         **({} if examined is None else examined.report),
     }
     write_whole(folder / "report.json", as_json(summary) + "\n")
     return summary
+
+
+def _shown(row: dict[str, float], monitor: str) -> set[str]:
+    """What of a row of the history is told at the end: what training and validation both have, and what was watched."""
+    return {n for n in row if n == monitor or n.removeprefix("validation_") in row} - {"step", "seconds"}
 
 
 def continued(folder: Path, settings: Sequence[str], named: Recipe | None = None) -> Recipe:

@@ -11,9 +11,14 @@ import jax.numpy as jnp
 import optax
 
 from train import losses
+from train.class_weights import ClassWeight, weights_in_order
+from train.metrics import Metrics, calibration_bins, class_metrics, weigh
 from train.state import Batch, Task
 from train.tasks.checked import checked
 from train.tasks.step import gradient_task
+
+TOP_K = 5
+"""Of `top_5_accuracy`, for more classes than that."""
 
 
 @checked
@@ -23,13 +28,17 @@ def classification(
     *,
     loss: Literal["cross_entropy", "perceptron"] = "cross_entropy",
     label_smoothing: float = 0.0,
+    class_weight: ClassWeight | str | None = None,
     inputs: str | Sequence[str] = "image",
     **options: Any,
 ) -> Task:
     """Trains `model` to give logits `[batch, classes]`, or `[batch, 1]` where there are two classes.
 
     Batches hold the model's input under `inputs` and `label`, integer `[batch]` or, as mixing images makes them,
-    probabilities `[batch, classes]`. Metrics are `loss` and `accuracy`, of the most probable class.
+    probabilities `[batch, classes]`. Metrics are `loss` and `accuracy`, of the most probable class. Evaluation adds
+    those of `train.metrics.class_metrics`; `log_loss`, the cross-entropy without smoothing;
+    `expected_calibration_error`; and for more than five classes `top_5_accuracy`. The perceptron criterion gives no
+    probabilities, and so neither the second nor the third.
 
     Args:
       model: the network.
@@ -37,31 +46,84 @@ def classification(
       loss: cross-entropy (binary for a single logit), or the perceptron criterion, which with plain gradient descent
         and a batch size of 1 is Rosenblatt's rule. The latter takes a single logit.
       label_smoothing: see `losses.cross_entropy`; only for more than one logit.
+      class_weight: what a mistake on each class costs in training, see `train.class_weights.class_weights`; evaluation
+        counts all alike. The mean is Σ wᵢ lᵢ / n, as Keras's, see `gradient_task`. Of labels that are mixed, the loss
+        is the mixture of the weighted losses.
       inputs: the field of the batch that the model takes: images, or "tokens" of texts; or several, such as "tokens"
         and what says which of them are no padding.
       **options: `ema_decay`, `loss_scaling`, `frozen`, `start`, see `gradient_task`.
     """
 
-    def per_example(logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
-        labels = batch["label"]
-        if not isinstance(logits, jax.Array) or logits.ndim != 2:
-            found = jax.tree.map(lambda leaf: list(leaf.shape), logits)
-            raise ValueError(f"a classifier gives logits [batch, classes], not {found}")
+    def loss_of(logits: jax.Array, labels: jax.Array) -> jax.Array:
         if logits.shape[-1] == 1:
             if label_smoothing:
                 raise ValueError("label_smoothing takes more than one logit")
             binary = losses.perceptron if loss == "perceptron" else losses.binary_cross_entropy
-            value = binary(logits[:, 0], labels)
-        elif loss == "perceptron":
+            return binary(logits[:, 0], labels)
+        if loss == "perceptron":
             raise ValueError(f"the perceptron criterion takes one logit, not {logits.shape[-1]}")
-        else:
-            value = losses.cross_entropy(logits, labels, label_smoothing=label_smoothing)
-        wanted = labels if labels.ndim == 1 else labels.argmax(axis=-1)
-        # Of logits that are no numbers the first class would be the greatest.
-        right = (predicted_class(logits) == wanted) & ~jnp.isnan(logits).any(axis=-1)
-        return {"loss": value, "accuracy": right}
+        return losses.cross_entropy(logits, labels, label_smoothing=label_smoothing)
 
-    return gradient_task(model, tx, per_example, inputs=inputs, **options)
+    def per_example(logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+        labels = batch["label"]
+        _require_logits(logits)
+        right = _is_right(logits, _classes(labels))
+        if class_weight is None:
+            return {"loss": loss_of(logits, labels), "accuracy": right}
+        weights = jnp.asarray(weights_in_order(class_weight, max(2, logits.shape[-1])))
+        if labels.ndim == 1:
+            weight = jnp.take(weights, labels.astype(jnp.int32), mode="clip")
+        else:
+            mixed = labels * weights[None]
+            weight = mixed.sum(axis=-1)
+            labels = jnp.where(weight[:, None] > 0, mixed / jnp.maximum(weight, 1e-30)[:, None], labels)
+        return {"loss": loss_of(logits, labels) * weight, "accuracy": right}
+
+    def measure(logits: jax.Array, batch: Batch) -> Metrics:
+        labels, mask = batch["label"], batch.get("mask")
+        _require_logits(logits)
+        if class_weight is not None:
+            weights_in_order(class_weight, max(2, logits.shape[-1]))  # refused before training begins
+        wanted, num_classes = _classes(labels), max(2, logits.shape[-1])
+        right = _is_right(logits, wanted)
+        values = {"loss": loss_of(logits, labels), "accuracy": right}
+        if num_classes > TOP_K:
+            values[f"top_{TOP_K}_accuracy"] = _is_among_the_top(logits, wanted)
+        if loss != "perceptron":
+            binary = logits.shape[-1] == 1
+            nll = losses.binary_cross_entropy(logits[:, 0], labels) if binary else losses.cross_entropy(logits, labels)
+            values["log_loss"] = nll
+        told = jnp.where(jnp.isnan(logits).any(axis=-1), -1, predicted_class(logits))
+        metrics: Metrics = {**weigh(values, mask), **class_metrics(told, wanted, num_classes, mask)}
+        if loss != "perceptron":
+            confidence = class_probabilities(logits).max(axis=-1)
+            metrics["expected_calibration_error"] = calibration_bins(confidence, right, mask)
+        return metrics
+
+    return gradient_task(model, tx, per_example, inputs=inputs, measure=measure, **options)
+
+
+def _require_logits(logits: Any) -> None:
+    if not isinstance(logits, jax.Array) or logits.ndim != 2:
+        found = jax.tree.map(lambda leaf: list(leaf.shape), logits)
+        raise ValueError(f"a classifier gives logits [batch, classes], not {found}")
+
+
+def _classes(labels: jax.Array) -> jax.Array:
+    return labels if labels.ndim == 1 else labels.argmax(axis=-1)
+
+
+def _is_right(logits: jax.Array, wanted: jax.Array) -> jax.Array:
+    # Of logits that are no numbers the first class would be the greatest.
+    return (predicted_class(logits) == wanted) & ~jnp.isnan(logits).any(axis=-1)
+
+
+def _is_among_the_top(logits: jax.Array, wanted: jax.Array) -> jax.Array:
+    """Whether fewer than `TOP_K` classes come before the wanted one; of equal logits the lower class comes first."""
+    wanted = wanted[:, None].astype(jnp.int32)
+    own = jnp.take_along_axis(logits, wanted, axis=-1, mode="clip")
+    before = (logits > own) | ((logits == own) & (jnp.arange(logits.shape[-1])[None] < wanted))
+    return (before.sum(axis=-1) < TOP_K) & ~jnp.isnan(logits).any(axis=-1)
 
 
 def class_probabilities(logits: jax.Array) -> jax.Array:

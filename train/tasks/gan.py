@@ -94,6 +94,8 @@ def gan(
     optimizers = {"generator": tx, "discriminator": discriminator_tx or tx}
 
     def init(key: jax.Array, batch: Batch) -> State:
+        if "sample_weight" in batch:
+            raise ValueError("the task gan weighs no examples; leave the field sample_weight out of the data")
         state = create_state(
             key,
             lambda key: model.init(key, jnp.zeros((1, model.latent_size))),

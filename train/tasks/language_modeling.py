@@ -32,13 +32,13 @@ def language_modeling(
     `weights` `[batch, time]` weigh the targets, 0 for padding.
 
     Metrics are means over targets, of all batches together: `loss`, the cross-entropy in nats; `accuracy`; and two that
-    tell the loss in other words, `perplexity`, its exponential, and `bits_per_character`, loss / ln 2, where tokens are
-    characters.
+    tell the cross-entropy, without smoothing and sample weights, in other words: `perplexity`, its exponential, and
+    `bits_per_character`, its 1 / ln 2, where tokens are characters.
 
     Args:
       model: a language model.
       tx: the optimizer.
-      label_smoothing: see `losses.cross_entropy`; the metrics are of the smoothed loss then.
+      label_smoothing: see `losses.cross_entropy`.
       inputs: the field of the batch with the tokens.
       **options: `ema_decay`, `loss_scaling`, see `gradient_task`.
     """
@@ -55,15 +55,15 @@ def language_modeling(
         if not isinstance(logits, jax.Array) or logits.shape[:-1] != targets.shape:
             found = jax.tree.map(lambda leaf: list(leaf.shape), logits)
             raise ValueError(f"a language model gives logits [*{list(targets.shape)}, vocab_size], not {found}")
-        return {
-            "loss": losses.cross_entropy(logits, targets, label_smoothing=label_smoothing),
-            "accuracy": logits.argmax(axis=-1) == targets,
-        }
+        nll = losses.cross_entropy(logits, targets)
+        smoothed = losses.cross_entropy(logits, targets, label_smoothing=label_smoothing) if label_smoothing else nll
+        return {"loss": smoothed, "accuracy": logits.argmax(axis=-1) == targets, "nll": nll}
 
     task = gradient_task(model, tx, per_example, inputs=inputs, prepare=prepare, **options)
     return with_metrics(task, _in_other_words)
 
 
 def _in_other_words(metrics: Metrics) -> Metrics:
-    loss = metrics["loss"]
-    return {**metrics, "perplexity": Perplexity(*loss), "bits_per_character": Bits(*loss)}
+    nll = metrics["nll"]
+    rest = {name: mean for name, mean in metrics.items() if name != "nll"}
+    return {**rest, "perplexity": Perplexity(*nll), "bits_per_character": Bits(*nll)}

@@ -11,7 +11,7 @@ import optax
 
 from data.text.tokens import PAD, START
 from train import losses
-from train.metrics import Mean, Metrics
+from train.metrics import Mean, Metrics, Perplexity
 from train.state import Batch, Task
 from train.tasks.checked import checked
 from train.tasks.step import gradient_task, with_metrics
@@ -32,7 +32,8 @@ def seq2seq(
     are filled up with `data.text.tokens.PAD`. The model takes the source, and the targets moved by one behind a start
     token.
 
-    Metrics are means over the tokens of the targets, of all batches together: `loss`, in nats, and `accuracy`; and
+    Metrics are means over the tokens of the targets, of all batches together: `loss`, in nats, and `accuracy`;
+    `perplexity`, the exponential of the cross-entropy without smoothing; and
     `sequence_accuracy`, the share of targets of which every token is right, each told from the right ones before it.
 
     Args:
@@ -56,8 +57,10 @@ def seq2seq(
             raise ValueError(f"a model of sequences gives logits [*{list(targets.shape)}, vocab_size], not {found}")
         right = logits.argmax(axis=-1) == targets
         first = jnp.arange(targets.shape[1])[None] == 0
+        nll = losses.cross_entropy(logits, targets)
         return {
-            "loss": losses.cross_entropy(logits, targets, label_smoothing=label_smoothing),
+            "loss": losses.cross_entropy(logits, targets, label_smoothing=label_smoothing) if label_smoothing else nll,
+            "perplexity": nll,
             "accuracy": right,
             "sequence_accuracy": first & (right | (targets == PAD)).all(axis=1, keepdims=True),
             "sequences": jnp.broadcast_to(first, targets.shape),
@@ -71,4 +74,8 @@ def _by_sequence(metrics: Metrics) -> Metrics:
     """Both were counted at the first token of each sequence, so that their ratio is that of sequences."""
     sequences = metrics["sequences"].total
     rest = {name: mean for name, mean in metrics.items() if name != "sequences"}
-    return {**rest, "sequence_accuracy": Mean(metrics["sequence_accuracy"].total, sequences)}
+    return {
+        **rest,
+        "perplexity": Perplexity(*metrics["perplexity"]),
+        "sequence_accuracy": Mean(metrics["sequence_accuracy"].total, sequences),
+    }

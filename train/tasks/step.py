@@ -28,6 +28,9 @@ from zoo.registry import unknown
 PerExample = Callable[[Any, Batch], dict[str, jax.Array]]
 """(outputs of the model, batch) → values for each example; "loss" is minimised, the others are reported."""
 
+Measure = Callable[[Any, Batch], Metrics]
+"""(outputs of the model, batch) → what evaluation reports, as sums over the examples that the field `mask` keeps."""
+
 Prepare = Callable[[Batch, jax.Array], Batch]
 """(batch, key) → the batch with fields that are drawn anew each time, such as noise."""
 
@@ -43,6 +46,7 @@ def gradient_task(
     *,
     inputs: str | Sequence[str],
     prepare: Prepare | None = None,
+    measure: Measure | None = None,
     ema_decay: float | None = None,
     loss_scaling: bool = False,
     frozen: Frozen = lambda path: False,
@@ -60,6 +64,7 @@ def gradient_task(
       per_example: gives the loss and what else is reported.
       inputs: the field of the batch that the model takes, or several, which it takes in this order.
       prepare: draws what is random in an example, in training and in evaluation, before the model sees it.
+      measure: what evaluation reports in place of the means of `per_example`; "loss" is among it.
       ema_decay: keeps an exponential moving average of the variables, which evaluation then uses. Where the optimizer
         accumulates gradients, it is taken after each update.
       loss_scaling: scales the loss dynamically and skips updates that overflow, for models that compute in float16.
@@ -69,7 +74,10 @@ def gradient_task(
       start: variables to start from; those of the model's that are not among them are drawn.
       **wrong: options that there are not, which are refused.
 
-    A field `mask` of the batch, 0 or 1 for each example, takes examples out of the loss and the metrics.
+    A field `mask` of the batch, 0 or 1 for each example, takes examples out of the loss and the metrics. A field
+    `sample_weight`, a number of at least 0 for each example, weighs its loss in training: Σ wᵢ lᵢ / n, n the number of
+    examples, as Keras does. (PyTorch divides by Σ wᵢ, so that with one example a step weights do nothing.) All other
+    metrics, and evaluation, count each example once.
 
     Raises:
       ValueError: the model cannot be told whether it is in training.
@@ -118,7 +126,9 @@ def gradient_task(
                     rngs={"dropout": key, "latent": jax.random.fold_in(key, _LATENT)},
                     mutable=list(state.model_state),
                 )
-            metrics = weigh(per_example(outputs, batch), batch.get("mask"))
+            values = per_example(outputs, batch)
+            values = {**values, "loss": _weighted(values["loss"], batch)}
+            metrics = weigh(values, batch.get("mask"))
             loss = metrics["loss"].total / sum_over_devices(metrics["loss"].weight)
             return loss * scale, (metrics, model_state)
 
@@ -150,9 +160,24 @@ def gradient_task(
         batch = prepared(batch, key)
         rngs = {"latent": jax.random.fold_in(key, _LATENT)}
         outputs = model.apply(state.variables, *(batch[name] for name in names), rngs=rngs)
+        if measure is not None:
+            return sum_over_devices(measure(outputs, batch))
         return sum_over_devices(weigh(per_example(outputs, batch), batch.get("mask")))
 
     return Task(init, train_step, eval_step)
+
+
+def _weighted(loss: jax.Array, batch: Batch) -> jax.Array:
+    """The losses `[batch, …]`, each times the weight of its example `[batch]`, where examples have one."""
+    if "sample_weight" not in batch:
+        return loss
+    weights = jnp.asarray(batch["sample_weight"], jnp.float32)
+    if weights.shape != loss.shape[:1]:
+        raise ValueError(f"sample_weight is one number for each example, [batch], not {list(weights.shape)}")
+    weights = jnp.broadcast_to(weights.reshape(-1, *[1] * (loss.ndim - 1)), loss.shape)
+    if "mask" in batch:
+        weights = jnp.where(batch["mask"] > 0, weights, 0)  # padding may hold anything
+    return jnp.where(weights > 0, loss * weights, weights)  # of weight 0 a loss may be anything; NaN stays NaN
 
 
 def require_model_and_optimizer(model: Any, tx: Any) -> None:

@@ -42,10 +42,16 @@ def test_evaluate_is_what_the_model_gives(mlp):
     }
 
 
+METRICS = {
+    *("loss", "accuracy", "top_5_accuracy", "balanced_accuracy", "precision_macro", "recall_macro", "f1_macro"),
+    *("precision_weighted", "f1_weighted", "log_loss", "expected_calibration_error", "roc_auc", "average_precision"),
+}
+
+
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_evaluate_another_split(mlp, split):
     report = parsed("evaluate", mlp, "--split", split)
-    assert set(report) == {f"{split}_loss", f"{split}_accuracy", "classes"}
+    assert set(report) == {"classes", *(f"{split}_{name}" for name in METRICS)}
     held = {"train": 1293, "validation": 144}[split]
     assert report["classes"]["macro avg"]["support"] == held
     if split == "validation":
@@ -59,9 +65,30 @@ def test_evaluate_in_words(mlp):
     text = run("evaluate", mlp)
     assert "test_accuracy" in text
     header, *rows = [line.split() for line in text.partition("\n\n")[2].splitlines()]
-    assert header == ["class", "precision", "recall", "f1", "examples"]
+    assert header == ["class", "precision", "recall", "f1", "roc", "auc", "avg", "prec", "examples"]
     assert [row[0] for row in rows[:10]] == [str(i) for i in range(10)]
-    assert all(0 <= float(value) <= 1 for row in rows[:10] for value in row[1:4])
+    assert all(0 <= float(value) <= 1 for row in rows[:10] for value in row[1:6])
+
+
+def test_evaluate_into_a_folder(mlp, tmp_path):
+    out = tmp_path / "deep" / "digits"
+    text = run("evaluate", mlp, "--out", out)
+    files = {file.name for file in out.iterdir()}
+    assert all(name in text for name in files)
+    assert {"evaluation.json", "classes.csv", "predictions.csv", "mistakes.png", "roc.png"} <= files
+    assert json.loads((out / "evaluation.json").read_text()) == parsed("evaluate", mlp)
+    with (out / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    accuracy = np.mean([row["label"] == row["predicted"] for row in rows])
+    assert accuracy == pytest.approx(parsed("evaluate", mlp)["test_accuracy"])
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_run_is_read(tmp_path):
+    (tmp_path / "file").write_text("")
+    message = error("evaluate", tmp_path / "no_run", "--out", tmp_path / "file" / "inside")
+    assert message.endswith(f"cannot be a folder: {tmp_path / 'file'} is a file")
+    error("evaluate", tmp_path / "no_run", "--out", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_run_is_used_on_any_number_of_devices(runs):

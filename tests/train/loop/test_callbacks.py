@@ -196,9 +196,10 @@ def test_progress_bar(monkeypatch):
             callback(dispatched(step))
             seen.append(bar.n)
         assert seen == [30, 60, 100]
-        callback(evaluated([{"step": 100.0, "epoch": 1.0, "validation_accuracy": 0.98765, "seconds": 3.0}]))
+        measured = {"accuracy": 0.99, "validation_accuracy": 0.98765, "validation_f1_macro": 0.9}
+        callback(evaluated([{"step": 100.0, "epoch": 1.0, **measured, "seconds": 3.0}]))
         assert bar.n == 100
-        assert bar.postfix == "validation_accuracy=0.9877"
+        assert bar.postfix == "accuracy=0.99, validation_accuracy=0.9877", "and not all that an evaluation tells"
     assert bar.disable, "it is closed"
     bar.fp.close()
 

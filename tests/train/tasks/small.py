@@ -10,6 +10,7 @@ import numpy as np
 
 import zoo
 from tests.descriptors import MODELS
+from train.metrics import summarize
 from train.optim.optimizers import optimizer
 from train.tasks import TASKS
 
@@ -63,6 +64,13 @@ def assert_same_state(first, second):
         return state.replace(key=jax.random.key_data(state.key))
 
     chex.assert_trees_all_equal(data_of(first), data_of(second))
+
+
+def step_of(task, examples):
+    """The state before and after one step on these examples, and what the step reports."""
+    state = task.init(jax.random.key(0), examples)
+    new, metrics = jax.jit(task.train_step)(state, examples)
+    return state, new, summarize(metrics)
 
 
 def kernel_and_bias(state):

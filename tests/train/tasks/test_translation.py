@@ -137,7 +137,9 @@ def test_metrics_are_means_over_tokens_and_over_sequences():
     whole = (right | (targets == PAD)).all(axis=1)[kept]
     assert 6 <= whole.sum() < 11
     assert found["sequence_accuracy"] == pytest.approx(whole.mean())
-    assert set(found) == {"loss", "accuracy", "sequence_accuracy"}
+    nll = -np.take_along_axis(log_p, targets[..., None], axis=-1)[..., 0]
+    assert found["perplexity"] == pytest.approx(np.exp(nll[counted].mean()), rel=1e-5), "without the smoothing"
+    assert set(found) == {"loss", "accuracy", "perplexity", "sequence_accuracy"}
 
 
 def test_a_model_of_something_else_is_refused():
