@@ -183,9 +183,9 @@ def fit(
                 return Fitted(state, history)
     first = int(state.step)
     placed = plan.place(state)
-    k = min(steps_per_dispatch or _suitable_steps(evaluated), every)
+    k = min(steps_per_dispatch or suitable_steps(evaluated), every)
 
-    program = plan.compile(_train_program(task, training, augment))
+    program = plan.compile(train_program(task, training, augment))
     evaluate_state = evaluator(task, evaluation, plan, batch_size) if evaluation is not None else None
     began = time.perf_counter() - (history[-1]["seconds"] if history else 0.0)
     since: list[Metrics] = []
@@ -208,7 +208,7 @@ def fit(
             callback(report)
 
     pending: list[tuple[int, int, Metrics]] = []
-    dispatches, ahead = itertools.tee(_dispatches(first, total, every, k))
+    dispatches, ahead = itertools.tee(dispatch_bounds(first, total, every, k))
     rows = (data.batch_indices(seed, training.num_examples, batch_size, start, count) for start, count in ahead)
     for (start, count), items in zip(dispatches, training.items(rows), strict=True):
         placed, metrics = program(placed, items, training.shared)
@@ -220,7 +220,7 @@ def fit(
             continue
         while pending:
             collect(*pending.pop(0))
-        row = {"step": float(step), "epoch": step / per_epoch, **summarize(_concatenate(since))}
+        row = {"step": float(step), "epoch": step / per_epoch, **summarize(concatenate(since))}
         since.clear()
         if evaluate_state is not None:
             row |= {f"{validation}_{name}": value for name, value in evaluate_state(placed).items()}
@@ -285,7 +285,7 @@ def evaluator(task: Task, source: Feed, plan: Plan, batch_size: int) -> Callable
     return evaluate_state
 
 
-def _train_program(task: Task, source: Feed, augment: Augment | None) -> Program:
+def train_program(task: Task, source: Feed, augment: Augment | None) -> Program:
     """One or more steps; items have the steps as their leading axis, and so have the metrics."""
 
     def load(state: State, item: Any, shared: Any) -> Batch:
@@ -306,7 +306,7 @@ def _train_program(task: Task, source: Feed, augment: Augment | None) -> Program
     return program
 
 
-def _dispatches(first: int, total: int, every: int, k: int) -> Iterator[tuple[int, int]]:
+def dispatch_bounds(first: int, total: int, every: int, k: int) -> Iterator[tuple[int, int]]:
     """(start, number of steps) of each call. Cut at the same steps wherever the run begins, for the same bits."""
     start = first
     while start < total:
@@ -316,10 +316,11 @@ def _dispatches(first: int, total: int, every: int, k: int) -> Iterator[tuple[in
         start += count
 
 
-def _suitable_steps(evaluation: Any) -> int:
+def suitable_steps(evaluation: Any) -> int:
     """One step a dispatch for convolutions on a CPU, which a loop would slow down tenfold; else many."""
     return 1 if jax.default_backend() == "cpu" and "convolution" in str(evaluation) else MAX_STEPS_PER_DISPATCH
 
 
-def _concatenate(metrics: Sequence[Metrics]) -> Metrics:
+def concatenate(metrics: Sequence[Metrics]) -> Metrics:
+    """Metrics of several dispatches, which have the steps as their leading axis."""
     return jax.tree.map(lambda *parts: np.concatenate(parts), *metrics)

@@ -113,7 +113,7 @@ def _sharded(name: str, devices: Devices | None, spec: Callable[[tuple[int, ...]
             constrain = jax.lax.with_sharding_constraint
             return constrain(state, shardings(state)), constrain(metrics, whole)
 
-        return jax.jit(laid_out, donate_argnums=(0,) if donate else (), compiler_options=_compiler_options())
+        return jax.jit(laid_out, donate_argnums=(0,) if donate else (), compiler_options=compiler_options())
 
     return Plan(name, len(devices), place, lambda state: state, replicate, split, compile)
 
@@ -157,7 +157,7 @@ def pmap(devices: Devices | None = None) -> Plan:
 
 
 @functools.cache
-def _compiler_options() -> dict[str, str] | None:
+def compiler_options() -> dict[str, str] | None:
     """On a CPU, keeps the library YNNPACK to matrix products and sums: what XLA itself makes of convolutions is faster.
 
     None where the compiler does not know the option, or `ZOO_CPU_LOWERING=plain` turns it off.

@@ -235,11 +235,11 @@ def test_convolutions_are_not_looped_over_on_a_cpu():
     for name, batch, expected in (("cnn", example, 1), ("mlp", flat, loop.MAX_STEPS_PER_DISPATCH)):
         task = classification(zoo.create_model(name), optax.sgd(0.1))
         evaluation = jax.make_jaxpr(task.eval_step)(task.init(jax.random.key(0), batch), batch)
-        assert loop._suitable_steps(evaluation) == expected
+        assert loop.suitable_steps(evaluation) == expected
 
 
 @pytest.mark.parametrize("first", [0, 6, 12, 18])
 def test_dispatches_are_cut_at_the_same_steps_wherever_a_run_begins(first):
-    whole = list(loop._dispatches(0, 20, 6, 4))
+    whole = list(loop.dispatch_bounds(0, 20, 6, 4))
     assert whole == [(0, 4), (4, 2), (6, 4), (10, 2), (12, 4), (16, 2), (18, 2)]
-    assert list(loop._dispatches(first, 20, 6, 4)) == [(start, count) for start, count in whole if start >= first]
+    assert list(loop.dispatch_bounds(first, 20, 6, 4)) == [(start, count) for start, count in whole if start >= first]

@@ -1,0 +1,1 @@
+"""Search over settings: many configurations of one recipe."""
