@@ -221,7 +221,7 @@ class Group:
 
     def _rows(self, since: Sequence[Any], step: int) -> list[tuple[int, dict[str, float], int]]:
         """Members with the row of their history, and the step at which they diverged, or 0."""
-        course, since = self._course, jax.device_get(list(since))
+        course, metrics_of = self._course, self._steps_together(jax.device_get(list(since)))
         validation: list[Any] = []
         if course.evaluation is not None:
             items = course.evaluation.items(iter(course.evaluated()))
@@ -230,7 +230,7 @@ class Group:
             validation = jax.device_get(told)
         rows = []
         for member in self._alive:
-            metrics = concatenate([self._of(each, member) for each in since])
+            metrics = self._of(metrics_of, member)
             losses = metrics["loss"].total
             bad = 0 if np.isfinite(losses).all() else step - len(losses) + int(np.argmin(np.isfinite(losses))) + 1
             row = {"step": float(step), "epoch": step / course.per_epoch}
@@ -241,6 +241,12 @@ class Group:
                     row |= {f"{course.validation}_{name}": value for name, value in summarize(parts).items()}
             rows.append((member, row, bad))
         return rows
+
+    def _steps_together(self, since: Sequence[Any]) -> Any:
+        """The metrics of several calls as those of one."""
+        if self.way == "vmap":
+            return jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *since)
+        return [None if parts[0] is None else concatenate(parts) for parts in zip(*since, strict=True)]
 
     def _adapt(self, histories: Sequence[History], numbers: Sequence[int]) -> None:
         if all(member.adapt is None for member in self._members):
