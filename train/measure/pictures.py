@@ -14,7 +14,7 @@ from PIL import Image
 
 from train.loop.checkpoints import History
 
-_BLUE, _ORANGE = "#2a6fbb", "#d9772b"
+BLUE, ORANGE = "#2a6fbb", "#d9772b"
 
 _COLUMNS = 3
 """The most panels in a row."""
@@ -26,7 +26,7 @@ _MOST_NAMES = 60
 """More classes than that have no names at the sides of a confusion matrix; they could not be read."""
 
 # A name from a file is no mathematics: `$` is a dollar.
-_as_it_stands = matplotlib.rc_context({"text.parse_math": False})
+as_it_stands = matplotlib.rc_context({"text.parse_math": False})
 
 
 def _line(name: str) -> str:
@@ -34,13 +34,13 @@ def _line(name: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
 
 
-def _cut(name: str) -> str:
+def cut(name: str) -> str:
     """A class name, cut where it would leave no room."""
     name = _line(name)
     return name if len(name) <= 30 else f"{name[:29]}…"
 
 
-@_as_it_stands
+@as_it_stands
 def curves(history: History, path: str | Path, *, title: str = "") -> None:
     """Draws each metric over the epochs, training beside validation, as a PNG."""
     names = [name for name in history[0] if f"validation_{name}" in history[0]] or [
@@ -56,10 +56,10 @@ def curves(history: History, path: str | Path, *, title: str = "") -> None:
         axes.set_axis_off()
     for axes, name in zip(panels, names, strict=False):
         marker = "o" if len(history) <= _FEW else None
-        axes.plot(epochs, [row[name] for row in history], color=_BLUE, marker=marker, label="training")
+        axes.plot(epochs, [row[name] for row in history], color=BLUE, marker=marker, label="training")
         if f"validation_{name}" in history[0]:
             validation = [row[f"validation_{name}"] for row in history]
-            axes.plot(epochs, validation, color=_ORANGE, marker=marker, label="validation")
+            axes.plot(epochs, validation, color=ORANGE, marker=marker, label="validation")
         axes.set(xlabel="epoch", ylabel=name.replace("_", " "))
         axes.xaxis.set_major_locator(MaxNLocator(integer=epochs[-1] >= 2))
         axes.grid(alpha=0.3)
@@ -69,7 +69,7 @@ def curves(history: History, path: str | Path, *, title: str = "") -> None:
     figure.savefig(path, dpi=120)
 
 
-@_as_it_stands
+@as_it_stands
 def compare(histories: Mapping[str, History], path: str | Path, *, metric: str = "loss") -> None:
     """Draws one metric of several runs over the epochs as a PNG, training dashed and validation solid.
 
@@ -100,7 +100,7 @@ def compare(histories: Mapping[str, History], path: str | Path, *, metric: str =
     figure.savefig(path, dpi=120)
 
 
-@_as_it_stands
+@as_it_stands
 def confusion_matrix(counts: np.ndarray, classes: Sequence[str], path: str | Path, *, title: str = "") -> None:
     """Draws counts `[actual, predicted]` as a PNG, shaded by the share of each actual class."""
     size = min(14, max(4, 0.55 * len(classes) + 1.5))
@@ -109,7 +109,7 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str], path: str | Pat
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     if len(classes) <= _MOST_NAMES:
-        names = [_cut(name) for name in classes]
+        names = [cut(name) for name in classes]
         axes.set_xticks(np.arange(len(classes)), names, rotation=90 if max(map(len, names)) > 3 else 0)
         axes.set_yticks(np.arange(len(classes)), names)
     axes.set(xlabel="predicted", ylabel="actual", title=_line(title))
@@ -142,7 +142,7 @@ def grid(images: np.ndarray, path: str | Path) -> None:
     Image.fromarray(picture[..., 0] if channels == 1 else picture).save(path)
 
 
-@_as_it_stands
+@as_it_stands
 def bars(
     names: Sequence[str],
     values: Sequence[tuple[float, float, float]],
@@ -164,7 +164,7 @@ def bars(
     axes = figure.subplots()
     ratio, low, high = np.array(values).T
     places = list(range(len(names)))
-    colors = [_BLUE if value <= 1 else _ORANGE for value in ratio]
+    colors = [BLUE if value <= 1 else ORANGE for value in ratio]
     spread = np.maximum([ratio - low, high - ratio], 0)
     axes.barh(places, ratio, color=colors, xerr=spread, error_kw={"ecolor": "#444444", "elinewidth": 1})
     for place, end, value, note in zip(places, np.maximum(ratio, high), ratio, notes, strict=True):

@@ -30,7 +30,7 @@ from train.inference.required_code import require_sources, sources
 from train.inference.text_generation import VOCABULARY
 from train.loop import callbacks
 from train.loop.checkpoints import Checkpoints, History, finished_steps
-from train.loop.fitting import fit
+from train.loop.fitting import Callback, fit
 from train.measure import pictures
 from train.metrics import higher_is_better
 from train.recipe import Recipe, differences, override
@@ -69,25 +69,55 @@ def train(recipe: Recipe, folder: str | Path, *, resume: bool = False, progress:
       DivergedError: the loss is no longer a number.
     """
     folder = Path(folder)
-    recipe = with_absolute_paths(recipe)
-    kept = read_recipe(folder) if resume and (folder / "recipe.json").exists() and _has_checkpoint(folder) else None
-    if kept is None or differences(replace(kept, epochs=recipe.epochs), recipe):
-        recipe = resolve(recipe)  # a run that goes on needs its first weights no more
+    recipe, parts = _prepare(recipe, folder, resume)
     first_process = jax.process_index() == 0
-    if first_process:
-        _claim(folder, recipe, resume)
-    parts = build(recipe if kept is None else replace(recipe, weights=None))
-    if resume and _has_checkpoint(folder) and (seen := saved_meta(folder).get("data")):
-        require_same_data(folder, seen, parts.dataset, exactly=True)
     if resume and finished_steps(folder) >= parts.steps and (folder / "report.json").is_file():
         _LOG.warning("the run in %s has ended already; nothing is left to do", folder)
         return read_json(folder / "report.json", dict[str, Any]) if first_process else {}
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder) if first_process else contextlib.nullcontext():
-        return _train(recipe, parts, folder, progress)
+        history = _fit(recipe, parts, folder, progress)
+        return _report(recipe, parts, folder, history) if first_process else {}
 
 
-def _train(recipe: Recipe, parts: Parts, folder: Path, progress: bool) -> dict[str, Any]:
+def learn(recipe: Recipe, folder: Path, heard: Sequence[Callback] = (), dataset: data.Dataset | None = None) -> History:
+    """Trains a recipe in a folder, or goes on there, as `train` does, but leaves the test split and the reports alone.
+
+    `train` with `resume` writes them afterwards.
+
+    Args:
+      recipe: what to train.
+      folder: the run; one that is not there is made.
+      heard: callbacks that hear of it, see `train.loop.fit`; what they raise ends the training.
+      dataset: what `train.recipe.load_data` gives for the recipe, where it is loaded already.
+
+    Returns:
+      A row for each evaluation.
+
+    Raises:
+      ValueError, CheckpointError, DivergedError: see `train`.
+    """
+    recipe, parts = _prepare(recipe, folder, (folder / "recipe.json").exists(), dataset)
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        return _fit(recipe, parts, folder, False, heard)
+
+
+def _prepare(recipe: Recipe, folder: Path, resume: bool, dataset: data.Dataset | None = None) -> tuple[Recipe, Parts]:
+    """The recipe as the run keeps it, and what it names; the folder may be written to."""
+    recipe = with_absolute_paths(recipe)
+    kept = read_recipe(folder) if resume and (folder / "recipe.json").exists() and _has_checkpoint(folder) else None
+    if kept is None or differences(replace(kept, epochs=recipe.epochs), recipe):
+        recipe = resolve(recipe)  # a run that goes on needs its first weights no more
+    if jax.process_index() == 0:
+        _claim(folder, recipe, resume)
+    parts = build(recipe if kept is None else replace(recipe, weights=None), dataset)
+    if resume and _has_checkpoint(folder) and (seen := saved_meta(folder).get("data")):
+        require_same_data(folder, seen, parts.dataset, exactly=True)
+    return recipe, parts
+
+
+def _fit(recipe: Recipe, parts: Parts, folder: Path, progress: bool, heard: Sequence[Callback] = ()) -> History:
     first_process = jax.process_index() == 0
     best_is_highest = higher_is_better(recipe.monitor)
     if first_process:
@@ -127,17 +157,20 @@ def _train(recipe: Recipe, parts: Parts, folder: Path, progress: bool) -> dict[s
             steps_per_dispatch=recipe.steps_per_dispatch,
             augment=parts.augment,
             adapt=None if parts.plateau is None else parts.plateau.rescale,
-            callbacks=told,
+            callbacks=[*told, *heard],
             checkpoints=checkpoints,
         )
-    if not first_process:
-        return {}
-    callbacks.write_history(folder / "history.csv", fitted.history)
-    pictures.curves(fitted.history, folder / "curves.png", title=folder.name)
+    if first_process:
+        callbacks.write_history(folder / "history.csv", fitted.history)
+    return fitted.history
+
+
+def _report(recipe: Recipe, parts: Parts, folder: Path, history: History) -> dict[str, Any]:
+    pictures.curves(history, folder / "curves.png", title=folder.name)
     loaded = zoo.load_model(folder)
     assert loaded.folder is not None
     variables, step = loaded.variables, int(loaded.folder.name)
-    best = next(row for row in fitted.history if row["step"] == step)
+    best = next(row for row in history if row["step"] == step)
     split = "test" if "test" in parts.dataset.splits else "validation"
     run = Run(recipe, parts.dataset, parts.model, variables)
     examined = examine(run, split) if split in parts.dataset.splits else None
@@ -148,8 +181,8 @@ def _train(recipe: Recipe, parts: Parts, folder: Path, progress: bool) -> dict[s
         )
     summary = {
         "parameters": count_parameters(variables["params"]),
-        "steps": int(fitted.history[-1]["step"]),
-        "seconds": round(fitted.history[-1]["seconds"], 1),
+        "steps": int(history[-1]["step"]),
+        "seconds": round(history[-1]["seconds"], 1),
         "best_step": step,
         **{name: value for name, value in best.items() if name not in ("step", "seconds")},
         **({} if examined is None else examined.report),
