@@ -162,11 +162,15 @@ def _places(
 
 
 def _ticks(low: float, high: float, logarithmic: bool) -> list[tuple[float, str]]:
+    """Places along an axis and the numbers there; whole numbers where both ends are."""
     if low == high:
         return [(0.0, f"{low:.4g}")]
     if logarithmic:
         return [(share, f"{low * (high / low) ** share:.2g}") for share in (0, 0.25, 0.5, 0.75, 1)]
-    return [(share, f"{low + share * (high - low):.4g}") for share in (0, 0.25, 0.5, 0.75, 1)]
+    numbers = [low + share * (high - low) for share in (0, 0.25, 0.5, 0.75, 1)]
+    if isinstance(low, int) and isinstance(high, int):
+        numbers = sorted({round(number) for number in numbers})
+    return [((number - low) / (high - low), f"{number:.4g}") for number in numbers]
 
 
 def _short(name: str) -> str:

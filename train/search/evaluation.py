@@ -53,11 +53,7 @@ class Evaluate(Protocol):
 
 
 class _Stopped(Exception):
-    """A training is not worth going on with."""
-
-
-class _Untold(Exception):
-    """`tell` raised something, which is the cause of this."""
+    """A training is not worth going on with, or cannot be told of: then its cause says why."""
 
 
 def one_by_one() -> Evaluate:
@@ -81,17 +77,16 @@ def one_by_one() -> Evaluate:
             try:
                 stop = tell(candidate.number, report.history)
             except Exception as error:  # of the storage, not of the configuration
-                raise _Untold from error
+                raise _Stopped from error
             if stop and report.step < report.total_steps:
                 raise _Stopped
 
         try:
             history = learn(candidate.recipe, candidate.folder, [hear], dataset_of(candidate.recipe))
-        except _Stopped:
+        except _Stopped as stopped:
+            if stopped.__cause__ is not None:
+                raise stopped.__cause__ from None
             return Outcome(candidate.number, rows, stopped=True)
-        except _Untold as untold:
-            assert untold.__cause__ is not None
-            raise untold.__cause__ from None
         except CheckpointError:  # the disk, not the configuration
             raise
         except (ValueError, TypeError, ArithmeticError, MemoryError, RuntimeError) as error:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
@@ -50,7 +52,9 @@ def _database(url: str) -> RDBStorage:
         ) from None
     waits = {"connect_args": {"timeout": 100}} if url.startswith("sqlite") else {"pool_pre_ping": True}
     try:
-        return RDBStorage(url, engine_kwargs=waits, heartbeat_interval=HEARTBEAT, grace_period=GRACE)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)  # signs of life; the tests watch over them
+            return RDBStorage(url, engine_kwargs=waits, heartbeat_interval=HEARTBEAT, grace_period=GRACE)
     except (ImportError, NoSuchModuleError) as error:
         raise ValueError(
             f"there is no driver for {shown}: {error}; for PostgreSQL, pip install psycopg[binary]"

@@ -195,7 +195,9 @@ def do(work: Work) -> None:
                     else:
                         trials.complete(number, value)
                     if work.progress:
-                        ended = outcome.failure or f"{column} {value:.6g} after {len(outcome.history)} evaluations"
+                        how = "pruned after" if outcome.stopped else "trained for"
+                        evaluations = f"{len(outcome.history)} of {work.plan.length} evaluations"
+                        ended = outcome.failure or f"{how} {evaluations}, {column} {value:.6g}"
                         words = " ".join(f"{name}={setting}" for name, setting in drawn[number].items())
                         print(f"trial {number}: {ended}  {words}", file=sys.stderr, flush=True)
         except OutOfTime:
