@@ -97,17 +97,16 @@ def open_study(plan: Plan, name: str, folder: Path | None = None, url: str | Non
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = open_storage(folder, url)
+    parts: dict[str, Any] = {"storage": storage, "study_name": name}
+    parts |= {"sampler": ByNumber(plan.sampler, plan.seed), "pruner": optuna.pruners.NopPruner()}  # see pruning.py
     try:
-        study = optuna.create_study(
-            storage=storage,
-            study_name=name,
-            sampler=ByNumber(plan.sampler, plan.seed),
-            pruner=optuna.pruners.NopPruner(),  # see train.search.pruning
-            direction="maximize" if plan.maximize else "minimize",
-            load_if_exists=True,
-        )
+        if name in optuna.get_all_study_names(storage):  # nothing is written where nothing is left to do
+            study = optuna.load_study(**parts)
+        else:
+            direction = "maximize" if plan.maximize else "minimize"
+            study = optuna.create_study(**parts, direction=direction, load_if_exists=True)
     except (KeyError, AssertionError) as error:
-        raise ValueError(f"{folder or url} holds no study of this version of Optuna: {error}") from None
+        raise ValueError(f"{url or folder} holds no study of this version of Optuna: {error}") from None
     kept, wanted = study.user_attrs.get("plan"), plan.facts()
     if kept is None:
         if study.get_trials(deepcopy=False):
@@ -119,6 +118,19 @@ def open_study(plan: Plan, name: str, folder: Path | None = None, url: str | Non
             "folder with --run:\n  " + "\n  ".join(changed)
         )
     return study
+
+
+@contextlib.contextmanager
+def opened_study(plan: Plan, name: str, folder: Path | None = None, url: str | None = None) -> Iterator[optuna.Study]:
+    """`open_study`, which lets go of its database in the end."""
+    study = open_study(plan, name, folder, url)
+    try:
+        yield study
+    finally:
+        backend = getattr(study._storage, "_backend", None)
+        if isinstance(backend, RDBStorage):
+            backend.remove_session()
+            backend.engine.dispose()
 
 
 class Trials:
@@ -168,6 +180,8 @@ class Trials:
                 yield
             finally:
                 over.set()
+                if self._is_database:
+                    thread.join()
                 for number in list(self._mine):
                     self._set(self._mine.pop(number)._trial_id, TrialState.WAITING)
 
@@ -198,6 +212,9 @@ class Trials:
         """Lets trials wait again whose process has died; one that kills every process fails."""
         running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         dead = [trial for trial in running if trial.number not in self._mine and self._is_dead(trial)]
+        for holder in {self._holder(trial.user_attrs["owner"]) for trial in dead if "owner" in trial.user_attrs}:
+            if holder is not None:
+                holder.unlink(missing_ok=True)
         for trial in dead:
             deaths = [*trial.user_attrs.get("deaths", []), trial.last_step or 0]
             self._storage.set_trial_user_attr(trial._trial_id, "deaths", deaths)

@@ -29,7 +29,7 @@ from train.search.processes import side_by_side
 from train.search.pruning import PRUNERS
 from train.search.results import summarise
 from train.search.space import Space, of_floats, parse_space
-from train.search.trials import SAMPLERS, Plan, Trials, open_study
+from train.search.trials import SAMPLERS, Plan, Trials, opened_study
 from train.user_code import Code
 from zoo.options import COUNT, POSITIVE, Range, unknown
 from zoo.registry import list_models, model_card
@@ -150,24 +150,28 @@ def tune(
         *(plan, base, base.monitor, folder, folder.resolve().name, storage, trials),
         *(deadline, evaluator, batch, progress, code),
     )
-    study = open_study(plan, work.name, folder, storage)
-    write_whole(folder / STUDY, as_json(plan.facts()) + "\n")
-    shared = Trials(study, plan, trials, folder)
-    if progress:
-        goal = "highest" if plan.maximize else "lowest"
-        print(f"{trials} trials for the {goal} {base.monitor}, each of up to {length} evaluations", file=sys.stderr)
-    if workers == 1:
-        do(work)
-    else:
-        side_by_side(do, work, workers, shared)
-    shared.take_back()
-    return summarise(study, space, base, folder)
+    with opened_study(plan, work.name, folder, storage) as study:
+        write_whole(folder / STUDY, as_json(plan.facts()) + "\n")
+        shared = Trials(study, plan, trials, folder)
+        if progress:
+            goal = "highest" if plan.maximize else "lowest"
+            print(f"{trials} trials for the {goal} {base.monitor}, each of up to {length} evaluations", file=sys.stderr)
+        if workers == 1:
+            train_candidates(shared, work)
+        else:
+            side_by_side(do, work, workers, shared)
+        shared.take_back()
+        return summarise(study, space, base, folder)
 
 
 def do(work: Work) -> None:
+    """Trains candidates of a study in a process of its own."""
+    with opened_study(work.plan, work.name, work.folder, work.url) as study:
+        train_candidates(Trials(study, work.plan, work.trials, work.folder), work)
+
+
+def train_candidates(trials: Trials, work: Work) -> None:
     """Trains candidates until no trial waits, or the time is over."""
-    study = open_study(work.plan, work.name, work.folder, work.url)
-    trials = Trials(study, work.plan, work.trials, work.folder)
     evaluate = work.evaluator()
     column, better = work.metric, max if work.plan.maximize else min
 
