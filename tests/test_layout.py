@@ -30,6 +30,7 @@ WINGS = {
         ("train.measure",),
         ("train.runs",),
         ("train.recipes",),
+        ("train.search",),
         ("train.cli",),
     ],
 }

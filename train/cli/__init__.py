@@ -17,7 +17,7 @@ import tyro
 from tyro.conf import UseAppendAction, arg
 
 from train import launch
-from train.cli import console, generation, inference, models, training
+from train.cli import console, generation, inference, models, training, tuning
 from train.cli.arguments import positionals_first
 
 COMMANDS = {
@@ -25,6 +25,7 @@ COMMANDS = {
     "card": models.card,
     "recipes": training.recipes,
     "train": training.train,
+    "tune": tuning.tune,
     "evaluate": inference.evaluate,
     "sample": generation.sample,
     "generate": generation.generate,
@@ -109,7 +110,10 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:  # zoo list | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
-        advice = "; `zoo train … --resume` continues from the newest checkpoint" if command == "train" else ""
+        advice = {
+            "train": "; `zoo train … --resume` continues from the newest checkpoint",
+            "tune": "; the same command goes on with the study",
+        }.get(command, "")
         raise KeyboardInterrupt(advice) from None
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         if debug:

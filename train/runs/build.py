@@ -49,8 +49,12 @@ class Parts(NamedTuple):
     plateau: Plateau | None
 
 
-def build(recipe: Recipe) -> Parts:
+def build(recipe: Recipe, dataset: data.Dataset | None = None) -> Parts:
     """Builds all that a recipe names, and so finds out what it names wrongly.
+
+    Args:
+      recipe: what to build.
+      dataset: what `load_data` gives for the recipe, where it is loaded already.
 
     Raises:
       ValueError: a name, an option or a size is wrong.
@@ -64,7 +68,7 @@ def build(recipe: Recipe) -> Parts:
     require_ranges(recipe)
     plan = parallel.plan(recipe.plan, parallel.devices_for(recipe.batch_size))
     card = zoo.model_card(recipe.model)
-    dataset = load_data(recipe)
+    dataset = load_data(recipe) if dataset is None else dataset
     options = dict(recipe.model_options)
     if dataset.spec.num_classes and "num_classes" in card.options:
         options.setdefault("num_classes", dataset.spec.num_classes)

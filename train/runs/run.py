@@ -31,7 +31,7 @@ from train.inference.scores import ClassPredictions, confusion_matrix
 from train.inference.text_generation import VOCABULARY
 from train.loop import callbacks
 from train.loop.checkpoints import Checkpoints, History, finished_steps
-from train.loop.fitting import fit
+from train.loop.fitting import Callback, fit
 from train.measure import pictures
 from train.metrics import higher_is_better
 from train.recipe import Recipe, differences, override
@@ -70,40 +70,111 @@ def train(recipe: Recipe, folder: str | Path, *, resume: bool = False, progress:
       DivergedError: the loss is no longer a number.
     """
     folder = Path(folder)
-    recipe = with_absolute_paths(recipe)
-    kept = read_recipe(folder) if resume and (folder / "recipe.json").exists() and _has_checkpoint(folder) else None
-    if kept is None or differences(replace(kept, epochs=recipe.epochs), recipe):
-        recipe = resolve(recipe)  # a run that goes on needs its first weights no more
+    recipe, parts = prepare(recipe, folder, resume)
     first_process = jax.process_index() == 0
-    if first_process:
-        _claim(folder, recipe, resume)
-    parts = build(recipe if kept is None else replace(recipe, weights=None))
-    if resume and _has_checkpoint(folder) and (seen := saved_meta(folder).get("data")):
-        require_same_data(folder, seen, parts.dataset, exactly=True)
     if resume and finished_steps(folder) >= parts.steps and (folder / "report.json").is_file():
         _LOG.warning("the run in %s has ended already; nothing is left to do", folder)
         return read_json(folder / "report.json", dict[str, Any]) if first_process else {}
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder) if first_process else contextlib.nullcontext():
-        return _train(recipe, parts, folder, progress)
+        history = _fit(recipe, parts, folder, progress)
+        return _report(recipe, parts, folder, history) if first_process else {}
 
 
-def _train(recipe: Recipe, parts: Parts, folder: Path, progress: bool) -> dict[str, Any]:
-    first_process = jax.process_index() == 0
-    best_is_highest = higher_is_better(recipe.monitor)
-    if first_process:
-        write_whole(folder / "recipe.json", recipe.to_json() + "\n")
-        if vocabulary := parts.dataset.spec.vocabulary:
-            write_whole(folder / VOCABULARY, as_json(vocabulary) + "\n")
+def learn(recipe: Recipe, folder: Path, heard: Sequence[Callback] = (), dataset: data.Dataset | None = None) -> History:
+    """Trains a recipe in a folder, or goes on there, as `train` does, but leaves the test split and the reports alone.
+
+    `train` with `resume` writes them afterwards.
+
+    Args:
+      recipe: what to train.
+      folder: the run; one that is not there is made.
+      heard: callbacks that hear of it, see `train.loop.fit`; what they raise ends the training.
+      dataset: what `train.recipe.load_data` gives for the recipe, where it is loaded already.
+
+    Returns:
+      A row for each evaluation.
+
+    Raises:
+      ValueError, CheckpointError, DivergedError: see `train`.
+    """
+    recipe, parts = prepare(recipe, folder, (folder / "recipe.json").exists(), dataset)
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        return _fit(recipe, parts, folder, False, heard)
+
+
+def prepare(recipe: Recipe, folder: Path, resume: bool, dataset: data.Dataset | None = None) -> tuple[Recipe, Parts]:
+    """The recipe as a run keeps it, and what it names, before anything is trained or written.
+
+    Args:
+      recipe: what to train.
+      folder: of the run.
+      resume: whether to go on with a run that is there.
+      dataset: as for `learn`.
+
+    Raises:
+      ValueError: the recipe is wrong, or the folder cannot be used.
+    """
+    recipe = with_absolute_paths(recipe)
+    kept = read_recipe(folder) if resume and (folder / "recipe.json").exists() and _has_checkpoint(folder) else None
+    if kept is None or differences(replace(kept, epochs=recipe.epochs), recipe):
+        recipe = resolve(recipe)  # a run that goes on needs its first weights no more
+    if jax.process_index() == 0:
+        _claim(folder, recipe, resume)
+    parts = build(recipe if kept is None else replace(recipe, weights=None), dataset)
+    if resume and _has_checkpoint(folder) and (seen := saved_meta(folder).get("data")):
+        require_same_data(folder, seen, parts.dataset, exactly=True)
+    return recipe, parts
+
+
+def record(recipe: Recipe, parts: Parts, folder: Path, states: Sequence[tuple[int, State]], history: History) -> None:
+    """Writes the run of a training that took place elsewhere.
+
+    Args:
+      recipe: see `prepare`.
+      parts: see `prepare`.
+      folder: of the run; made.
+      states: checkpoints to keep: steps in order, each with its state.
+      history: a row for each evaluation.
+
+    Raises:
+      CheckpointError: a checkpoint cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder), contextlib.closing(_checkpoints(recipe, parts, folder)) as checkpoints:
+        _write_recipe(recipe, parts, folder)
+        for step, state in states:
+            rows = [row for row in history if row["step"] <= step]
+            checkpoints.save(step, state, rows, finished=parts.steps if step == parts.steps else 0)
+        checkpoints.wait()
+        callbacks.write_history(folder / "history.csv", history)
+
+
+def _write_recipe(recipe: Recipe, parts: Parts, folder: Path) -> None:
+    write_whole(folder / "recipe.json", recipe.to_json() + "\n")
+    if vocabulary := parts.dataset.spec.vocabulary:
+        write_whole(folder / VOCABULARY, as_json(vocabulary) + "\n")
+
+
+def _checkpoints(recipe: Recipe, parts: Parts, folder: Path) -> Checkpoints:
     kind = partial(CheckpointsWithSamples, recipe, parts) if recipe.task in GENERATORS else Checkpoints
-    checkpoints = kind(
+    return kind(
         folder,
         _meta(recipe, parts),
         monitor=recipe.monitor,
-        best_is_highest=best_is_highest,
+        best_is_highest=higher_is_better(recipe.monitor),
         keep=recipe.keep,
         every=recipe.checkpoint_every,
     )
+
+
+def _fit(recipe: Recipe, parts: Parts, folder: Path, progress: bool, heard: Sequence[Callback] = ()) -> History:
+    first_process = jax.process_index() == 0
+    best_is_highest = higher_is_better(recipe.monitor)
+    if first_process:
+        _write_recipe(recipe, parts, folder)
+    checkpoints = _checkpoints(recipe, parts, folder)
     with contextlib.ExitStack() as stack:
         stack.callback(checkpoints.close)
         told: list[Any] = []
@@ -128,17 +199,20 @@ def _train(recipe: Recipe, parts: Parts, folder: Path, progress: bool) -> dict[s
             steps_per_dispatch=recipe.steps_per_dispatch,
             augment=parts.augment,
             adapt=None if parts.plateau is None else parts.plateau.rescale,
-            callbacks=told,
+            callbacks=[*told, *heard],
             checkpoints=checkpoints,
         )
-    if not first_process:
-        return {}
-    callbacks.write_history(folder / "history.csv", fitted.history)
-    pictures.curves(fitted.history, folder / "curves.png", title=folder.name)
+    if first_process:
+        callbacks.write_history(folder / "history.csv", fitted.history)
+    return fitted.history
+
+
+def _report(recipe: Recipe, parts: Parts, folder: Path, history: History) -> dict[str, Any]:
+    pictures.curves(history, folder / "curves.png", title=folder.name)
     loaded = zoo.load_model(folder)
     assert loaded.folder is not None
     variables, step = loaded.variables, int(loaded.folder.name)
-    best = next(row for row in fitted.history if row["step"] == step)
+    best = next(row for row in history if row["step"] == step)
     split = "test" if "test" in parts.dataset.splits else "validation"
     run = Run(recipe, parts.dataset, parts.model, variables)
     examined = examine(run, split) if split in parts.dataset.splits else None
@@ -149,8 +223,8 @@ def _train(recipe: Recipe, parts: Parts, folder: Path, progress: bool) -> dict[s
         )
     summary = {
         "parameters": count_parameters(variables["params"]),
-        "steps": int(fitted.history[-1]["step"]),
-        "seconds": round(fitted.history[-1]["seconds"], 1),
+        "steps": int(history[-1]["step"]),
+        "seconds": round(history[-1]["seconds"], 1),
         "best_step": step,
         **{name: value for name, value in best.items() if name in _shown(best, recipe.monitor)},
         **({} if examined is None else examined.report),
