@@ -43,8 +43,8 @@ def tune(
     population: Annotated[
         int,
         arg(
-            help="configurations that are drawn and trained at once. Those that differ in numbers alone, such as learning "
-            "rate, dropout rate and weight decay, become one compiled program"
+            help="configurations that are drawn and trained at once. Those that differ in numbers alone, such as "
+            "learning rate, dropout rate and weight decay, become one compiled program"
         ),
     ] = 1,
     storage: Annotated[

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import data
-from train.loop.checkpoints import CheckpointError, History
+from train.loop.checkpoints import History
 from train.metrics import higher_is_better
 from train.recipe import Recipe, load_data
 from train.runs.build import Parts
@@ -19,7 +19,7 @@ from train.state import State
 
 
 class _Ready(NamedTuple):
-    """A candidate that is to be a member, with what is kept of it: the states of its best and last evaluation."""
+    """A candidate that is to be a member, with what is kept of it: under "best" the step and state of its best."""
 
     candidate: Candidate
     recipe: Recipe
@@ -102,11 +102,8 @@ def _population(candidates: Sequence[Candidate], tell: Tell) -> Iterator[Outcome
         if result.diverged:
             yield Outcome(trial, history, failure=f"the loss is no number at step {result.diverged}")
             continue
-        each.kept["last"] = int(history[-1]["step"]), result.fitted.state
-        try:
-            record(each.recipe, each.parts, each.candidate.folder, sorted(each.kept.values(), key=_step), history)
-        except CheckpointError:  # the disk, not the configuration
-            raise
+        states = dict([each.kept["best"], (int(history[-1]["step"]), result.fitted.state)])
+        record(each.recipe, each.parts, each.candidate.folder, sorted(states.items(), key=_step), history)
         yield Outcome(trial, history, stopped=number in stopped, way=f"{len(ready)} at once by {result.way}")
 
 
