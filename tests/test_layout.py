@@ -180,6 +180,7 @@ train.recipe: Recipe get_recipe list_recipes override recipe
 train.run: train
 train.sample: interpolate manifold sample
 train.schedules: schedule
+train.search: search tune
 train.state: State Task
 train.step: gradient_task
 train.tasks: TASKS classification diffusion gan language_modeling reconstruction regression seq2seq vae

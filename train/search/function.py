@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from train.recipe import literal
 from train.search.space import parse_space
 from train.search.trials import SAMPLERS, Plan, Trials, open_study, rows
 from zoo.options import COUNT, unknown
@@ -47,22 +48,15 @@ def search(
         raise ValueError(unknown("sampler", sampler, SAMPLERS))
     if trials not in COUNT:
         raise ValueError(f"trials must be {COUNT}, not {trials}")
-    shared = parse_fixed(fixed)
+    shared = {name: literal(text) for name, _, text in (setting.partition("=") for setting in fixed)}
     where = None if folder is None else Path(folder)
     if where is not None:
         where.mkdir(parents=True, exist_ok=True)
     plan = Plan(space, maximize, sampler, seed=seed, about={"fixed": shared})
     study = open_study(plan, "search", where)
-    shared_trials = Trials(study, plan, trials, where)
-    with shared_trials.working():
-        while claimed := shared_trials.claim():
+    waiting = Trials(study, plan, trials, where)
+    with waiting.working():
+        while claimed := waiting.claim():
             for number, drawn in claimed:
-                shared_trials.complete(number, float(objective({**shared, **drawn})))
+                waiting.complete(number, float(objective({**shared, **drawn})))
     return rows(study, space)
-
-
-def parse_fixed(settings: Sequence[str]) -> dict[str, Any]:
-    """The values of settings that are not drawn."""
-    from train.recipe import literal
-
-    return {name: literal(text) for name, _, text in (setting.partition("=") for setting in settings)}

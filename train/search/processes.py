@@ -74,6 +74,8 @@ def side_by_side(do: Callable[[Any], None], work: Any, count: int, trials: Trial
 
 def _serve(do: Callable[[Any], None], work: Any, code: Iterable[Code]) -> None:
     launch.keep_memory()
+    logging.basicConfig(format="zoo: %(message)s")  # as `train.cli.main`
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     threading.Thread(target=_end_with_the_first, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the first process hears it, and ends this one
     for each in code:

@@ -245,10 +245,16 @@ class Trials:
         return sum(trial.state.is_finished() for trial in self._study.get_trials(deepcopy=False))
 
     def report(self, number: int, evaluations: int, value: float) -> bool:
-        """Notes the best value of a trial after so many evaluations; whether the trial should end there."""
-        trial = self._mine[number]
-        if math.isfinite(value) and evaluations not in self._latest(number).intermediate_values:
-            trial.report(value, evaluations)
+        """Notes the best value of a trial after so many evaluations; whether the trial should end there.
+
+        It also should where another machine has ended it, which took this one for dead.
+        """
+        latest = self._latest(number)
+        try:
+            if math.isfinite(value) and evaluations not in latest.intermediate_values:
+                self._mine[number].report(value, evaluations)
+        except optuna.exceptions.UpdateFinishedTrialError:
+            return True
 
         def trials() -> Iterator[tuple[int, Values]]:
             yield from ((t.number, t.intermediate_values) for t in self._study.get_trials(deepcopy=False))
@@ -272,12 +278,13 @@ class Trials:
 
     def fail(self, number: int, reason: str) -> None:
         """Ends a trial without a value; other trials do not hear of it."""
-        self._mine[number].set_user_attr("failure", reason)
+        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+            self._mine[number].set_user_attr("failure", reason)
         self._end(number, TrialState.FAIL)
 
     def _end(self, number: int, state: TrialState, value: float | None = None) -> None:
-        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
-            self._study.tell(self._mine.pop(number), value, state=state)
+        # Another machine may have ended it, which took this one for dead: the values are the same.
+        self._study.tell(self._mine.pop(number), value, state=state, skip_if_finished=True)
 
 
 def rows(study: optuna.Study, space: Space, total: int | None = None) -> list[dict[str, Any]]:

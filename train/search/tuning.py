@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -33,8 +32,6 @@ from train.search.trials import SAMPLERS, Plan, Trials, opened_study
 from train.user_code import Code
 from zoo.options import COUNT, POSITIVE, Range, unknown
 from zoo.registry import list_models, model_card
-
-_LOG = logging.getLogger(__name__)
 
 STUDY = "study.json"
 
@@ -236,6 +233,11 @@ def _checked_names(space: Space, recipe: Recipe) -> Space:
         field, _, option = name.partition(".")
         if field in _COMPARABLE:
             raise ValueError(f"{name} cannot be searched: {_COMPARABLE[field]}")
+        if field == "task_options" and option != "ema_decay" and recipe.monitor.endswith(("loss", "elbo")):
+            raise ValueError(
+                f"{name} cannot be searched for the best {recipe.monitor}: it may change what that measures; choose "
+                "another metric, such as --metric validation_accuracy"
+            )
         group = defaults if field == "model_options" else getattr(recipe, field, None)
         default = group.get(option) if isinstance(group, dict) else group
         if isinstance(default, float):

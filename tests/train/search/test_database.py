@@ -81,6 +81,21 @@ def test_a_process_that_was_killed_on_this_machine_is_missed_at_once(opened):
     assert living.claim() == [taken]
 
 
+def test_a_machine_that_was_taken_for_dead_does_no_harm(opened):
+    _, sleeping = opened("sleeping")
+    sleeping.claim()
+    study, awake = opened("awake")
+    awake._set(sleeping._mine[0]._trial_id, awake_state := study.get_trials()[1].state)
+    assert awake_state.name == "WAITING"
+    with awake.working():
+        assert awake.claim()[0][0] == 0
+        assert not sleeping.report(0, 1, 0.5)
+        awake.complete(0, 0.25)
+        assert sleeping.report(0, 2, 0.5), "it should end"
+        sleeping.fail(0, "of no account")
+    assert (study.get_trials()[0].state.name, study.get_trials()[0].value) == ("COMPLETE", 0.25)
+
+
 def test_signs_of_life_keep_a_trial(opened, monkeypatch):
     monkeypatch.setattr(trials, "HEARTBEAT", 0.2)
     _, working = opened("working")

@@ -6,13 +6,15 @@ from decimal import Decimal
 
 import optuna
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from train.recipe import get_recipe, override
 from train.search.space import Choice, Items, Repeat, Span, of_floats, parse_space, read_settings
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+few = settings(max_examples=50, deadline=None, database=None, derandomize=True)
 
 
 def one(text):
@@ -26,6 +28,7 @@ def drawn(text, seed=0):
     return parse_space([f"x={text}"])[0].draw(trial)["x"], trial.params
 
 
+@few
 @given(low=st.integers(-1000, 1000), count=st.integers(1, 50), step=st.integers(1, 20), seed=st.integers(0, 99))
 def test_whole_numbers_lie_on_their_steps(low, count, step, seed):
     value, _ = drawn(f"{low}..{low + count * step}:{step}", seed)
@@ -34,6 +37,7 @@ def test_whole_numbers_lie_on_their_steps(low, count, step, seed):
     assert (value - low) % step == 0
 
 
+@few
 @given(low=st.integers(0, 30), count=st.integers(1, 9), seed=st.integers(0, 99))
 def test_steps_of_a_tenth_are_the_numbers_that_one_writes(low, count, seed):
     first, last = Decimal(low) / 10, Decimal(low + count) / 10
@@ -41,6 +45,7 @@ def test_steps_of_a_tenth_are_the_numbers_that_one_writes(low, count, seed):
     assert value in [float(first + index * Decimal("0.1")) for index in range(count + 1)]
 
 
+@few
 @given(exponents=st.tuples(st.integers(-8, 3), st.integers(1, 5)), seed=st.integers(0, 99))
 def test_a_logarithmic_range_lies_between_its_ends(exponents, seed):
     low = exponents[0]
@@ -55,6 +60,7 @@ def test_a_logarithmic_range_has_half_its_draws_below_its_geometric_mean():
     assert 0.4 < sum(value < 1e-3 for value in values) / 200 < 0.6
 
 
+@few
 @given(least=st.integers(1, 4), more=st.integers(0, 3), seed=st.integers(0, 99))
 def test_a_repeated_range_is_a_list_of_so_many_draws(least, more, seed):
     value, draws = drawn(f"[32..512:32]*{least}..{least + more}", seed)
@@ -63,6 +69,7 @@ def test_a_repeated_range_is_a_list_of_so_many_draws(least, more, seed):
     assert sum("[" in name for name in draws) == len(value), "what lies beyond the length is not drawn"
 
 
+@few
 @given(values=st.lists(st.integers(-50, 50), min_size=2, max_size=6, unique=True), seed=st.integers(0, 20))
 def test_a_choice_is_one_of_its_values(values, seed):
     assert drawn(",".join(map(str, values)), seed)[0] in values

@@ -216,6 +216,7 @@ def test_the_direction_is_that_of_the_metric(tmp_path):
         (["epochs=5,many"], {}, "epochs=many: epochs must be a number"),
         (["seed=1..5"], {}, "seed cannot be searched"),
         (["data=digits,mnist"], {}, "data cannot be searched"),
+        (["task_options.label_smoothing=0..0.5"], {}, "it may change what that measures"),
         (["learning_rate=1..0.1"], {}, "the lower end comes first"),
         (["epochs=2", "model=lenet5", "data_options={}"], {}, "the space is empty"),
         (RATES, {"metric": "validation_accuracies"}, "unknown metric to monitor: 'validation_accuracies'; nearest"),
