@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from train import losses
 from train.state import Batch, Task
 from train.tasks.checked import checked
 from train.tasks.step import gradient_task
+from zoo.basic import backpropagation
+from zoo.basic.mlp import MLP
+from zoo.layers import flatten
 
 
 @checked
@@ -24,6 +29,7 @@ def classification(
     loss: Literal["cross_entropy", "perceptron"] = "cross_entropy",
     label_smoothing: float = 0.0,
     inputs: str | Sequence[str] = "image",
+    gradients: Literal["autodiff", "by_hand"] = "autodiff",
     **options: Any,
 ) -> Task:
     """Trains `model` to give logits `[batch, classes]`, or `[batch, 1]` where there are two classes.
@@ -39,8 +45,18 @@ def classification(
       label_smoothing: see `losses.cross_entropy`; only for more than one logit.
       inputs: the field of the batch that the model takes: images, or "tokens" of texts; or several, such as "tokens"
         and what says which of them are no padding.
-      **options: `ema_decay`, `loss_scaling`, `frozen`, `start`, see `gradient_task`.
+      gradients: "by_hand" for those of `zoo.backpropagation` in the place of `jax.grad`; for an `mlp` alone, with ReLU,
+        without dropout and norms.
+      **options: `ema_decay`, `sam_rho`, `loss_scaling`, `frozen`, `start`, see `gradient_task`.
+
+    Raises:
+      ValueError: gradients by hand are asked for of a model, or a loss, that has none.
     """
+    if gradients == "by_hand":
+        if loss != "cross_entropy" or not isinstance(inputs, str):
+            raise ValueError("gradients by hand are those of the cross-entropy of one input")
+        require_plain(model)
+        options["gradients_by_hand"] = partial(_by_hand, inputs=inputs, label_smoothing=label_smoothing)
 
     def per_example(logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
         labels = batch["label"]
@@ -62,6 +78,33 @@ def classification(
         return {"loss": value, "accuracy": right}
 
     return gradient_task(model, tx, per_example, inputs=inputs, **options)
+
+
+def require_plain(model: Any) -> None:
+    """Refuses a model whose gradients `zoo.backpropagation` does not compute.
+
+    Raises:
+      ValueError: says what the model must be.
+    """
+    plain = isinstance(model, MLP) and model.num_classes > 1 and model.activation == "relu"
+    if plain and not np.any(model.dropout_rate) and model.norm == "none":
+        if model.dtype in (None, jnp.float32) and model.param_dtype == jnp.float32:
+            return
+    raise ValueError(
+        "gradients by hand are those of an mlp in float32 with activation relu, two classes or more, dropout_rate=0 and "
+        f"norm=none; not of {model!r}"
+    )
+
+
+def _by_hand(
+    params: Any, batch: Batch, share: jax.Array, *, inputs: str, label_smoothing: float
+) -> dict[str, Any]:
+    layers, labels = backpropagation.layers_of(params), batch["label"]
+    seen = backpropagation.forward(layers, flatten(batch[inputs]))
+    if labels.ndim == 1:
+        labels = jax.nn.one_hot(labels, seen.logits.shape[-1])
+    targets = optax.losses.smooth_labels(labels, label_smoothing)
+    return backpropagation.params_of(backpropagation.backward(layers, seen, targets, share))
 
 
 def class_probabilities(logits: jax.Array) -> jax.Array:
