@@ -66,8 +66,13 @@ RANGES: dict[str, Range] = {
         SHARE,
     ),
     **dict.fromkeys(("b1", "b2", "b3", "decay", "rho", "momentum"), SHARE),
-    **dict.fromkeys(("weight_decay", "beta", "l2", "eps_root", "sam_rho", "min_lr", "threshold", "least_change"), NOT_NEGATIVE),
-    **dict.fromkeys(("epsilon", "eps", "width", "rotary_base", "clip_norm", "clip_value", "max_norm", "std", "init_std", "power"), POSITIVE),
+    **dict.fromkeys(
+        ("weight_decay", "beta", "l2", "eps_root", "sam_rho", "min_lr", "threshold", "least_change"), NOT_NEGATIVE
+    ),
+    **dict.fromkeys(
+        ("epsilon", "eps", "width", "rotary_base", "clip_norm", "clip_value", "max_norm", "std", "init_std", "power"),
+        POSITIVE,
+    ),
     **dict.fromkeys(("crop", "decay_factor", "factor", "final_fraction", "peak_at"), Range(0, 1)),
 }
 """What an option of this name may be, whatever it belongs to."""

@@ -86,19 +86,16 @@ def require_plain(model: Any) -> None:
     Raises:
       ValueError: says what the model must be.
     """
-    plain = isinstance(model, MLP) and model.num_classes > 1 and model.activation == "relu"
-    if plain and not np.any(model.dropout_rate) and model.norm == "none":
-        if model.dtype in (None, jnp.float32) and model.param_dtype == jnp.float32:
-            return
+    plain = isinstance(model, MLP) and model.num_classes > 1 and model.activation == "relu" and model.norm == "none"
+    if plain and not np.any(model.dropout_rate) and {model.dtype or jnp.float32, model.param_dtype} == {jnp.float32}:
+        return
     raise ValueError(
-        "gradients by hand are those of an mlp in float32 with activation relu, two classes or more, dropout_rate=0 and "
-        f"norm=none; not of {model!r}"
+        "gradients by hand are those of an mlp in float32 that has activation=relu, dropout_rate=0, norm=none and two "
+        f"outputs or more; not of {model!r}"
     )
 
 
-def _by_hand(
-    params: Any, batch: Batch, share: jax.Array, *, inputs: str, label_smoothing: float
-) -> dict[str, Any]:
+def _by_hand(params: Any, batch: Batch, share: jax.Array, *, inputs: str, label_smoothing: float) -> dict[str, Any]:
     layers, labels = backpropagation.layers_of(params), batch["label"]
     seen = backpropagation.forward(layers, flatten(batch[inputs]))
     if labels.ndim == 1:

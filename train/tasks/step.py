@@ -28,7 +28,7 @@ PerExample = Callable[[Any, Batch], dict[str, jax.Array]]
 """(outputs of the model, batch) → values for each example; "loss" is minimised, the others are reported."""
 
 Gradients = Callable[[Any, Batch, jax.Array], Any]
-"""(parameters, batch, what each example counts `[batch]`) → the gradients of Σ share · loss, in the form of the first."""
+"""(parameters, batch, what each example counts `[batch]`) → the gradients of the sum of losses that count so much."""
 
 Prepare = Callable[[Batch, jax.Array], Batch]
 """(batch, key) → the batch with fields that are drawn anew each time, such as noise."""

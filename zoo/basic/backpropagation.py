@@ -95,9 +95,7 @@ def loss(seen: Forward, targets: jax.Array, share: jax.Array | None = None) -> j
     return -(_shares(targets, share) * targets * jax.nn.log_softmax(seen.logits)).sum()
 
 
-def backward(
-    layers: Sequence[Layer], seen: Forward, targets: jax.Array, share: jax.Array | None = None
-) -> list[Layer]:
+def backward(layers: Sequence[Layer], seen: Forward, targets: jax.Array, share: jax.Array | None = None) -> list[Layer]:
     """The gradients of `loss`, in the form of the layers.
 
     Of softmax and cross-entropy together, δᴸ = ŷ − y (eq. 12), where the targets of an example sum to 1. From there
@@ -153,7 +151,9 @@ def gradient_descent(
         raise ValueError(f"epochs must be at least 1 and batch_size from 1 to {len(x)}, not {epochs} and {batch_size}")
     if key is None:
         if batch_size < len(x):
-            raise ValueError("batches that are not all of the examples are drawn: give a key, such as jax.random.key(0)")
+            raise ValueError(
+                "batches that are not all of the examples are drawn: give a key, such as jax.random.key(0)"
+            )
         key = jax.random.key(0)
     return _descend(list(layers), jnp.asarray(x), labels, learning_rate, key, epochs, batch_size)
 

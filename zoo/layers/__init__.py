@@ -10,10 +10,10 @@ from zoo.layers.basic import (
     require_image,
     require_tokens,
 )
-from zoo.layers.norms import BatchNorm, norm
 from zoo.layers.conv_layers import Conv, ConvTranspose, he_normal
 from zoo.layers.dense import Dense, Embed
 from zoo.layers.dropout import Dropout, DropPath, SpatialDropout
+from zoo.layers.norms import BatchNorm, norm
 
 __all__ = [
     "BATCH_AXIS",

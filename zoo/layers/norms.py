@@ -62,7 +62,7 @@ def _batch_norm(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The normalised batch, its mean and its biased variance."""
     mean = _mean_of_batch(x)
-    var = _mean_of_batch(jnp.square(x.astype(jnp.float32) - _last(mean, x)))
+    var = _mean_of_batch(jnp.square(x.astype(mean.dtype) - _last(mean, x)))
     return _normalized(x, mean, var, scale, bias, epsilon), mean, var
 
 
@@ -87,8 +87,8 @@ def _(epsilon: float, primals: Any, tangents: Any) -> tuple[Any, Any]:
 
 
 def _mean_of_batch(x: jax.Array) -> jax.Array:
-    """Over all axes but the last and all devices, in single precision: sums over a batch overflow a half."""
-    mean = x.astype(jnp.float32).mean(tuple(range(x.ndim - 1)))
+    """Over all axes but the last and all devices, in single precision at least: sums over a batch overflow a half."""
+    mean = x.astype(jnp.promote_types(x.dtype, jnp.float32)).mean(tuple(range(x.ndim - 1)))
     axis = batch_axis()
     return mean if axis is None else lax.pmean(mean, axis)
 

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 
 from zoo.layers import (
     Conv,
-    DropPath,
     Dropout,
+    DropPath,
     SpatialDropout,
     flatten,
     global_avg_pool,
