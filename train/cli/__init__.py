@@ -109,6 +109,7 @@ def main(arguments: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         advice = "; `zoo train … --resume` continues from the newest checkpoint" if command == "train" else ""
+        advice = "; the same command goes on" if command == "compare" else advice
         raise KeyboardInterrupt(advice) from None
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         if debug:
