@@ -59,7 +59,11 @@ def _muon(
 
     What is no matrix (biases, norms, kernels of convolutions) goes by Adam, at `adam_factor` times the rate.
     """
-    direction = optax.contrib.muon(1.0, beta=beta, ns_steps=ns_steps, nesterov=nesterov, adam_learning_rate=adam_factor)
+    matrices = optax.contrib.muon(1.0, beta=beta, ns_steps=ns_steps, nesterov=nesterov)
+    direction = optax.multi_transform(
+        {"matrix": matrices, "other": optax.adam(adam_factor)},
+        lambda params: jax.tree.map(lambda leaf: "matrix" if leaf.ndim == 2 else "other", params),
+    )
     decay = optax.add_decayed_weights(-weight_decay, mask)
     return optax.chain(direction, decay, optax.scale_by_learning_rate(learning_rate, flip_sign=False))
 

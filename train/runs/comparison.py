@@ -169,7 +169,8 @@ def compare(
 
     Returns:
       What `compare.json` holds: for each variant the metric at the end of training, on the training and the validation
-      split, both in inference, and the gap, by which the first is the better; and that of the best checkpoint on the test split.
+      split, both in inference, and the gap, by which the first is the better; and the metric of the best checkpoint on
+      the test split.
 
     Raises:
       ValueError: a setting is wrong, two variants are the same, or the folder holds other runs; before any training.
