@@ -89,8 +89,8 @@ def check_gradients(
 
     Everything is computed in float64, as far as the loss lets it be: where it turns its numbers into float32 on the
     way, differences are rougher, steps are longer and the tolerance is wider. Of three lengths of the step the best
-    counts: a wrong gradient fits at none, and next to a kink, such as ReLU's, a right one fits at some. At the kink itself
-    a difference is between the slopes of both sides: add some noise to parameters that start at zero.
+    counts: a wrong gradient fits at none, and next to a kink, such as ReLU's, a right one fits at some. At the kink
+    itself a difference is between the slopes of both sides: add some noise to parameters that start at zero.
 
     Args:
       loss: (params, *arguments) → a scalar; the same each time, so dropout has a fixed key.

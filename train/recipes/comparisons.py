@@ -9,6 +9,11 @@ def optimizers() -> Comparison:
 
     Its network without dropout, its rates, batches of 32, and a fifth of the training images to validate on. Keras's
     momentum, which the guide takes there, is `heavy_ball`; that of eq. 19–20 is it at a tenth of the rate.
+
+    Command: zoo compare optimizers seed=0,1,2
+    Time: 1 minute on 2 CPU cores.
+    Reached: validation accuracy after 30 epochs, mean and standard deviation of three seeds: SGD 94.4 ± 0.9 %, momentum
+      96.1 ± 0.2 %, RMSprop 96.6 ± 0.7 %, Adam 96.8 ± 0.9 %. SGD needs 15 epochs to where the others are after 3.
     """
     return Comparison(
         recipe="mlp_digits",
@@ -76,7 +81,14 @@ def regularization() -> Comparison:
 
 @comparison
 def regularization_cnn() -> Comparison:
-    """The same of a small residual network on the 200 images, with what needs channels and branches."""
+    """The same of a small residual network on the 200 images, with what needs channels and branches.
+
+    Command: zoo compare regularization_cnn
+    Time: 4 minutes on 2 busy CPU cores.
+    Reached: accuracy on the 1237 validation images, of one seed, where all know the 200 training images by heart: batch
+      norm 93.5 %, no norm 93.0 %, layer norm 93.5 %, group norm 92.5 %, RMS norm 93.8 %; with batch norm and dropout
+      94.5 %, spatial dropout 93.7 %, stochastic depth 93.7 %. Differences below half a per cent are those of seeds.
+    """
     return Comparison(
         recipe="mlp_digits",
         settings=(

@@ -72,3 +72,15 @@ def test_mistakes_end_in_one_line(words, message, tmp_path):
     assert message in found
     assert "\n" not in found
     assert list(tmp_path.iterdir()) == []
+
+
+def test_decay_by_wildcard_in_a_recipe(tmp_path):
+    """It is kept with the run, in its order, and a wildcard that matches nothing is told before anything is written."""
+    decay = ["optimizer=adamw", "optimizer_options.weight_decay.Dense_1=1e-3", "optimizer_options.weight_decay.*=0.1"]
+    assert parsed("train", "mlp_digits", *FEW, *decay, "--run", tmp_path / "run")["steps"] > 0
+    kept = json.loads((tmp_path / "run" / "recipe.json").read_text())["optimizer_options"]
+    assert list(kept["weight_decay"].items()) == [("Dense_1", 1e-3), ("*", 0.1)]
+    assert parsed("train", "--run", tmp_path / "run", "--resume")["steps"] > 0
+    message = error("train", "mlp_digits", *FEW, "optimizer_options.l2.conv*=0.1", "--run", tmp_path / "other")
+    assert "l2: 'conv*' matches none of the trained parameters: Dense_0/bias, Dense_0/kernel, Dense_1/bias" in message
+    assert not (tmp_path / "other").exists()
