@@ -198,7 +198,7 @@ def _by_group(transforms: Mapping[tuple[str, ...], optax.GradientTransformation]
 def _constrain(largest: float) -> optax.GradientTransformation:
     """Changes updates so that after them no column of a kernel is longer than `largest`; directions stay."""
 
-    def update(updates: Any, state: Any, params: Any) -> tuple[Any, Any]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         def project(path: Any, u: jax.Array, w: jax.Array) -> jax.Array:
             if w.ndim < 2 or not path_of(path).rpartition("/")[2].startswith("kernel"):
                 return u
