@@ -42,7 +42,14 @@ _OVERFITTING = ("validation=1237", "epochs=100", "schedule=constant", "checkpoin
 def regularization() -> Comparison:
     """What section 4 of the guide does to the gap between training and validation, one means at a time.
 
-    A network of 256 and 256 units with Adam on 200 of the digits.
+    A network of 256 and 256 units with Adam on 200 of the digits. Of the norms each alone does not regularise here.
+
+    Command: zoo compare regularization seed=0,1,2
+    Time: 6 minutes on 2 CPU cores.
+    Reached: all know the 200 training images by heart; accuracy on the 1237 validation images, mean and standard
+      deviation of three seeds: none 92.1 ± 0.9 %, decoupled decay 93.1 ± 0.5 %, L2 penalty 93.0 ± 0.5 %, dropout 92.6 ±
+      1.1 %, max-norm 92.5 ± 0.8 %, label smoothing 92.2 ± 1.4 %, batch norm 92.1 ± 0.4 %, SAM 92.1 ± 1.1 %, RMS norm
+      91.4 ± 1.3 %, group norm 91.4 ± 1.3 %, layer norm 90.8 ± 1.8 %, the guide's of section 4 92.0 ± 1.2 %.
     """
     return Comparison(
         recipe="mlp_digits",
