@@ -139,7 +139,8 @@ zoo.pretrained: to_torch
 zoo.activations: activation relu sigmoid softmax tanh
 zoo.attention: MultiHeadAttention attend causal_context empty_cache sinusoids
 zoo.convolution: avg_pool conv conv_transpose max_pool
-zoo.layers: BatchNorm Conv ConvTranspose Dropout DropPath flatten global_avg_pool record
+zoo.backpropagation: backward forward gradient_descent init loss
+zoo.layers: BatchNorm Conv ConvTranspose Dropout DropPath SpatialDropout flatten global_avg_pool norm record
 zoo.recurrent: GRU LSTM Stack
 zoo.alexnet: AlexNet
 zoo.autoencoder: ConvAutoencoder DenseAutoencoder
@@ -164,10 +165,12 @@ zoo.vae: VAE
 zoo.vgg: VGG
 zoo.vit: ViT
 train.callbacks: csv_history early_stopping progress_bar tensorboard
+train.comparison: Comparison compare comparison get_comparison list_comparisons variants_of
 train.checkpoint: Checkpoints CheckpointError
 train.class_weights: class_weights
 train.freezing: freeze
 train.generate: generate stream
+train.gradient_check: check_gradients
 train.inference: Prediction Run evaluate examine load load_with_data predict
 train.launch: join_processes keep_memory keep_programs require_known_xla_flags roll_call
 train.loop: DivergedError Fitted Report evaluate fit

@@ -1,6 +1,6 @@
 """Losses (guide, section 2.3.2 and beyond), one value for each example; the task averages them.
 
-Everything is computed in float32, whatever the model computes in.
+Everything is computed in float32 at least, whatever the model computes in.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def perceptron(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def _float32(x: jax.Array) -> jax.Array:
-    return jnp.asarray(x, jnp.float32)
+    return jnp.asarray(x, jnp.promote_types(jnp.result_type(x), jnp.float32))
 
 
 def _per_example(values: jax.Array) -> jax.Array:

@@ -214,7 +214,8 @@ def load_data(recipe: Recipe) -> data.Dataset:
 def override(base: Recipe, settings: Sequence[str]) -> Recipe:
     """A recipe with fields replaced by `NAME=VALUE` settings, such as `epochs=3` or `model_options.dropout_rate=0.2`.
 
-    Values are Python literals (numbers, True, None, lists, "strings"); anything else is a string.
+    Values are Python literals (numbers, True, None, lists, "strings"); anything else is a string. Those of options that
+    take values by name have one more: `optimizer_options.weight_decay.head=0.01`.
 
     Raises:
       ValueError: a setting has no `=`, names no field (the nearest are listed) or gives a value of the wrong type.
@@ -229,7 +230,13 @@ def override(base: Recipe, settings: Sequence[str]) -> Recipe:
             raise ValueError(_unknown_field(base, name, text))
         value = literal(text)
         if option and hints[field] == dict[str, Any]:
-            value = {**getattr(base, field), option: value}
+            option, _, inner = (option, "", "") if field == "layer_rates" else option.partition(".")
+            group = getattr(base, field)
+            before = group.get(option)
+            value = {
+                **group,
+                option: {**(before if isinstance(before, dict) else {}), inner: value} if inner else value,
+            }
         elif option:
             raise ValueError(f"{field} is not a group of options; set it as {field}={text}")
         elif hints[field] == dict[str, Any] and not isinstance(value, dict):

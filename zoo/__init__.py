@@ -13,7 +13,7 @@ runpy.run_path(str(Path(__file__).parents[1] / "train" / "entry.py"))["require_o
 
 # Each wing registers its models when it is imported.
 from zoo import basic, generative, layers, pretrained, sequence, text, vision
-from zoo.basic import mlp, perceptron
+from zoo.basic import backpropagation, mlp, perceptron
 from zoo.checkpoint import load_model, save_model
 from zoo.generative import autoencoder, diffusion, gan, vae
 from zoo.layers import activations, attention, convolution, recurrent
@@ -26,7 +26,7 @@ from zoo.vision import alexnet, cnn, convnext, densenet, efficientnet, lenet, mo
 for _wing in (basic, generative, layers, text, vision):
     for _name, _room in list(vars(_wing).items()):
         if getattr(_room, "__name__", None) == f"{_wing.__name__}.{_name}":
-            sys.modules[f"{__name__}.{_name}"] = _room
+            sys.modules.setdefault(f"{__name__}.{_name}", _room)  # a wing keeps its name: zoo.basic
 
 __all__ = [
     "Card",
@@ -34,6 +34,7 @@ __all__ = [
     "alexnet",
     "attention",
     "autoencoder",
+    "backpropagation",
     "basic",
     "bert",
     "char_lm",

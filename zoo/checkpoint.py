@@ -353,10 +353,14 @@ def plain(options: Mapping[str, Any]) -> dict[str, Any]:
             return value
         if isinstance(value, list | tuple):
             return [convert(name, item) for item in value]
+        if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+            return {key: convert(name, item) for key, item in value.items()}
         if isinstance(value, np.bool_ | np.integer | np.floating):
             return value.item()
         if isinstance(value, np.dtype) or (isinstance(value, type) and np.dtype(value) != object):
             return np.dtype(value).name  # of any other class NumPy makes the dtype "object"
-        raise ValueError(f"option {name}={value!r} cannot be saved; give numbers, strings, lists or a dtype")
+        raise ValueError(
+            f"option {name}={value!r} cannot be saved; give numbers, strings, lists, values by name or a dtype"
+        )
 
     return {name: convert(name, value) for name, value in options.items()}

@@ -61,10 +61,18 @@ RANGES: dict[str, Range] = {
         COUNT,
     ),
     **dict.fromkeys(("num_classes", "pad", "warmup_steps", "cooldown"), NOT_NEGATIVE),
-    **dict.fromkeys(("dropout_rate", "drop_path_rate", "ema_decay", "label_smoothing"), SHARE),
+    **dict.fromkeys(
+        ("dropout_rate", "drop_path_rate", "spatial_dropout_rate", "ema_decay", "label_smoothing"),
+        SHARE,
+    ),
     **dict.fromkeys(("b1", "b2", "b3", "decay", "rho", "momentum"), SHARE),
-    **dict.fromkeys(("weight_decay", "beta", "l2", "eps_root", "min_lr", "threshold", "least_change"), NOT_NEGATIVE),
-    **dict.fromkeys(("epsilon", "eps", "width", "rotary_base", "clip_norm", "clip_value", "std", "power"), POSITIVE),
+    **dict.fromkeys(
+        ("weight_decay", "beta", "l2", "eps_root", "sam_rho", "min_lr", "threshold", "least_change"), NOT_NEGATIVE
+    ),
+    **dict.fromkeys(
+        ("epsilon", "eps", "width", "rotary_base", "clip_norm", "clip_value", "max_norm", "std", "init_std", "power"),
+        POSITIVE,
+    ),
     **dict.fromkeys(("crop", "decay_factor", "factor", "final_fraction", "peak_at"), Range(0, 1)),
 }
 """What an option of this name may be, whatever it belongs to."""

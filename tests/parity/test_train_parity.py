@@ -105,7 +105,9 @@ OPTIMIZERS = {
         torch.optim.Adagrad,
         {"initial_accumulator_value": 0.1, "eps": 1e-10},
     ),
-    "rmsprop": ({"eps": 1e-30}, torch.optim.RMSprop, {"alpha": 0.9, "eps": 0.0}),  # where ε counts, they differ
+    "heavy_ball": ({"momentum": 0.8}, torch.optim.SGD, {"momentum": 0.8}),
+    "nesterov": ({}, torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
+    "rmsprop": ({"eps": 0.1, "eps_in_sqrt": False}, torch.optim.RMSprop, {"alpha": 0.9, "eps": 0.1}),
 }
 
 
@@ -129,6 +131,70 @@ def test_optimizers(case):
         updates, state = update(jnp.asarray(gradient), state, params)
         params = optax.apply_updates(params, updates)
         np.testing.assert_allclose(params, weight.detach().numpy(), rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (3, 5)])
+def test_muon(shape):
+    """PyTorch computes the orthogonal factor in bfloat16, and has its matrices the other way round."""
+    start = normal(*shape)
+    weight = torch.nn.Parameter(torch.tensor(start.T))
+    theirs = torch.optim.Muon([weight], lr=RATE, weight_decay=0.3, nesterov=False)
+    tx = optimizer("muon", RATE, weight_decay=0.3, nesterov=False)
+    params = jnp.asarray(start)
+    state = tx.init(params)
+    for index in range(1, 6):
+        gradient = normal(*shape, seed=index)
+        weight.grad = torch.tensor(gradient.T)
+        theirs.step()
+        updates, state = jax.jit(tx.update)(jnp.asarray(gradient), state, params)
+        params = optax.apply_updates(params, updates)
+        np.testing.assert_allclose(params, weight.detach().numpy().T, atol=0.05 * RATE * index)
+    assert np.abs(params - start).max() > RATE
+
+
+def of_keras(theirs, start, gradients):
+    """Where an optimizer of Keras comes to from one place on these gradients."""
+    keras = pytest.importorskip("keras")
+    weight = keras.Variable(start)
+    made = theirs(keras)
+    made.build([weight])
+    for gradient in gradients:
+        made.apply([jnp.asarray(gradient)])
+    return np.asarray(weight)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "theirs"),
+    [
+        ("rmsprop", {"eps": 0.1}, lambda k: k.optimizers.RMSprop(RATE, rho=0.9, epsilon=0.1)),  # ε under the root
+        ("heavy_ball", {}, lambda k: k.optimizers.SGD(RATE, momentum=0.9)),
+        ("nesterov", {}, lambda k: k.optimizers.SGD(RATE, momentum=0.9, nesterov=True)),
+        ("adamw", {"weight_decay": 0.1, "eps": 1e-7}, lambda k: k.optimizers.AdamW(RATE, weight_decay=0.1)),
+    ],
+)
+def test_optimizers_of_keras(name, options, theirs):
+    start, gradients = normal(4, 3), [normal(4, 3, seed=index) for index in range(1, 8)]
+    tx, params = optimizer(name, RATE, **options), jnp.asarray(start)
+    state = tx.init(params)
+    for gradient in gradients:
+        updates, state = jax.jit(tx.update)(jnp.asarray(gradient), state, params)
+        params = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(params, of_keras(theirs, start, gradients), rtol=2e-5, atol=2e-6)
+
+
+def test_max_norm():
+    """Keras constrains what comes into a unit after each step: axis 0 of a dense kernel, all but the last of others."""
+    keras = pytest.importorskip("keras")
+    grads = {"dense": {"kernel": normal(4, 3, seed=1)}, "conv": {"kernel": normal(2, 2, 3, 5, seed=2)}}
+    start = {"dense": {"kernel": normal(4, 3)}, "conv": {"kernel": 0.1 * normal(2, 2, 3, 5)}}
+    tx = optimizer("sgd", 0.1, max_norm=0.9)
+    updates, _ = tx.update(grads, tx.init(start), start)
+    moved = optax.apply_updates(start, updates)
+    for name, axis in (("dense", 0), ("conv", [0, 1, 2])):
+        plain = jnp.asarray(start[name]["kernel"] - 0.1 * grads[name]["kernel"])
+        wanted = keras.constraints.MaxNorm(0.9, axis=axis)(plain)
+        assert np.abs(plain - wanted).max() > 0.1 or name == "conv"
+        np.testing.assert_allclose(moved[name]["kernel"], wanted, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("threshold", [0.5, 3.0, 100.0])

@@ -107,7 +107,9 @@ def test_an_existing_path_is_refused_and_left_alone(saved):
     assert zoo.load_model(saved)[0] == small("cnn")[0]
 
 
-@pytest.mark.parametrize("value", [zoo.resnet.BasicBlock, len, np.zeros(3), jnp.zeros(3), {"a": 1}, [1, object()]])
+@pytest.mark.parametrize(
+    "value", [zoo.resnet.BasicBlock, len, np.zeros(3), jnp.zeros(3), {1: 1}, {"a": len}, [1, object()]]
+)
 def test_an_option_that_is_not_plain_is_refused(value, tmp_path):
     with pytest.raises(ValueError, match=r"option stage_sizes=.* cannot be saved; give numbers, strings, lists"):
         zoo.save_model(tmp_path / "model", "resnet18", {"params": {"a": np.zeros(1)}}, stage_sizes=value)

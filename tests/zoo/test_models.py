@@ -303,6 +303,7 @@ _BLOCK, _DECODER_BLOCK = [0.25, 0.0, 0.25], [0.25, 0.25, 0.0, 0.25]
 DROPPED = {
     "mlp": [0.25] * 2,  # of each hidden layer
     "cnn": [0.25],
+    "mini_resnet": [0.15, 0.3, 0.25],  # branches, and what the head sees
     "gan": [0.25] * 2,
     "alexnet": [0.25] * 2,
     "vgg11": [0.25] * 2,
@@ -346,11 +347,12 @@ def test_dropout_is_where_the_papers_have_it(name):
         *((name, "dropout_rate") for name in ("efficientnet_b0", "vit_tiny_patch16_224")),
         *((name, "dropout_rate") for name in ("transformer_classifier", "transformer_base", "gpt2", "bert_tiny")),
         *((name, "dropout_rate") for name in ("lstm_regressor", "gru_regressor", "bilstm_regressor", "char_lstm")),
-        *((name, "drop_path_rate") for name in ("efficientnet_b0", "convnext_tiny")),
+        *((name, "drop_path_rate") for name in ("efficientnet_b0", "convnext_tiny", "mini_resnet")),
+        *(("mini_resnet", option) for option in ("dropout_rate", "spatial_dropout_rate")),
     ],
 )
 def test_dropout_acts_in_training_alone(name, option):
-    others = {"dropout_rate", "drop_path_rate"} & set(zoo.model_card(name).options)
+    others = {"dropout_rate", "drop_path_rate", "spatial_dropout_rate"} & set(zoo.model_card(name).options)
     model, variables, x = small(name, **{**dict.fromkeys(others, 0.0), option: 0.5}), variables_of(name), example(name)
 
     def run(seed):

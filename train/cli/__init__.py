@@ -112,6 +112,7 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         advice = {
             "train": "; `zoo train … --resume` continues from the newest checkpoint",
+            "compare": "; the same command goes on",
             "tune": "; the same command goes on with the study",
         }.get(command, "")
         raise KeyboardInterrupt(advice) from None

@@ -124,18 +124,104 @@ def _recipe_and_settings(words: Sequence[str]) -> tuple[str | None, tuple[str, .
 
 
 def compare(
-    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN", help="folders that `zoo train` made")],
-    metric: Annotated[str, arg(help="a column of their history.csv")] = "loss",
-    out: Annotated[Path, arg(help="the picture to write, a PNG")] = Path("compare.png"),
+    words: Annotated[
+        Positional[tuple[str, ...]],
+        arg(
+            metavar="RUN | RECIPE NAME=VALUE,VALUE",
+            help="folders that `zoo train` made; or a recipe with settings of which one or more have several values, "
+            "such as optimizer=sgd,adam seed=0,1,2; or a comparison, see above",
+        ),
+    ],
+    metric: Annotated[str, arg(help="a column of their history.csv; accuracy or the loss by default")] = "",
+    out: Annotated[
+        Path | None, arg(help="the picture to write, a PNG; compare.png, of a recipe in its folder, by default")
+    ] = None,
+    folder: Annotated[
+        Path | None, arg(help="where the runs of a recipe and their table go; runs/compare_RECIPE by default")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Draw how a metric went in several runs, in training and on the validation split."""
+    """Draw how a metric went in several runs; or train variants of a recipe and compare them.
+
+    Of a recipe, each combination of the values is trained in a run folder; runs that differ by their seed alone are one
+    variant, whose mean is drawn. The same command again goes on where it was interrupted. Comparisons by name:
+    `optimizers` (guide, section 3.2), `regularization` and `regularization_cnn` (section 4).
+    """
+    if out is not None:
+        out = picture_file(out)
+    settings = [word for word in words if "=" in word and not Path(word).is_dir()]
+    names = [word for word in words if word not in settings]
+    if settings or (len(names) == 1 and not Path(names[0]).is_dir() and _is_comparison(names[0])):
+        return _compare_variants(names, settings, metric, out, folder, json)
+    if folder is not None:
+        raise ValueError("--folder is for the runs of a recipe: zoo compare RECIPE NAME=VALUE,VALUE --folder FOLDER")
+    _compare_runs([Path(name) for name in names], metric or "loss", out or Path("compare.png"), json)
+
+
+def _is_comparison(name: str) -> bool:
+    import train.recipes  # noqa: F401
+    from train.runs.comparison import list_comparisons
+
+    return name in list_comparisons()
+
+
+def _compare_variants(
+    names: list[str], settings: list[str], metric: str, out: Path | None, folder: Path | None, json: bool
+) -> None:
+    import train.recipes  # noqa: F401
+    from train.recipe import get_recipe, literal, override, recipe_name
+    from train.runs import comparison
+
+    if len(names) != 1:
+        raise ValueError(f"settings are of one recipe or comparison; not of {' and '.join(map(repr, names)) or 'none'}")
+    seeds = [setting for setting in settings if setting.startswith("seed=") and "," in setting]
+    same, variants = comparison.variants_of([setting for setting in settings if setting not in seeds])
+    base, called = names[0], names[0]
+    if _is_comparison(base):
+        known = comparison.get_comparison(base)
+        base, same, metric = known.recipe, [*known.settings, *same], metric or known.metric
+        variants = {
+            ", ".join(filter(None, (label, more))): [*of, *extra]
+            for label, of in known.variants.items()
+            for more, extra in variants.items()
+        }
+    else:
+        called = recipe_name(base)
+    if len(variants) < 2:
+        raise ValueError(
+            f"there is nothing to compare: give a setting of {called} several values, such as optimizer=sgd,adam"
+        )
+    folder = folder or Path("runs") / f"compare_{called}"
+    found = comparison.compare(
+        override(get_recipe(base), same),
+        variants,
+        folder,
+        seeds=[literal(seed) for setting in seeds for seed in setting.removeprefix("seed=").split(",")],
+        metric=metric,
+        picture=out,
+        title=called,
+        progress=not json,
+        tell=lambda line: None if json else print(line, flush=True),
+    )
+    if json:
+        return console.print_json(found)
+    rows = [{**row, "runs": len(row["runs"])} for row in found["variants"]]
+    hidden = ("settings", "ended_early")
+    columns = tuple(dict.fromkeys(name for row in rows for name in row if name not in hidden))
+    table = [
+        {name: f"{row[name]:.4g}" if isinstance(row.get(name), float) else row.get(name, "–") for name in columns}
+        for row in rows
+    ]
+    console.print_table(table, columns)
+    print(f"\ncurves in {found['picture']}, figures in {folder / 'compare.csv'} and {folder / 'compare.json'}")
+
+
+def _compare_runs(runs: list[Path], metric: str, out: Path, json: bool) -> None:
     from train.loop.callbacks import read_history
     from train.measure import pictures
 
     if not runs:
-        raise ValueError("no run given: zoo compare RUN RUN…")
-    out = picture_file(out)
+        raise ValueError("no run given: zoo compare RUN RUN…, or zoo compare RECIPE NAME=VALUE,VALUE")
     histories = {str(run): read_history(run / "history.csv") for run in runs}
     out.parent.mkdir(parents=True, exist_ok=True)
     pictures.compare(histories, out, metric=metric)

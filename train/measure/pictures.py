@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from train.loop.checkpoints import History
+from train.metrics import higher_is_better
 
 BLUE, ORANGE = "#2a6fbb", "#d9772b"
 
@@ -97,6 +98,69 @@ def compare(histories: Mapping[str, History], path: str | Path, *, metric: str =
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+@as_it_stands
+def variants(
+    histories: Mapping[str, Sequence[History]],
+    ends: Mapping[str, Sequence[tuple[float, float]]],
+    path: str | Path,
+    *,
+    metric: str = "loss",
+    title: str = "",
+) -> None:
+    """Draws a metric of variants over the epochs, and beside it where training and validation ended, as a PNG.
+
+    Args:
+      histories: of each variant's runs, by what it is called. Means are drawn, in a band from the least to the
+        greatest.
+      ends: of each run (training, validation) at its end; of none where there is no validation split.
+      path: the file.
+      metric: a column of each history, drawn on the validation split where there is one.
+      title: above the picture.
+    """
+    columns = {f"validation_{metric}" in history[0] for each in histories.values() for history in each}
+    column = f"validation_{metric}" if columns == {True} else metric
+    gaps = any(ends.values())
+    size = (13.0 if gaps else 7.5, max(4.2, 1.2 + 0.34 * len(histories)))
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(1, 2 if gaps else 1, squeeze=False)[0]
+    for index, (name, each) in enumerate(histories.items()):
+        if not each:
+            continue
+        rows = min(map(len, each))  # one that ended early has fewer
+        values = np.array([[row[column] for row in history[:rows]] for history in each])
+        epochs, color, style = [row["epoch"] for row in each[0][:rows]], f"C{index % 10}", "-" if index < 10 else "--"
+        marker = "o" if rows <= _FEW else None
+        panels[0].plot(epochs, values.mean(axis=0), style, color=color, marker=marker, label=cut(name), linewidth=1.3)
+        if len(each) > 1:
+            panels[0].fill_between(epochs, values.min(axis=0), values.max(axis=0), color=color, alpha=0.12, linewidth=0)
+    panels[0].set(xlabel="epoch", ylabel=column.replace("_", " "))
+    panels[0].legend(frameon=False, fontsize=8)
+    if gaps:
+        for index, each in enumerate(ends.values()):
+            color = f"C{index % 10}"
+            if not each:
+                continue
+            training, validation = np.mean(each, axis=0)
+            panels[1].plot([training, validation], [index, index], color=color, linewidth=2, alpha=0.6)
+            if len(each) > 1:
+                panels[1].plot([v for _, v in each], [index] * len(each), ".", color=color, markersize=4)
+            panels[1].plot(training, index, "o", color=color, markerfacecolor="white")
+            panels[1].plot(validation, index, "o", color=color)
+            gap = training - validation if higher_is_better(metric) else validation - training
+            at = (max(training, validation), index)
+            panels[1].annotate(f"{gap:.3g}", at, (8, 0), textcoords="offset points", va="center", fontsize=8)
+        panels[1].set_yticks(range(len(ends)), [cut(name) for name in ends])
+        panels[1].invert_yaxis()
+        panels[1].margins(x=0.12)
+        label = f"{metric.replace('_', ' ')} at the end: ○ training, ● validation, and their gap"
+        panels[1].set(xlabel=label)
+    for axes in panels:
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(line(title))
     figure.savefig(path, dpi=120)
 
 

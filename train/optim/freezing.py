@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -23,6 +23,38 @@ def path_of(key_path: Any) -> str:
 def matches(path: str, pattern: str) -> bool:
     """Whether a wildcard such as "stage4_*" or "head" means the parameter at a path, or a module that it is in."""
     return fnmatchcase(path, pattern) or fnmatchcase(path, f"{pattern}/*")
+
+
+class WildcardError(ValueError):
+    """A wildcard over parameters matches none."""
+
+
+def by_wildcard(patterns: Collection[str], what: str) -> Callable[[Any], Any]:
+    """A function from parameters to a tree that holds for each the first of the patterns that means it; "" for none.
+
+    Args:
+      patterns: see `matches`.
+      what: they belong to, for the error.
+
+    Raises:
+      WildcardError: when the function is called; a pattern matches no parameter.
+    """
+
+    def labels(params: Any) -> Any:
+        def label(path: Any, _: Any) -> str:
+            return next((pattern for pattern in patterns if matches(path_of(path), pattern)), "")
+
+        paths = [path_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+        if idle := [pattern for pattern in patterns if not any(matches(path, pattern) for path in paths)]:
+            shown = ", ".join(paths[:_SHOWN]) + (f" … ({len(paths)})" if len(paths) > _SHOWN else "")
+            raise WildcardError(f"{what}: {idle[0]!r} matches none of the trained parameters: {shown}")
+        return jax.tree_util.tree_map_with_path(label, params)
+
+    return labels
+
+
+_SHOWN = 10
+"""The most parameters that an error names."""
 
 
 def freeze(tx: optax.GradientTransformation, frozen: Frozen) -> optax.GradientTransformation:

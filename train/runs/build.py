@@ -20,7 +20,7 @@ from train.loop.fitting import Augment
 from train.loop.parallel import Plan
 from train.loop.training_data import first_examples, naming_fields
 from train.memory import require_memory, tree_bytes
-from train.optim.freezing import Frozen, freeze
+from train.optim.freezing import Frozen, WildcardError, freeze
 from train.optim.optimizers import optimizer
 from train.optim.plateau import Plateau, scale_by_plateau
 from train.optim.schedules import schedule
@@ -164,7 +164,8 @@ def _check_task_options(recipe: Recipe) -> None:
     }
     parameters = inspect.signature(constructor).parameters
     passed_on = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    shared = {n: v for n, v in recipe.task_options.items() if n == "ema_decay" and n not in parameters and passed_on}
+    given = recipe.task_options.items()
+    shared = {n: v for n, v in given if n in ("ema_decay", "sam_rho") and n not in parameters and passed_on}
     own = {name: value for name, value in recipe.task_options.items() if name not in shared}
     check_options(gradient_task, shared, what)
     check_options(constructor, own, what, elsewhere=elsewhere)
@@ -244,7 +245,7 @@ def _require_fit(
         with naming_fields(dataset):
             state, metrics = jax.eval_shape(trace, jax.random.key(0))
     except (ValueError, TypeError) as error:
-        if isinstance(error.__cause__, KeyError):
+        if isinstance(error, WildcardError) or isinstance(error.__cause__, KeyError):
             raise
         seen = ", ".join(f"{name} {list(array.shape[1:])}" for name, array in example.items())
         raise ValueError(

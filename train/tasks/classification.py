@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from train import losses
@@ -16,6 +18,9 @@ from train.metrics import Metrics, calibration_bins, class_metrics, weigh
 from train.state import Batch, Task
 from train.tasks.checked import checked
 from train.tasks.step import gradient_task
+from zoo.basic import backpropagation
+from zoo.basic.mlp import MLP
+from zoo.layers import flatten
 
 TOP_K = 5
 """Of `top_5_accuracy`, for more classes than that."""
@@ -30,6 +35,7 @@ def classification(
     label_smoothing: float = 0.0,
     class_weight: ClassWeight | str | None = None,
     inputs: str | Sequence[str] = "image",
+    gradients: Literal["autodiff", "by_hand"] = "autodiff",
     **options: Any,
 ) -> Task:
     """Trains `model` to give logits `[batch, classes]`, or `[batch, 1]` where there are two classes.
@@ -51,8 +57,20 @@ def classification(
         is the mixture of the weighted losses.
       inputs: the field of the batch that the model takes: images, or "tokens" of texts; or several, such as "tokens"
         and what says which of them are no padding.
-      **options: `ema_decay`, `loss_scaling`, `frozen`, `start`, see `gradient_task`.
+      gradients: "by_hand" for those of `zoo.backpropagation` in the place of `jax.grad`; for an `mlp` alone, with ReLU,
+        without dropout and norms.
+      **options: `ema_decay`, `sam_rho`, `loss_scaling`, `frozen`, `start`, see `gradient_task`.
+
+    Raises:
+      ValueError: gradients by hand are asked for of a model, or a loss, that has none.
     """
+    if gradients == "by_hand":
+        if loss != "cross_entropy" or not isinstance(inputs, str):
+            raise ValueError("gradients by hand are those of the cross-entropy of one input")
+        if class_weight is not None:
+            raise ValueError("gradients by hand know no class_weight; give each example its sample_weight")
+        require_plain(model)
+        options["gradients_by_hand"] = partial(_by_hand, inputs=inputs, label_smoothing=label_smoothing)
 
     def loss_of(logits: jax.Array, labels: jax.Array) -> jax.Array:
         if logits.shape[-1] == 1:
@@ -124,6 +142,30 @@ def _is_among_the_top(logits: jax.Array, wanted: jax.Array) -> jax.Array:
     own = jnp.take_along_axis(logits, wanted, axis=-1, mode="clip")
     before = (logits > own) | ((logits == own) & (jnp.arange(logits.shape[-1])[None] < wanted))
     return (before.sum(axis=-1) < TOP_K) & ~jnp.isnan(logits).any(axis=-1)
+
+
+def require_plain(model: Any) -> None:
+    """Refuses a model whose gradients `zoo.backpropagation` does not compute.
+
+    Raises:
+      ValueError: says what the model must be.
+    """
+    plain = isinstance(model, MLP) and model.num_classes > 1 and model.activation == "relu" and model.norm == "none"
+    if plain and not np.any(model.dropout_rate) and {model.dtype or jnp.float32, model.param_dtype} == {jnp.float32}:
+        return
+    raise ValueError(
+        "gradients by hand are those of an mlp in float32 that has activation=relu, dropout_rate=0, norm=none and two "
+        f"outputs or more; not of {model!r}"
+    )
+
+
+def _by_hand(params: Any, batch: Batch, share: jax.Array, *, inputs: str, label_smoothing: float) -> dict[str, Any]:
+    layers, labels = backpropagation.layers_of(params), batch["label"]
+    seen = backpropagation.forward(layers, flatten(batch[inputs]))
+    if labels.ndim == 1:
+        labels = jax.nn.one_hot(labels, seen.logits.shape[-1])
+    targets = optax.losses.smooth_labels(labels, label_smoothing)
+    return backpropagation.params_of(backpropagation.backward(layers, seen, targets, share))
 
 
 def class_probabilities(logits: jax.Array) -> jax.Array:

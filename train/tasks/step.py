@@ -31,6 +31,9 @@ PerExample = Callable[[Any, Batch], dict[str, jax.Array]]
 Measure = Callable[[Any, Batch], Metrics]
 """(outputs of the model, batch) → what evaluation reports, as sums over the examples that the field `mask` keeps."""
 
+Gradients = Callable[[Any, Batch, jax.Array], Any]
+"""(parameters, batch, what each example counts `[batch]`) → the gradients of the sum of losses that count so much."""
+
 Prepare = Callable[[Batch, jax.Array], Batch]
 """(batch, key) → the batch with fields that are drawn anew each time, such as noise."""
 
@@ -47,7 +50,9 @@ def gradient_task(
     inputs: str | Sequence[str],
     prepare: Prepare | None = None,
     measure: Measure | None = None,
+    gradients_by_hand: Gradients | None = None,
     ema_decay: float | None = None,
+    sam_rho: float = 0.0,
     loss_scaling: bool = False,
     frozen: Frozen = lambda path: False,
     start: Mapping[str, Any] | None = None,
@@ -65,8 +70,11 @@ def gradient_task(
       inputs: the field of the batch that the model takes, or several, which it takes in this order.
       prepare: draws what is random in an example, in training and in evaluation, before the model sees it.
       measure: what evaluation reports in place of the means of `per_example`; "loss" is among it.
+      gradients_by_hand: computes the gradients in the place of `jax.grad`.
       ema_decay: keeps an exponential moving average of the variables, which evaluation then uses. Where the optimizer
         accumulates gradients, it is taken after each update.
+      sam_rho: ρ of sharpness-aware minimisation (Foret et al. 2021, eq. 2–3): gradients are taken at w + ρ g / ‖g‖,
+        where g are those at w. A step takes twice the time. Statistics of batch norm are those at w. 0 for none.
       loss_scaling: scales the loss dynamically and skips updates that overflow, for models that compute in float16.
       frozen: parameters whose gradients are not computed, and which stay as they are to the bit. A module that has none
         but these runs as in inference: its batch norms take their running statistics, which stay as they are too.
@@ -132,8 +140,21 @@ def gradient_task(
             loss = metrics["loss"].total / sum_over_devices(metrics["loss"].weight)
             return loss * scale, (metrics, model_state)
 
-        gradients, (metrics, model_state) = jax.grad(objective, has_aux=True)(trained)
-        gradients = jax.tree.map(lambda g: g / scale, sum_over_devices(gradients))
+        def gradients_at(trained: Any) -> tuple[Any, tuple[Metrics, Any]]:
+            if gradients_by_hand is None:
+                gradients, aux = jax.grad(objective, has_aux=True)(trained)
+            else:
+                _, aux = objective(trained)
+                weight = batch.get("mask", jnp.ones_like(aux[0]["loss"].weight, shape=batch[names[0]].shape[:1]))
+                weight = _weighted(weight, batch)
+                share = scale * weight / sum_over_devices(aux[0]["loss"].weight)
+                gradients, _ = partition(gradients_by_hand(merge(trained, kept), batch, share), frozen)
+            return jax.tree.map(lambda g: g / scale, sum_over_devices(gradients)), aux
+
+        gradients, (metrics, model_state) = gradients_at(trained)
+        if sam_rho:
+            reach = sam_rho / jnp.maximum(optax.tree.norm(gradients), jnp.finfo(jnp.float32).tiny)
+            gradients, _ = gradients_at(jax.tree.map(lambda w, g: w + reach * g, trained, gradients))
         gradients = merge(gradients, jax.tree.map(jnp.zeros_like, kept))
         updates, opt_state = tx.update(gradients, state.opt_state, state.params)
         moved, _ = partition(optax.apply_updates(state.params, updates), frozen)

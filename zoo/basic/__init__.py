@@ -1,5 +1,5 @@
 """Networks of dense layers."""
 
-from zoo.basic import mlp, perceptron
+from zoo.basic import backpropagation, mlp, perceptron
 
-__all__ = ["mlp", "perceptron"]
+__all__ = ["backpropagation", "mlp", "perceptron"]

@@ -10,10 +10,10 @@ from zoo.layers.basic import (
     require_image,
     require_tokens,
 )
-from zoo.layers.batch_norm import BatchNorm
 from zoo.layers.conv_layers import Conv, ConvTranspose, he_normal
 from zoo.layers.dense import Dense, Embed
-from zoo.layers.dropout import Dropout, DropPath
+from zoo.layers.dropout import Dropout, DropPath, SpatialDropout
+from zoo.layers.norms import BatchNorm, norm
 
 __all__ = [
     "BATCH_AXIS",
@@ -24,11 +24,13 @@ __all__ = [
     "DropPath",
     "Dropout",
     "Embed",
+    "SpatialDropout",
     "adaptive_avg_pool",
     "batch_axis",
     "flatten",
     "global_avg_pool",
     "he_normal",
+    "norm",
     "record",
     "require_image",
     "require_tokens",

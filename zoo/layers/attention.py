@@ -39,11 +39,12 @@ def _scores(
     batch, queries, heads, head_dim = query.shape
     keys, kv_heads = key.shape[1:3]
     scale = 1 / math.sqrt(head_dim)
-    in_front = query.dtype == jnp.float32  # of the queries, fewer numbers; in half precision it would round them again
+    wide = jnp.promote_types(query.dtype, jnp.float32)
+    in_front = query.dtype == wide  # of the queries, fewer numbers; in half precision it would round them again
     query = query * scale if in_front else query
     # With the heads in front, and those that share a key side by side, this is one product of matrices.
     q = query.transpose(0, 2, 1, 3).reshape(batch, kv_heads, -1, head_dim)
-    scores = matmul(q, key.transpose(0, 2, 1, 3), transpose_b=True, dtype=jnp.float32)
+    scores = matmul(q, key.transpose(0, 2, 1, 3), transpose_b=True, dtype=wide)
     scores = scores.reshape(batch, heads, queries, keys) * (1 if in_front else scale)
     if causal:
         scores = jnp.where(np.tri(queries, keys, dtype=bool)[None, None], scores, _HIDDEN)
@@ -112,7 +113,7 @@ def _attend(query: jax.Array, key: jax.Array, value: jax.Array, **seen: Any) -> 
     weights = jnp.exp(scores - lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
     total = weights.sum(axis=-1, keepdims=True)
     weights = weights.astype(value.dtype).reshape(batch, value.shape[2], -1, keys)
-    y = matmul(weights, value.transpose(0, 2, 1, 3), dtype=jnp.float32)
+    y = matmul(weights, value.transpose(0, 2, 1, 3), dtype=scores.dtype)
     y = y.reshape(batch, heads, queries, -1) / total
     return y.astype(value.dtype).transpose(0, 2, 1, 3)
 
@@ -245,7 +246,7 @@ def rotate(x: jax.Array, positions: jax.Array | np.ndarray, base: float = 10_000
     rates = (base ** (-np.arange(0, head_dim, 2) / head_dim)).astype(np.float32)
     angles = jnp.asarray(positions, jnp.float32)[..., None, None] * rates[None, None, None]
     cos, sin = jnp.cos(angles), jnp.sin(angles)
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    first, second = jnp.split(x.astype(jnp.promote_types(x.dtype, jnp.float32)), 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
 
 

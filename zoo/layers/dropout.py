@@ -1,4 +1,4 @@
-"""Dropout of units, and of whole branches."""
+"""Dropout of units, of whole channels, and of whole branches."""
 
 from __future__ import annotations
 
@@ -32,6 +32,20 @@ class Dropout(nn.Module):
         words = jax.random.bits(self.make_rng("dropout"), (-(-x.size // per_word),), jnp.uint32)
         draws = lax.bitcast_convert_type(words, draw).reshape(-1)[: x.size].reshape(x.shape)
         return jnp.where(draws >= dropped, x * (levels / (levels - dropped)), jnp.zeros_like(x))
+
+
+class SpatialDropout(nn.Module):
+    """Drops whole channels of an example (Tompson et al. 2015): neighbours in a feature map tell the same."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        """`[batch, …, channels]`; drops `x[i, …, c]` where `train` is true, drawing from the stream "dropout"."""
+        if not train or self.rate == 0:
+            return x
+        kept = Dropout(self.rate)(jnp.ones((x.shape[0],) + (1,) * (x.ndim - 2) + x.shape[-1:], x.dtype), train=True)
+        return x * kept
 
 
 class DropPath(nn.Module):

@@ -10,7 +10,18 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from zoo.layers import BatchNorm, Conv, flatten, global_avg_pool, he_normal, record, require_image
+from zoo.layers import (
+    Conv,
+    Dropout,
+    DropPath,
+    SpatialDropout,
+    flatten,
+    global_avg_pool,
+    he_normal,
+    norm,
+    record,
+    require_image,
+)
 from zoo.layers.activations import relu
 from zoo.layers.convolution import max_pool
 from zoo.layers.dense import Dense
@@ -20,12 +31,17 @@ Layer = Callable[..., Any]
 
 
 class BasicBlock(nn.Module):
-    """H(x) = F(x) + x (eq. 38) with two 3×3 convolutions in F; a 1×1 projection where the shape changes."""
+    """H(x) = F(x) + x (eq. 38) with two 3×3 convolutions in F; a 1×1 projection where the shape changes.
+
+    `drop_inside` stands between the convolutions and `drop_branch` behind F, where they are given.
+    """
 
     features: int
     stride: int
     conv: Layer
     norm: Layer
+    drop_inside: Layer | None = None
+    drop_branch: Layer | None = None
     expansion: ClassVar[int] = 1
 
     @nn.compact
@@ -33,8 +49,10 @@ class BasicBlock(nn.Module):
         """`[batch, height, width, channels]` → the same, or halved by the stride and `features · expansion` wide."""
         y = self.conv(self.features, 3, self.stride, padding=1, name="conv1")(x)
         y = relu(self.norm(name="norm1")(y))
+        y = self.drop_inside(y) if self.drop_inside else y
         y = self.conv(self.features, 3, padding=1, name="conv2")(y)
         y = self.norm(name="norm2", scale_init=nn.initializers.zeros)(y)
+        y = self.drop_branch(y) if self.drop_branch else y
         return relu(y + _shortcut(self, x))
 
 
@@ -124,11 +142,19 @@ class MiniResNet(nn.Module):
     """The guide's small residual network: a convolution, two basic blocks, max-pooling and two dense layers.
 
     The guide's convolutions have biases; those stand before batch norm, which cancels them, and are left out here.
+
+    To compare what regularises (section 4), there are dropout before the head, spatial dropout between the convolutions
+    of a block, stochastic depth, which drops its branch (from `drop_path_rate / 2` for the first block), and each of
+    `zoo.layers.norm` in the place of batch norm.
     """
 
     num_classes: int = 10
     features: int = 32
     hidden_size: int = 128
+    norm: str = "batch"
+    dropout_rate: float = 0.0
+    spatial_dropout_rate: float = 0.0
+    drop_path_rate: float = 0.0
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -136,24 +162,33 @@ class MiniResNet(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """`[batch, height, width, channels]` → logits `[batch, num_classes]`."""
         require_image(x, least=2, model="MiniResNet")
-        conv, norm = _conv_and_norm(self.dtype, self.param_dtype, train)
+        conv, norm = _conv_and_norm(self.dtype, self.param_dtype, train, kind=self.norm)
         dense = partial(Dense, dtype=self.dtype, param_dtype=self.param_dtype)
         x = relu(norm(name="norm_stem")(conv(self.features, 3, padding=1, name="conv_stem")(x)))
         for index in (1, 2):
-            x = BasicBlock(self.features, 1, conv, norm, name=f"residual{index}")(x)
+            inside = _drop(SpatialDropout, self.spatial_dropout_rate, train)
+            branch = _drop(DropPath, self.drop_path_rate * index / 2, train)
+            x = BasicBlock(self.features, 1, conv, norm, inside, branch, name=f"residual{index}")(x)
             record(self, f"block{index}", x)
         x = relu(dense(self.hidden_size, name="hidden")(flatten(max_pool(x))))
+        x = Dropout(self.dropout_rate)(x, train=train)
         return dense(self.num_classes, name="head")(x) if self.num_classes else x
 
 
-def _conv_and_norm(dtype: Any, param_dtype: Any, train: bool, epsilon: float = 1e-5) -> tuple[Layer, Layer]:
+def _drop(kind: Callable[[float], Any], rate: float, train: bool) -> Layer:
+    return lambda x: kind(rate)(x, train=train)
+
+
+def _conv_and_norm(
+    dtype: Any, param_dtype: Any, train: bool, epsilon: float = 1e-5, kind: str = "batch"
+) -> tuple[Layer, Layer]:
     """The two layers that blocks are made of, with what is the same for all of them bound."""
     conv = partial(Conv, use_bias=False, kernel_init=he_normal, dtype=dtype, param_dtype=param_dtype)
 
-    def norm(**options: Any) -> Layer:
-        return partial(BatchNorm(epsilon=epsilon, dtype=dtype, param_dtype=param_dtype, **options), train=train)
+    def bound(**options: Any) -> Layer:
+        return partial(norm(kind, epsilon=epsilon, dtype=dtype, param_dtype=param_dtype, **options), train=train)
 
-    return conv, norm
+    return conv, bound
 
 
 _PAPER = "K. He et al., Deep residual learning for image recognition, CVPR 2016, table 1"

@@ -21,11 +21,14 @@ SETTINGS = {
     "adam": (1e-2, {}),
     "adamax": (1e-2, {}),
     "adamw": (1e-2, {"weight_decay": 0.0}),
+    "heavy_ball": (1e-2, {}),
     "lamb": (1e-3, {}),
     "lars": (1e-2, {"trust_coefficient": 1.0}),
     "lion": (1e-3, {}),
     "momentum": (1e-2, {}),
+    "muon": (1e-2, {}),
     "nadam": (1e-2, {}),
+    "nesterov": (1e-3, {}),
     "radam": (1e-2, {}),
     "rmsprop": (3e-3, {}),
     "sgd": (1e-2, {}),
@@ -61,8 +64,8 @@ def minimise(tx, function, start, steps):
 
 def test_every_optimizer_is_tested():
     assert set(SETTINGS) == set(_OPTIMIZERS)
-    documented = optimizer.__doc__.split("name: ")[1].split(".")[0].replace(" or ", ", ").split(", ")
-    assert sorted(" ".join(name.split()) for name in documented) == sorted(_OPTIMIZERS)
+    documented = " ".join(optimizer.__doc__.split()).split("name: ")[1].split(".")[0]
+    assert sorted(documented.replace(" or ", ", ").split(", ")) == sorted(_OPTIMIZERS)
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
@@ -118,8 +121,25 @@ def _heavy_ball(g, s, t, momentum=0.9):
     return s["v"]
 
 
+def _nesterov(g, s, t, momentum=0.8):
+    """Sutskever et al. 2013: the gradient's look ahead is that of the velocity after it."""
+    return g + momentum * _heavy_ball(g, s, t, momentum)
+
+
+def _rmsprop_outside(g, s, eps, beta=0.9):
+    s["s"] = beta * s.get("s", 0) + (1 - beta) * g**2
+    return g / (np.sqrt(s["s"]) + eps)
+
+
 EQUATIONS = {
     "sgd": ("sgd", {}, lambda g, s, t: g),
+    "heavy_ball": ("heavy_ball", {}, _heavy_ball),
+    "nesterov": ("nesterov", {"momentum": 0.8}, _nesterov),
+    "rmsprop with epsilon outside": (
+        "rmsprop",
+        {"eps": 0.1, "eps_in_sqrt": False},
+        lambda g, s, t: _rmsprop_outside(g, s, 0.1),
+    ),
     "sgd with momentum": ("sgd", {"momentum": 0.9}, _heavy_ball),
     "momentum": ("momentum", {}, _momentum),
     "momentum .5": ("momentum", {"beta": 0.5}, lambda g, s, t: _momentum(g, s, t, 0.5)),
@@ -166,13 +186,6 @@ def follow(tx, reference, steps=6, gradients=lambda grads, params: grads, rtol=2
 def test_equations_of_the_guide(case):
     name, options, equation = EQUATIONS[case]
     follow(optimizer(name, RATE, **options), Numpy(equation))
-
-
-def test_rmsprop_with_epsilon_outside_the_root_would_differ():
-    with pytest.raises(AssertionError):
-        follow(
-            optimizer("rmsprop", RATE, eps=0.1), Numpy(lambda g, s, t: g * 0 + g / (np.sqrt(0.1 * g**2) + 0.1)), steps=1
-        )
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam"])

@@ -1,7 +1,9 @@
-"""Batch normalisation, with a gradient that takes two sums over the batch in the place of four."""
+"""Norms by name. Batch norm has a gradient that takes two sums over the batch in the place of four."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,6 +14,7 @@ from jax import lax
 from jax.nn.initializers import Initializer
 
 from zoo.layers.basic import batch_axis
+from zoo.options import unknown
 
 
 class BatchNorm(nn.Module):
@@ -59,7 +62,7 @@ def _batch_norm(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The normalised batch, its mean and its biased variance."""
     mean = _mean_of_batch(x)
-    var = _mean_of_batch(jnp.square(x.astype(jnp.float32) - _last(mean, x)))
+    var = _mean_of_batch(jnp.square(x.astype(mean.dtype) - _last(mean, x)))
     return _normalized(x, mean, var, scale, bias, epsilon), mean, var
 
 
@@ -84,8 +87,8 @@ def _(epsilon: float, primals: Any, tangents: Any) -> tuple[Any, Any]:
 
 
 def _mean_of_batch(x: jax.Array) -> jax.Array:
-    """Over all axes but the last and all devices, in single precision: sums over a batch overflow a half."""
-    mean = x.astype(jnp.float32).mean(tuple(range(x.ndim - 1)))
+    """Over all axes but the last and all devices, in single precision at least: sums over a batch overflow a half."""
+    mean = x.astype(jnp.promote_types(x.dtype, jnp.float32)).mean(tuple(range(x.ndim - 1)))
     axis = batch_axis()
     return mean if axis is None else lax.pmean(mean, axis)
 
@@ -93,3 +96,55 @@ def _mean_of_batch(x: jax.Array) -> jax.Array:
 def _last(vector: jax.Array, x: jax.Array) -> jax.Array:
     """`vector` with the rank of `x`, along its last axis."""
     return vector.reshape((1,) * (x.ndim - 1) + vector.shape)
+
+
+GROUPS = 8
+"""The most groups of group norm."""
+
+
+class GroupNorm(nn.Module):
+    """Group norm (Wu, He 2018): mean and variance of each example are taken over a group of channels and all places.
+
+    The number of groups is the greatest common divisor of `GROUPS` and the number of channels.
+    """
+
+    epsilon: float = 1e-5
+    scale_init: Callable[..., Any] = nn.initializers.ones
+    dtype: Any = None
+    param_dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[batch, …, channels]` → the same shape."""
+        options = {"scale_init": self.scale_init, "dtype": self.dtype, "param_dtype": self.param_dtype}
+        return nn.GroupNorm(math.gcd(GROUPS, x.shape[-1]), epsilon=self.epsilon, name="groups", **options)(x)
+
+
+_NORMS: dict[str, Callable[..., Any]] = {
+    "batch": BatchNorm,  # guide, eq. 29–32
+    "group": GroupNorm,
+    "layer": nn.LayerNorm,  # Ba, Kiros, Hinton 2016: over the channels of each place
+    "rms": nn.RMSNorm,  # Zhang, Sennrich 2019
+}
+
+
+def norm(kind: str, *, epsilon: float = 1e-5, **options: Any) -> Callable[..., jax.Array]:
+    """A norm by name: batch, group, layer, rms or none.
+
+    Args:
+      kind: one of these.
+      epsilon: added to the variance.
+      **options: of the module, such as `name`, `dtype`, `scale_init`.
+
+    Returns:
+      (x `[batch, …, channels]`, train=…) → the same shape. Only batch norm is another in training.
+
+    Raises:
+      ValueError: there is none of this name; the nearest are listed.
+    """
+    if kind == "none":
+        return lambda x, *, train=False: x
+    if kind not in _NORMS:
+        raise ValueError(unknown("norm", kind, [*_NORMS, "none"]))
+    module = _NORMS[kind](epsilon=epsilon, **options)
+    return module if kind == "batch" else lambda x, *, train=False: module(x)
