@@ -52,6 +52,14 @@ def test_labels_may_be_probabilities():
     chex.assert_trees_all_close(step("by_hand", batch), step("autodiff", batch), rtol=1e-5, atol=1e-7)
 
 
+def test_examples_are_weighed():
+    batch = {**BATCH, "sample_weight": np.where(BATCH["mask"], rng.uniform(0, 3, 16), np.nan).astype(np.float32)}
+    weighed = step("by_hand", batch)
+    chex.assert_trees_all_close(weighed, step("autodiff", batch), rtol=1e-5, atol=1e-7)
+    with pytest.raises(AssertionError):
+        chex.assert_trees_all_close(weighed, step("by_hand"), rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize("name", ["jit", "fsdp", "pmap"])
 def test_the_plans_agree(name):
     chex.assert_trees_all_close(step("by_hand", plan=parallel.plan(name)), step("autodiff"), rtol=1e-4, atol=1e-6)
@@ -78,5 +86,7 @@ def test_other_losses_are_refused():
     model = zoo.create_model("mlp", **PLAIN)
     with pytest.raises(ValueError, match="those of the cross-entropy of one input"):
         classification(model, optax.sgd(0.1), gradients="by_hand", loss="perceptron")
+    with pytest.raises(ValueError, match="know no class_weight"):
+        classification(model, optax.sgd(0.1), gradients="by_hand", class_weight="balanced")
     with pytest.raises(ValueError, match="gradients of task 'classification' must be 'autodiff' or 'by_hand'"):
         classification(model, optax.sgd(0.1), gradients="numerical")
