@@ -184,6 +184,7 @@ train.run: train
 train.sample: interpolate manifold sample
 train.schedules: schedule
 train.search: search tune
+train.search.populations: Evaluated Exploit Member Trained fit_population
 train.state: State Task
 train.step: gradient_task
 train.tasks: TASKS classification diffusion gan language_modeling reconstruction regression seq2seq vae
@@ -207,7 +208,7 @@ def test_what_users_import_stays_where_it_is(line):
 NOT_AT_START = {
     "import train.cli": "jax flax numpy orbax matplotlib tensorflow_datasets sklearn PIL zoo data",
     "import data": "jax flax orbax matplotlib tensorflow_datasets sklearn PIL",
-    "import zoo": "matplotlib tensorflow_datasets sklearn torch h5py tokenizers huggingface_hub train data",
+    "import zoo": "orbax matplotlib tensorflow_datasets sklearn torch h5py tokenizers huggingface_hub train data",
     "from train.loop import fit": "matplotlib tensorflow_datasets sklearn tensorboardX tyro",
     "from train.inference import predict": "matplotlib tensorflow_datasets sklearn tensorboardX tyro",
     "import train.runs.run": "tensorflow_datasets sklearn tensorboardX tyro",
