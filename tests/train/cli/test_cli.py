@@ -55,7 +55,10 @@ def test_usage(arguments, message):
         (["card", "lenet"], "unknown model: 'lenet'; nearest: lenet5"),
         (["card", "mlp", "dropout=0.1"], "unknown option of model 'mlp': 'dropout'; nearest: dropout_rate"),
         (["card", "mlp", "dropout_rate"], "OPTION=VALUE, such as num_classes=10; not 'dropout_rate'"),
-        (["card", "mlp", "dropout_rate=much"], "dropout_rate of model 'mlp' must be a number, not 'much'"),
+        (
+            ["card", "mlp", "dropout_rate=much"],
+            "dropout_rate of model 'mlp' must be a number or a list of numbers, not 'much'",
+        ),
         (["card", "lenet5", "num_classes=-3"], "num_classes of model 'lenet5' must be at least 0, not -3"),
         (["card", "mlp", "activation=rleu"], "unknown activation: 'rleu'"),
         (["recipes", "lenet5_digit"], "unknown recipe: 'lenet5_digit'; nearest: lenet5_digits"),
