@@ -23,6 +23,7 @@ from train.precision import LossScale, all_finite, select
 from train.state import Batch, State, Task
 from train.tasks.checked import checked
 from zoo.layers import batch_axis
+from zoo.observe import mark_gradients
 from zoo.registry import unknown
 
 PerExample = Callable[[Any, Batch], dict[str, jax.Array]]
@@ -135,7 +136,7 @@ def gradient_task(
         gradients, (metrics, model_state) = jax.grad(objective, has_aux=True)(trained)
         gradients = jax.tree.map(lambda g: g / scale, sum_over_devices(gradients))
         gradients = merge(gradients, jax.tree.map(jnp.zeros_like, kept))
-        updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+        updates, opt_state = tx.update(mark_gradients(gradients), state.opt_state, state.params)
         moved, _ = partition(optax.apply_updates(state.params, updates), frozen)
         params = merge(moved, kept)  # -0 + 0 would not be -0
         loss_scale = state.loss_scale
