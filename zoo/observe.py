@@ -28,8 +28,9 @@ class Mark(NamedTuple):
     """What is known of a marked array: all that is static.
 
     Attributes:
-      role: "output" of a layer, "tangent" or "gradient" of it; or "parameters", their gradient as the optimizer gets it.
-      path: of the layer, names from the model down; of parameters too.
+      role: "output" of a layer, "tangent" or "gradient" of it; or "parameters", for their gradient as the optimizer
+        gets it.
+      path: names from the model down to the layer, or to the parameter.
       kind: the class of the layer.
       call: a number of its own for each call.
     """
@@ -168,7 +169,7 @@ def observe(function: Callable[..., Any]) -> Callable[..., tuple[Any, Observatio
 
 
 class _From(NamedTuple):
-    """Where an array comes from, with nothing but views between: from calls of layers; or from a nonlinearity of them."""
+    """Where an array comes from, views aside: from calls of layers, or from a nonlinearity of them."""
 
     calls: tuple[int, ...] = ()
     nonlinearity: str | None = None

@@ -8,7 +8,7 @@ inspect(model, variables, images, loss=lambda logits: …)   # and the gradients
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -170,9 +170,9 @@ def look(
     return _layers(seen.calls, params, _by_path(gradients), {}, 1.0), outputs
 
 
-def report(inside: list[Inside]) -> list[Layer]:
+def report(inside: Sequence[Inside]) -> list[Layer]:
     """The layers with their numbers on the host."""
-    return [_report(each) for each in jax.device_get(inside)]
+    return [_report(each) for each in jax.device_get(list(inside))]
 
 
 def summary(metrics: Metrics) -> dict[str, float]:

@@ -16,7 +16,7 @@ import zoo
 from data import augment
 from train.class_weights import class_weights
 from train.loop import parallel
-from train.loop.fitting import Augment
+from train.loop.feed import Augment
 from train.loop.parallel import Plan
 from train.loop.training_data import first_examples, naming_fields
 from train.memory import require_memory, tree_bytes

@@ -68,6 +68,7 @@ def train(recipe: Recipe, folder: str | Path, *, resume: bool = False, progress:
       ValueError: the recipe is wrong, or the folder holds another run.
       CheckpointError: a checkpoint cannot be written or read.
       DivergedError: the loss is no longer a number.
+      InterruptedTraining: SIGTERM has come; a checkpoint is saved, from which `resume` goes on.
     """
     folder = Path(folder)
     recipe = with_absolute_paths(recipe)
@@ -130,6 +131,8 @@ def _train(recipe: Recipe, parts: Parts, folder: Path, progress: bool) -> dict[s
             adapt=None if parts.plateau is None else parts.plateau.rescale,
             callbacks=told,
             checkpoints=checkpoints,
+            observe_every=recipe.observe_every,
+            interrupted=stack.enter_context(callbacks.sigterm()),
         )
     if not first_process:
         return {}
