@@ -72,6 +72,7 @@ class Layer(NamedTuple):
       saturated: of sigmoid or tanh the share where the slope is less than 5 % of the steepest.
       units: their number, the length of the last axis.
       dead_units: units that are zero for more than 90 % of the examples, at all positions.
+      silent_units: units that are zero for all of them.
       output_gradient_norm: of the loss, a mean over examples, by the output of the layer.
       num_weights: the layer's own, not those of the layers inside it.
       weight_mean: their mean.
@@ -94,6 +95,7 @@ class Layer(NamedTuple):
     saturated: float | None
     units: int | None
     dead_units: int | None
+    silent_units: int | None
     output_gradient_norm: float | None
     num_weights: int
     weight_mean: float | None
@@ -189,6 +191,7 @@ def _report(inside: Inside) -> Layer:
     own |= {
         "units": None if share is None else int(share.size),
         "dead_units": None if share is None else int((share > DEAD).sum()),
+        "silent_units": None if share is None else int((share == 1).sum()),
         "update_ratio": moved / kernels if moved is not None and kernels else None,
     }
     finite = all(np.isfinite(value) for value in (*numbers.values(), kernels or 0, moved or 0))

@@ -49,8 +49,12 @@ class Parts(NamedTuple):
     plateau: Plateau | None
 
 
-def build(recipe: Recipe) -> Parts:
+def build(recipe: Recipe, rate: optax.Schedule | None = None) -> Parts:
     """Builds all that a recipe names, and so finds out what it names wrongly.
+
+    Args:
+      recipe: what to build.
+      rate: a schedule in the place of the recipe's learning rate and schedule.
 
     Raises:
       ValueError: a name, an option or a size is wrong.
@@ -90,7 +94,7 @@ def build(recipe: Recipe) -> Parts:
         layers = {"trained_layers": recipe.trained_layers, "layer_rates": recipe.layer_rates}
         frozen = frozen_layers(model, example[inputs], **layers)
     plateau = _plateau(recipe)
-    rate, tx = _optimizer(recipe, steps, frozen, plateau)
+    rate, tx = _optimizer(recipe, steps, frozen, plateau, rate)
     extras: dict[str, Any] = {"loss_scaling": True} if recipe.precision == "float16" else {}
     if frozen is not None:
         extras["frozen"] = frozen
@@ -117,12 +121,12 @@ def _require_inputs(recipe: Recipe, dataset: data.Dataset) -> str:
 
 
 def _optimizer(
-    recipe: Recipe, steps: int, frozen: Frozen | None, plateau: Plateau | None
+    recipe: Recipe, steps: int, frozen: Frozen | None, plateau: Plateau | None, rate: optax.Schedule | None
 ) -> tuple[optax.Schedule, optax.GradientTransformation]:
     def scheduled(rate: float) -> optax.Schedule:
         return schedule(recipe.schedule, rate, steps, **recipe.schedule_options)
 
-    rate = scheduled(recipe.learning_rate)
+    rate = rate or scheduled(recipe.learning_rate)
     layer_rates = {pattern: scheduled(each) for pattern, each in recipe.layer_rates.items() if each}
     tx = optimizer(recipe.optimizer, rate, layer_rates=layer_rates, **recipe.optimizer_options)
     if frozen is not None:

@@ -9,7 +9,6 @@ import pytest
 
 import data
 import zoo
-from train.loop import fitting as loop
 from train.loop import parallel, programs
 from train.loop.checkpoints import Checkpoints
 from train.loop.fitting import DivergedError, evaluate, fit
