@@ -66,9 +66,7 @@ def diagnose(
     for finding in found.findings:
         print(console.printable(finding.words[:1].upper() + finding.words[1:]))
     if not found.findings:
-        print(
-            "Nothing is wrong: no layer is dead or saturated, gradients neither vanish nor explode, steps lower the loss."
-        )
+        print("Nothing is wrong: no layer is dead or saturated, gradients neither vanish nor explode.")
     if files:
         print(f"\nin {console.printable(str(out))}: {', '.join(file.name for file in files)}")
 
@@ -112,9 +110,7 @@ def lr_find(
         facts = {"suggestion": test.suggestion, "rates": test.rates.tolist(), "losses": test.losses.tolist()}
         return console.print_json(facts)
     if test.suggestion is None:
-        print(
-            f"no suggestion: the loss falls at no rate between {lowest:g} and {highest:g}; is the model able to learn?"
-        )
+        print(f"no suggestion: the loss falls at no rate from {lowest:g} to {highest:g}; can the model learn?")
     else:
         print(f"learning_rate={test.suggestion:.2g}")
     if out is not None:

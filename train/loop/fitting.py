@@ -277,10 +277,11 @@ def fit(
             if adapt is not None:
                 placed = adapt(placed, history)
             state = plan.unplace(placed)
-            if kept is not None:
-                kept = _Kept(step, parallel.to_host(state))
+            copy = _Kept(step, parallel.to_host(state)) if kept is not None else None
             if restore_best is not None and checkpoints is None and _best(history, restore_best) != best:
-                best, best_state = len(history) - 1, kept.state if kept is not None else state
+                best, best_state = len(history) - 1, state if copy is None else copy.state
+            if copy is not None and all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(copy.state.params)):
+                kept = copy  # the loss of the step behind may be fine, and its parameters not
             layers: Sequence[Inside] = ()
             if observe_every is not None and len(history) % observe_every == 0:
                 (items,) = training.items([rows_of(step, 1)])

@@ -117,16 +117,16 @@ def has_diverged(losses: list[float]) -> bool:
     """Whether the last of the losses is the end: no number, or for three steps more than four times the best."""
     if not np.isfinite(losses[-1]):
         return True
-    recent = np.median(losses[-3:])  # a spike of one step is no end
-    best = min(np.median(losses[max(0, i - 2) : i + 1]) for i in range(len(losses)))
-    return len(losses) >= 3 and best > 0 and bool(recent > DIVERGED * best)
+    if len(losses) < 3:
+        return False
+    calm = np.median(np.lib.stride_tricks.sliding_window_view(losses, 3), axis=1)  # a spike of one step is no end
+    return bool(calm[-1] > DIVERGED * calm.min() > 0)
 
 
 def suggest(rates: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray, float | None]:
     """The finite losses, the same without spikes and noise, and the rate at which half of their fall is done.
 
-    Half-way down the slope is where fastai's "valley" looks for it too. A running median first takes out spikes, which
-    else would be the start or the end of the longest way down.
+    A running median first takes out spikes, which would be the start or the end of the way down.
 
     Args:
       rates: rising, `[n]`.
@@ -138,7 +138,9 @@ def suggest(rates: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarr
         return losses, losses, None
     logs = np.log(rates[: len(losses)])
     half = _MEDIAN // 2
-    padded = np.pad(losses, half, mode="edge")
+    level = float(np.median(losses[: max(_MEDIAN, len(losses) // 4)]))
+    # What has diverged is cut off: its heights would reach down the whole way to the minimum.
+    padded = np.pad(np.minimum(losses, level + abs(level)), half, mode="edge")
     calm = np.median(np.lib.stride_tricks.sliding_window_view(padded, _MEDIAN), axis=1)
     width = _WIDTH * (np.log(rates[-1]) - np.log(rates[0]))
     kernel = np.exp(-np.square((logs[:, None] - logs[None]) / width) / 2)

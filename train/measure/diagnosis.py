@@ -128,6 +128,7 @@ def diagnose(
     dataset = as_dataset(dataset)
     source = feed(dataset, "train", parallel.jit(jax.local_devices()[:1]))
     load = jax.jit(loader(source, augment))
+    state = jax.device_put(parallel.to_host(state), jax.local_devices()[0])
     step = int(state.step)
 
     def batch_of(number: int, size: int) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from train.files import as_json, write_whole
 from train.loop.inspection import Inside, Layer
@@ -22,6 +23,10 @@ MOST_ROWS = 30
 
 MOST_FILTERS = 64
 """Filters that are drawn."""
+
+
+_plain = FuncFormatter(lambda value, place: f"{value:g}")
+"""Numbers of a logarithmic scale as they are typed: mathematics are off in our pictures."""
 
 
 def write(found: Diagnosis, params: Any, folder: str | Path, *, title: str = "") -> list[Path]:
@@ -99,6 +104,8 @@ def gradient_flow(layers: Sequence[Layer], path: str | Path, *, title: str = "")
     lower.set_xticks(places, [cut(row.name or row.kind) for row in rows], rotation=90)
     for axes in (upper, lower):
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(_plain)
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
@@ -163,6 +170,7 @@ def rate_test(test: RateTest, path: str | Path, *, title: str = "") -> None:
         label = f"suggestion: {test.suggestion:.2g}"
         axes.axvline(test.suggestion, color=ORANGE, linestyle="--", label=label)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(_plain)
     if test.smoothed.size:  # a spike would flatten all the rest
         low, high = float(test.smoothed.min()), float(test.smoothed.max())
         margin = 0.1 * (high - low) + 1e-12
