@@ -17,7 +17,6 @@ from train.loop.inspection import Inside, Layer
 from train.loop.nonfinite import Made, first_nonfinite
 from train.loop.programs import loader
 from train.loop.training_data import Data, as_dataset, first_examples, naming_fields
-from train.metrics import summarize
 from train.state import State, Task
 
 EXAMPLES = 256
@@ -139,36 +138,41 @@ def diagnose(
     size = min(max(examples, batch_size), source.num_examples)
     batch = batch_of(step * batch_size // size, size)
     with naming_fields(dataset):
-        blank = task.init(jax.random.key(seed), first_examples(dataset))
+        blank = jax.device_put(task.init(jax.random.key(seed), first_examples(dataset)), jax.local_devices()[0])
         look = jax.jit(lambda state, batch: inspection.look(task, state, batch))
         inside, metrics = jax.device_get(look(state, batch))
-        start = summarize(jax.device_get(look(blank, batch)[1]))["loss"]
     layers = inspection.report(inside)
     made: Made | None = None
     if not all(layer.finite for layer in layers):
         made = first_nonfinite(
             task.train_step, state, batch, of=lambda outputs: (outputs[1]["loss"], outputs[0].params)
         )
-    steps = _try_steps(task, state, [batch_of(step + index, batch_size) for index in range(STEPS)])
+    steps, start = _try_steps(task, state, blank, [batch_of(step + index, batch_size) for index in range(STEPS)])
     blank_loss = min([start, *_entropy(dataset, metrics)])
     judged = "generator_loss" not in metrics
     found = findings(layers, made, steps if judged else None, blank_loss if judged else None, history if judged else ())
     return Diagnosis(step, layers, inside, steps, blank_loss, list(history), found)
 
 
-def _try_steps(task: Task, state: State, batches: Sequence[Any]) -> Steps:
+def _try_steps(task: Task, state: State, blank: State, batches: Sequence[Any]) -> tuple[Steps, float]:
+    """Steps on from a state; and the mean loss of these batches with a state that has learnt nothing."""
+
     @jax.jit
     def both(state: State, batch: Any) -> Any:
         after, before = task.train_step(state, batch)
         _, again = task.train_step(dataclasses.replace(after, step=state.step), batch)
         return after, before["loss"], again["loss"]
 
+    def mean(loss: Any) -> float:
+        return float(np.sum(loss.total) / np.sum(loss.weight))
+
+    start = np.mean([mean(jax.device_get(both(blank, batch)[1])) for batch in batches])
     losses = []
     for batch in batches:
         state, *pair = both(state, batch)
-        losses.append([float(each.total.sum() / each.weight.sum()) for each in jax.device_get(pair)])
+        losses.append([mean(loss) for loss in jax.device_get(pair)])
     before, after = np.array(losses).T
-    return Steps(before, after)
+    return Steps(before, after), float(start)
 
 
 def _entropy(dataset: data.Dataset, metrics: Any) -> list[float]:

@@ -15,7 +15,7 @@ import data
 import zoo
 from train.loop import fit, inspect, parallel
 from train.measure import diagnosis_pictures
-from train.measure.diagnosis import diagnose
+from train.measure.diagnosis import diagnose, findings
 from train.tasks import classification, regression, vae
 from zoo.layers.activations import activation
 
@@ -47,43 +47,52 @@ def found(task, dataset, state, history=()):
     return diagnose(task, dataset, state, batch_size=32, history=history)
 
 
-def illnesses(findings):
-    return [(finding.illness, finding.layer) for finding in findings]
+def illnesses(told):
+    return [(finding.illness, finding.layer) for finding in told]
+
+
+def trained_on_one_device(task, dataset, **options):
+    return fit(task, dataset, plan=parallel.jit(jax.devices()[:1]), **options)
+
+
+def at_start(digits, change=lambda params: params, **options):
+    """What is found in the layers of a network before its first step."""
+    task = classification(Deep(**options), optax.adam(1e-3))
+    state = started(task, digits)
+    state = dataclasses.replace(state, params=change(state.params))
+    layers = inspect(task, state, digits.preprocess(digits.splits["train"][np.arange(128)]))
+    return layers, findings(layers)
 
 
 def test_a_fresh_network_is_healthy(digits):
-    task = classification(Deep(), optax.adam(1e-3))
-    assert found(task, digits, started(task, digits)).findings == []
+    assert at_start(digits, depth=10)[1] == []
 
 
 def test_dead_relus(digits):
-    task = classification(Deep(depth=3), optax.adam(1e-3))
-    state = started(task, digits)
-    params = {**state.params, "hidden1": {**state.params["hidden1"], "bias": jnp.full(16, -100.0)}}
-    result = found(task, digits, dataclasses.replace(state, params=params))
-    assert illnesses(result.findings)[0] == ("dead", "hidden1")
-    assert "layer hidden1 is dead: 16 of its 16 units are zero for all examples" in result.findings[0].words
-    assert {layer.name: layer.dead_units for layer in result.layers}["hidden1"] == 16
+    def dead(params):
+        return {**params, "hidden1": {**params["hidden1"], "bias": jnp.full(16, -100.0)}}
+
+    layers, told = at_start(digits, dead, depth=3)
+    assert illnesses(told)[0] == ("dead", "hidden1")
+    assert "layer hidden1 is dead: 16 of its 16 units are zero for all examples" in told[0].words
+    assert {layer.name: layer.dead_units for layer in layers}["hidden1"] == 16
 
 
 def test_vanishing(digits):
-    task = classification(Deep(depth=12, activation="sigmoid", gain=1.0), optax.adam(1e-3))
-    (finding,) = found(task, digits, started(task, digits)).findings
+    (finding,) = at_start(digits, depth=12, activation="sigmoid", gain=1.0)[1]
     assert finding.illness == "vanishing"
     assert finding.layer.startswith("hidden")
     assert "at layer hidden0" in finding.words
 
 
 def test_exploding(digits):
-    task = classification(Deep(depth=8, activation="linear", gain=60.0), optax.adam(1e-3))
-    finding = found(task, digits, started(task, digits)).findings[0]
+    (finding,) = at_start(digits, depth=8, activation="linear", gain=60.0)[1]
     assert finding.illness == "exploding"
     assert "at layer hidden0" in finding.words
 
 
 def test_saturated(digits):
-    task = classification(Deep(depth=2, activation="tanh", gain=900.0), optax.adam(1e-3))
-    assert ("saturated", "hidden0") in illnesses(found(task, digits, started(task, digits)).findings)
+    assert ("saturated", "hidden0") in illnesses(at_start(digits, depth=2, activation="tanh", gain=900.0)[1])
 
 
 def test_nan_in_a_layer(digits):
@@ -108,7 +117,7 @@ def test_nan_in_a_layer(digits):
 def trained(digits):
     """A healthy training, with the guide's network."""
     task = classification(zoo.create_model("mlp"), optax.adam(1e-3))
-    return task, fit(task, digits, batch_size=32, epochs=6)
+    return task, trained_on_one_device(task, digits, batch_size=32, epochs=6)
 
 
 def test_a_healthy_training(digits, trained):
@@ -121,7 +130,7 @@ def test_a_rate_ten_times_too_high(digits):
     model = zoo.create_model("mlp", hidden_sizes=(32,), dropout_rate=0.0)
     for rate, wanted in ((0.3, []), (3.0, ["rate too high"])):
         task = classification(model, optax.sgd(rate))
-        fitted = fit(task, digits, batch_size=32, steps=45, evaluate_every=45)
+        fitted = trained_on_one_device(task, digits, batch_size=32, steps=45, evaluate_every=45)
         told = [finding.illness for finding in found(task, digits, fitted.state, fitted.history).findings]
         assert [illness for illness in told if illness == "rate too high"] == wanted, (rate, told)
         assert bool(told) == bool(wanted), (rate, told)
@@ -135,7 +144,7 @@ def test_shuffled_labels(digits):
         splits[name] = data.ArraySource({**arrays, "label": rng.permutation(arrays["label"])})
     shuffled = dataclasses.replace(digits, splits=splits)
     task = classification(zoo.create_model("mlp", dropout_rate=0.0), optax.adam(1e-3))
-    fitted = fit(task, shuffled, batch_size=32, epochs=12)
+    fitted = trained_on_one_device(task, shuffled, batch_size=32, epochs=12)
     (finding,) = found(task, shuffled, fitted.state, fitted.history).findings
     assert finding.illness == "overfitting"
     assert "are the labels right?" in finding.words
@@ -143,7 +152,7 @@ def test_shuffled_labels(digits):
 
 def test_underfitting(digits):
     task = classification(zoo.create_model("mlp"), optax.sgd(1e-6))
-    fitted = fit(task, digits, batch_size=32, epochs=2)
+    fitted = trained_on_one_device(task, digits, batch_size=32, epochs=2)
     assert illnesses(found(task, digits, fitted.state, fitted.history).findings) == [("underfitting", None)]
 
 
@@ -151,13 +160,13 @@ def test_a_healthy_autoencoder_and_a_healthy_recurrent_network():
     images = data.load("digits", validation=0.1)
     model = zoo.create_model("vae", image_shape=(8, 8, 1), features=(8, 8), hidden_size=16, latent_size=4)
     task = vae(model, optax.adam(3e-3))
-    fitted = fit(task, images, batch_size=64, epochs=6)
+    fitted = trained_on_one_device(task, images, batch_size=64, epochs=6)
     assert found(task, images, fitted.state, fitted.history).findings == []
 
     x = np.random.default_rng(0).normal(size=(256, 10, 1)).astype(np.float32)
     task = regression(zoo.create_model("gru_regressor", hidden_sizes=(16,)), optax.adam(1e-2), inputs="inputs")
     sums = {"inputs": x, "target": x.sum(axis=1)}
-    fitted = fit(task, sums, batch_size=32, epochs=10)
+    fitted = trained_on_one_device(task, sums, batch_size=32, epochs=10)
     assert found(task, sums, fitted.state, fitted.history).findings == []
 
 
