@@ -155,6 +155,7 @@ zoo.lenet: LeNet5
 zoo.llama: Llama
 zoo.mlp: MLP
 zoo.mobilenet: MobileNetV3
+zoo.observe: observe
 zoo.perceptron: Perceptron
 zoo.resnet: ResNet
 zoo.sequence: AttentionRegressor SequenceRegressor
@@ -162,15 +163,16 @@ zoo.transformer: Block Transformer TransformerClassifier mean_over_tokens
 zoo.vae: VAE
 zoo.vgg: VGG
 zoo.vit: ViT
-train.callbacks: csv_history early_stopping progress_bar tensorboard
+train.callbacks: csv_history early_stopping log_to progress_bar sigterm tensorboard
 train.checkpoint: Checkpoints CheckpointError
 train.class_weights: class_weights
 train.freezing: freeze
 train.generate: generate stream
 train.inference: Prediction Run evaluate examine load load_with_data predict
 train.launch: join_processes keep_memory keep_programs require_known_xla_flags roll_call
-train.loop: DivergedError Fitted Report evaluate fit
+train.loop: DivergedError Fitted InterruptedTraining Layer RateTest Report evaluate find_rate fit inspect
 train.losses: binary_cross_entropy cross_entropy huber mean_absolute_error mean_squared_error
+train.measure.diagnosis: Diagnosis Finding diagnose findings
 train.metrics: Mean merge summarize weigh
 train.optimizers: optimizer
 train.parallel: Plan fsdp jit plan pmap

@@ -72,7 +72,9 @@ def diagnose(
 
 
 def _cell(value: float | str | None) -> str:
-    return f"{value:.2g}" if isinstance(value, float) else value or ""
+    if isinstance(value, float):
+        return f"{value:.2g}"
+    return "" if value is None else value
 
 
 def _percent(share: float | None) -> str:

@@ -181,6 +181,8 @@ def fit(
             raise ValueError(f"{name} must be at least 1, not {numbers[name]}")
     if interrupted is not None and checkpoints is None:
         raise ValueError("a training that can be interrupted needs checkpoints=…: else nothing would be saved")
+    if restore_best is not None and checkpoints is None and jax.process_count() > 1:
+        raise ValueError("several processes restore the best state from checkpoints=…: no one of them has all of it")
     if restore_best is not None and checkpoints is not None and checkpoints.monitor != restore_best:
         raise ValueError(
             f"restore_best={restore_best!r}, and the checkpoints keep the best by {checkpoints.monitor!r}: give them "
@@ -276,10 +278,10 @@ def fit(
             history.append(row)
             if adapt is not None:
                 placed = adapt(placed, history)
-            state = plan.unplace(placed)
-            copy = _Kept(step, parallel.to_host(state)) if kept is not None else None
-            if restore_best is not None and checkpoints is None and _best(history, restore_best) != best:
-                best, best_state = len(history) - 1, state if copy is None else copy.state
+            now = plan.unplace(placed)
+            copy = _Kept(step, parallel.to_host(now)) if kept is not None else None
+            if copy is not None and restore_best is not None and _best(history, restore_best) != best:
+                best, best_state = len(history) - 1, copy.state
             if copy is not None and all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(copy.state.params)):
                 kept = copy  # the loss of the step behind may be fine, and its parameters not
             layers: Sequence[Inside] = ()
@@ -289,22 +291,22 @@ def fit(
             report = Report(step, total, step / per_epoch, {}, history, True, layers)
             stop = any([callback(report) for callback in callbacks])
             if checkpoints is not None:
-                checkpoints.save(step, state, history, finished=total if stop or step == total else 0)
+                checkpoints.save(step, now, history, finished=total if stop or step == total else 0)
         if stop:
             break
         if ends and checkpoints is not None:
             while pending:
                 collect(*pending.pop(0))
             leaves = [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(_concatenate(since))] if since else []
-            now = Pause(leaves, time.perf_counter() - began)
-            checkpoints.save_pause(step, plan.unplace(placed), history, now)
+            pause = Pause(leaves, time.perf_counter() - began)
+            checkpoints.save_pause(step, plan.unplace(placed), history, pause)
             checkpoints.wait()
             raise InterruptedTraining(step, total)
-    state = plan.unplace(placed)
+    last = plan.unplace(placed)
     if checkpoints is not None:
         checkpoints.wait()
-        state = state if restore_best is None else checkpoints.restore_best(state)
-    return Fitted(state if best_state is None else best_state, history)
+        return Fitted(last if restore_best is None else checkpoints.restore_best(last), history)
+    return Fitted(last if best_state is None else best_state, history)
 
 
 class _Kept(NamedTuple):

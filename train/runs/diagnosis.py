@@ -41,6 +41,8 @@ def diagnose_run(folder: str | Path, *, examples: int = EXAMPLES) -> DiagnosedRu
       ValueError: the folder is no run, it has no checkpoint, or its data are not here.
       CheckpointError: the checkpoints cannot be read.
     """
+    if examples < 1:
+        raise ValueError(f"examples must be at least 1, not {examples}")
     folder = Path(folder)
     recipe = dataclasses.replace(
         read_recipe(folder), weights=None, plan="jit", schedule="constant", schedule_options={}

@@ -16,7 +16,7 @@ import zoo
 from train.loop import fit, inspect, parallel
 from train.measure import diagnosis_pictures
 from train.measure.diagnosis import diagnose, findings
-from train.tasks import classification, regression, vae
+from train.tasks import classification, reconstruction, regression
 from zoo.layers.activations import activation
 
 
@@ -158,8 +158,8 @@ def test_underfitting(digits):
 
 def test_a_healthy_autoencoder_and_a_healthy_recurrent_network():
     images = data.load("digits", validation=0.1)
-    model = zoo.create_model("vae", image_shape=(8, 8, 1), features=(8, 8), hidden_size=16, latent_size=4)
-    task = vae(model, optax.adam(3e-3))
+    model = zoo.create_model("autoencoder", image_shape=(8, 8, 1), hidden_sizes=(32,), latent_size=8)
+    task = reconstruction(model, optax.adam(3e-3))
     fitted = trained_on_one_device(task, images, batch_size=64, epochs=6)
     assert found(task, images, fitted.state, fitted.history).findings == []
 
