@@ -74,7 +74,7 @@ def diagnose(
 def _cell(value: float | str | None) -> str:
     if isinstance(value, float):
         return f"{value:.2g}"
-    return "" if value is None else value
+    return str(value or "")
 
 
 def _percent(share: float | None) -> str:

@@ -154,8 +154,7 @@ def first_filters(layers: Sequence[Layer], params: Any) -> np.ndarray | None:
         images = np.moveaxis(kernel, 3, 0)[:MOST_FILTERS]
         least = images.min(axis=(1, 2, 3), keepdims=True)
         spread = images.max(axis=(1, 2, 3), keepdims=True) - least
-        images = (images - least) / np.where(spread > 0, spread, 1)
-        return np.pad(images, ((0, 0), (0, 1), (0, 1), (0, 0)))  # a line between them
+        return (images - least) / np.where(spread > 0, spread, 1)
     return None
 
 
@@ -172,7 +171,7 @@ def rate_test(test: RateTest, path: str | Path, *, title: str = "") -> None:
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(_plain)
     if test.smoothed.size:  # a spike would flatten all the rest
-        low, high = float(test.smoothed.min()), float(test.smoothed.max())
+        low, high = float(test.losses.min()), float(test.smoothed.max())
         margin = 0.1 * (high - low) + 1e-12
         axes.set_ylim(low - margin, min(float(test.losses.max()), high + 2 * margin) + margin)
     axes.set(xlabel="learning rate", ylabel="loss", title=line(title))

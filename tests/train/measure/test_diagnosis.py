@@ -230,7 +230,7 @@ def test_first_filters():
     variables = model.init(jax.random.key(0), x)
     images = diagnosis_pictures.first_filters(inspect(model, variables, x), variables["params"])
     assert images is not None
-    assert images.shape == (6, 6, 6, 1), "6 filters of 5 × 5, and a line behind each"
+    assert images.shape == (6, 5, 5, 1)
     assert images.min() == 0
     assert images.max() == 1
 
