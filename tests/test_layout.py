@@ -157,6 +157,7 @@ zoo.lenet: LeNet5
 zoo.llama: Llama
 zoo.mlp: MLP
 zoo.mobilenet: MobileNetV3
+zoo.observe: observe
 zoo.perceptron: Perceptron
 zoo.resnet: ResNet
 zoo.sequence: AttentionRegressor SequenceRegressor
@@ -164,7 +165,7 @@ zoo.transformer: Block Transformer TransformerClassifier mean_over_tokens
 zoo.vae: VAE
 zoo.vgg: VGG
 zoo.vit: ViT
-train.callbacks: csv_history early_stopping progress_bar tensorboard
+train.callbacks: csv_history early_stopping log_to progress_bar sigterm tensorboard
 train.comparison: Comparison compare comparison get_comparison list_comparisons variants_of
 train.checkpoint: Checkpoints CheckpointError
 train.class_weights: class_weights
@@ -173,8 +174,9 @@ train.generate: generate stream
 train.gradient_check: check_gradients
 train.inference: Prediction Run evaluate examine load load_with_data predict
 train.launch: join_processes keep_memory keep_programs require_known_xla_flags roll_call
-train.loop: DivergedError Fitted Report evaluate fit
+train.loop: DivergedError Fitted InterruptedTraining Layer RateTest Report evaluate find_rate fit inspect
 train.losses: binary_cross_entropy cross_entropy huber mean_absolute_error mean_squared_error
+train.measure.diagnosis: Diagnosis Finding diagnose findings
 train.metrics: Mean merge summarize weigh
 train.optimizers: optimizer
 train.parallel: Plan fsdp jit plan pmap

@@ -63,6 +63,8 @@ class Recipe:
       checkpoint_every: evaluations between checkpoints; the best and the last are always kept.
       keep: how many of the last checkpoints are kept beside the best.
       steps_per_dispatch: see `train.loop.fit`.
+      observe_every: evaluations between those at which TensorBoard is told what each layer does: activations, weights,
+        gradients, dead units, the ratio of update to weights. None for never.
     """
 
     model: str
@@ -96,6 +98,7 @@ class Recipe:
     checkpoint_every: int = 1
     keep: int = 2
     steps_per_dispatch: int | None = None
+    observe_every: int | None = None
 
     def to_json(self) -> str:
         """All fields, as a run folder keeps them."""
@@ -310,6 +313,7 @@ _RANGES = {
     "checkpoint_every": COUNT,
     "keep": COUNT,
     "steps_per_dispatch": COUNT,
+    "observe_every": COUNT,
 }
 
 

@@ -274,6 +274,7 @@ _META: dict[str, Any] = {
     "score": float,
     "history": Sequence[dict[str, float]],
     "finished": int | bool,
+    "pause": dict[str, Any],
     "items": Sequence[str],
     "data": dict[str, Any],
     "code": Sequence[dict[str, str]],

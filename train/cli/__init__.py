@@ -17,7 +17,7 @@ import tyro
 from tyro.conf import UseAppendAction, arg
 
 from train import launch
-from train.cli import console, generation, inference, models, training, tuning
+from train.cli import console, diagnosis, generation, inference, models, training, tuning
 from train.cli.arguments import positionals_first
 
 COMMANDS = {
@@ -32,6 +32,8 @@ COMMANDS = {
     "compare": training.compare,
     "translate": generation.translate,
     "augment": training.augment,
+    "lr-find": diagnosis.lr_find,
+    "diagnose": diagnosis.diagnose,
     "convert": models.convert,
     "predict": inference.predict,
     "export": inference.export,

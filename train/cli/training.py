@@ -96,6 +96,7 @@ def train(
     JAX_COORDINATOR_ADDRESS (host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID for each process.
     """
     import train.recipes  # noqa: F401
+    from train.loop.fitting import InterruptedTraining
     from train.recipe import get_recipe, override, recipe_name
     from train.runs import run as runs
 
@@ -105,7 +106,13 @@ def train(
     wanted = override(get_recipe(name), settings)
     if resume and (folder / "recipe.json").is_file():
         wanted = runs.continued(folder, settings, wanted if recipe else None)
-    report = runs.train(wanted, folder, resume=resume, progress=not json)
+    try:
+        report = runs.train(wanted, folder, resume=resume, progress=not json)
+    except InterruptedTraining as interruption:  # by SIGTERM: what was asked for is done
+        advice = f"zoo train {name} --run {folder} --resume"
+        if json:
+            return console.print_json({"interrupted_at_step": interruption.step, "resume": advice})
+        return print(f"{interruption}: `{advice}`")
     if json:
         return console.print_json(report)
     console.print_report(report)

@@ -9,17 +9,21 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import optax
 
 from train.files import write_whole
+from train.loop import inspection
 from train.loop.checkpoints import History
-from train.loop.fitting import Callback, Report
+from train.loop.fitting import Callback, Interrupted, Report
 from train.optim.plateau import Plateau
 
 
@@ -78,11 +82,71 @@ def progress_bar(total_steps: int | None = None, first_step: int = 0) -> Iterato
             bar.set_description(f"ended after {bar.n} of {bar.total} steps")
 
 
+def log_to(logger: Any) -> Callback:
+    """Hands what is reported to an object that logs numbers by step, such as a run of Weights & Biases or MLflow.
+
+        callbacks=[log_to(wandb.init(project="digits"))]
+        callbacks=[log_to(mlflow)]
+
+    After each dispatch the training metrics as `train/NAME`, after each evaluation its row as `evaluation/NAME`.
+
+    Args:
+      logger: has a method `log(metrics, step=…)` or `log_metrics(metrics, step=…)`.
+
+    Raises:
+      ValueError: it has neither.
+    """
+    method = getattr(logger, "log_metrics", None) or getattr(logger, "log", None)
+    if not callable(method):
+        raise ValueError(
+            f"log_to takes an object with a method log(metrics, step=…) or log_metrics(metrics, step=…), not {logger!r}"
+        )
+
+    def callback(report: Report) -> None:
+        if report.evaluated:
+            row = {f"evaluation/{name}": value for name, value in report.history[-1].items() if name != "step"}
+            method(row, step=report.step)
+        else:
+            method({f"train/{name}": value for name, value in report.metrics.items()}, step=report.step)
+
+    return callback
+
+
+@contextlib.contextmanager
+def sigterm() -> Iterator[Interrupted]:
+    """What `fit(interrupted=…)` asks: whether SIGTERM has come, by which a machine that is taken away is announced.
+
+        with callbacks.sigterm() as interrupted:
+            fit(task, dataset, checkpoints=checkpoints, interrupted=interrupted, …)
+
+    Outside the main thread, where Python hears no signals, nothing is heard. Several processes ask one another at which
+    step all of them end; JAX hears the signal for them (`jax.experimental.multihost_utils`).
+    """
+    if jax.process_count() > 1:
+        from jax.experimental.multihost_utils import reached_preemption_sync_point
+
+        yield reached_preemption_sync_point
+        return
+    heard = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda step: False
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: heard.set())
+    try:
+        yield lambda step: heard.is_set()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 @contextlib.contextmanager
 def tensorboard(
     folder: str | Path, learning_rate: optax.Schedule, plateau: Plateau | None = None
 ) -> Iterator[Callback]:
-    """Writes scalars for TensorBoard: training metrics for each dispatch, evaluations, and the learning rate."""
+    """Writes for TensorBoard: training metrics for each dispatch, evaluations, and the learning rate.
+
+    Where `fit` observes layers, also what each does: scalars as `layers/LAYER/update_ratio`, and histograms of its
+    activations, weights and gradients.
+    """
     with _absent("torch"):
         from tensorboardX import SummaryWriter
 
@@ -98,6 +162,14 @@ def tensorboard(
                 scalars = {f"evaluation/{name}": value for name, value in report.history[-1].items() if name != "step"}
             for name, value in scalars.items():
                 writer.add_scalar(name, value, report.step)
+            for inside, layer in zip(report.layers, inspection.report(report.layers), strict=True):
+                name = layer.name or layer.kind
+                for quantity, value in layer._asdict().items():
+                    if isinstance(value, float):
+                        writer.add_scalar(f"layers/{name}/{quantity}", value, report.step)
+                for what, values in inside.samples.items():
+                    if np.isfinite(values).all():  # of others there is no histogram
+                        writer.add_histogram(f"{name}/{what}", np.asarray(values), report.step)
 
         yield callback
 

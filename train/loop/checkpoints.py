@@ -29,11 +29,25 @@ class Restored(NamedTuple):
       state: everything that training goes on from.
       history: a row for each evaluation until then.
       finished: how many steps had been asked for where training ended there; 0 where it did not end.
+      pause: what else there is to go on with where training was interrupted between two evaluations.
     """
 
     state: State
     history: History
     finished: int
+    pause: Pause | None = None
+
+
+class Pause(NamedTuple):
+    """Between two evaluations: what the next row of the history will be made of.
+
+    Attributes:
+      metrics: the leaves of the metrics of each step since the last row, as lists.
+      seconds: since the start of the run.
+    """
+
+    metrics: list[list[float]]
+    seconds: float
 
 
 class CheckpointError(RuntimeError):
@@ -105,9 +119,21 @@ class Checkpoints:
         *before, score = map(self._score, history)
         if not finished and len(history) % self._every and score <= max(before, default=-np.inf):
             return
+        self._write(step, state, history, score, finished=finished)
+
+    def save_pause(self, step: int, state: State, history: History, pause: Pause) -> None:
+        """Saves between two evaluations, as where a machine is taken away; such a checkpoint is never the best.
+
+        Raises:
+          CheckpointError: as `save`.
+        """
+        if step != self.newest_step:
+            self._write(step, state, history, -np.inf, pause=pause._asdict())
+
+    def _write(self, step: int, state: State, history: History, score: float, finished: int = 0, **more: Any) -> None:
         # A copy: it is written in the background, while training adds to the history.
         rows = [dict(row) for row in history]
-        meta = {**self._meta, "score": score, "history": rows, "finished": finished}
+        meta = {**self._meta, "score": score, "history": rows, "finished": finished, **more}
         try:
             self._manager.save(
                 step, args=weights.composite(_to_items(state), meta), metrics={"score": score}, force=True
@@ -154,11 +180,33 @@ class Checkpoints:
             if damaged:
                 _LOG.warning("continuing from the checkpoint before it, step %d", step)
                 self._manager.reload()
-            return Restored(state, meta["history"], int(meta["finished"]))
+            pause = Pause(**meta["pause"]) if "pause" in meta else None
+            return Restored(state, meta["history"], int(meta["finished"]), pause)
         if damaged:
             step, reason = damaged[0]
             raise CheckpointError(f"none of the checkpoints in {self._folder} can be read; of step {step}: {reason}")
         return None
+
+    @property
+    def monitor(self) -> str:
+        """The column of the history that tells which checkpoint is best."""
+        return self._monitor
+
+    def restore_best(self, like: State) -> State:
+        """The best state, with the shapes and the layout of `like`.
+
+        Raises:
+          CheckpointError: it cannot be read.
+        """
+        self.wait()
+        step = self._manager.best_step()
+        try:
+            assert step is not None  # the last state at least is kept
+            return _from_items(self._read(step, _to_items(like)), like)
+        except Exception as error:
+            raise CheckpointError(
+                f"the best checkpoint in {self._folder} cannot be read: {_first_line(error)}"
+            ) from error
 
     def _mend_scores(self) -> None:
         """Writes scores anew where they cannot be read: Orbax reads all of them when it begins, and stops at a bad one.

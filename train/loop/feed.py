@@ -20,6 +20,9 @@ RESIDENT_BYTES = 2**30
 _TOKENS = ("tokens", "inputs", "targets", "text")
 """Fields that hold tokens, where a data set has a vocabulary."""
 
+Augment = Callable[..., Any]
+"""(raw batch, key=key) → the batch with its examples changed at random, such as a `partial` of `data.augment.apply`."""
+
 Change = Callable[[dict[str, Any]], dict[str, Any]]
 """What is done to a batch of raw examples, such as augmentation."""
 

@@ -6,8 +6,7 @@ import dataclasses
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,25 +14,31 @@ import numpy as np
 
 import data
 from train.loop import parallel
-from train.loop.checkpoints import Checkpoints, History
-from train.loop.feed import Feed, feed, padded_rows
-from train.loop.parallel import Plan, Program
+from train.loop.checkpoints import Checkpoints, History, Pause
+from train.loop.feed import Augment, feed
+from train.loop.inspection import Inside
+from train.loop.parallel import Plan
+from train.loop.programs import dispatches, evaluator, observed_program, suitable_steps, train_program
+from train.loop.replay import Training, first_in_training
 from train.loop.training_data import Data, as_dataset, first_examples, naming_fields
-from train.metrics import Metrics, summarize
+from train.metrics import Metrics, higher_is_better, summarize
 from train.state import Batch, State, Task
-from train.tasks.step import step_key
 from zoo.options import check_options
-
-MAX_STEPS_PER_DISPATCH = 100
+from zoo.registry import unknown
 
 _LOG = logging.getLogger(__name__)
-
-_AUGMENT = 3
-"""What is folded into a step's key for augmentation; see also `train.tasks.step`."""
 
 
 class DivergedError(RuntimeError):
     """The loss is no longer a number."""
+
+
+class InterruptedTraining(RuntimeError):
+    """Training was asked to end, and has saved a checkpoint from which it goes on; `step` is how many were taken."""
+
+    def __init__(self, step: int, total: int):
+        super().__init__(f"training was interrupted after step {step} of {total}, and is saved: it goes on from there")
+        self.step = step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +53,7 @@ class Report:
       history: a row for each evaluation so far, oldest first: `step`, `epoch`, the training metrics since the row
         before it, the metrics of each evaluated split under `SPLIT_NAME`, and `seconds` since the start of the run.
       evaluated: whether the last row of the history belongs to this step.
+      layers: what each layer does in a train step, where `fit` was asked to `observe_every` so many evaluations.
     """
 
     step: int
@@ -56,14 +62,15 @@ class Report:
     metrics: dict[str, float]
     history: History
     evaluated: bool
+    layers: Sequence[Inside] = ()
 
 
 Callback = Callable[[Report], bool | None]
 """Called with each report; a true answer after an evaluation ends the training."""
 
 
-Augment = Callable[..., Any]
-"""(raw batch, key=key) → the batch with its examples changed at random, such as a `partial` of `data.augment.apply`."""
+Interrupted = Callable[[int], bool]
+"""steps taken → whether training is to end here, to go on later; such as `train.callbacks.sigterm` gives."""
 
 Adapt = Callable[[State, History], State]
 """(state on its devices, rows of all evaluations) → the state to go on with. A function of the two alone."""
@@ -93,6 +100,9 @@ def fit(
     adapt: Adapt | None = None,
     callbacks: Sequence[Callback] = (),
     checkpoints: Checkpoints | None = None,
+    restore_best: str | None = None,
+    observe_every: int | None = None,
+    interrupted: Interrupted | None = None,
     progress: bool = False,
 ) -> Fitted:
     """Trains a task.
@@ -121,12 +131,19 @@ def fit(
       callbacks: told of each dispatch and evaluation.
       checkpoints: where to save; training continues from the newest one there. Where it had ended, it goes on if more
         steps are asked for than then, with the schedule of the new length.
-
+      restore_best: a column of the history, such as "validation_loss": the state that is given back is that of the best
+        evaluation, and not the last one.
+      observe_every: evaluations between those at which the layers are looked into, see `Report.layers`.
+      interrupted: asked after each dispatch; where it says so, a checkpoint is saved and training ends with
+        `InterruptedTraining`. Called again, `fit` goes on to the same bits.
       progress: whether to show a bar with the metrics of the last evaluation.
 
     Raises:
       ValueError: sizes that do not fit together, before anything is compiled.
-      DivergedError: the loss became NaN or infinite; the message names the step.
+      DivergedError: the loss became NaN or infinite. The message names the step; and, as the steps since the last
+        evaluation are then taken once more, the layer and the operation that made the first such number. A copy of the
+        state is kept for it in the memory of the host.
+      InterruptedTraining: see `interrupted`.
     """
     if not isinstance(task, Task):
         raise ValueError(
@@ -139,11 +156,13 @@ def fit(
         options: dict[str, Any] = {"batch_size": batch_size, "epochs": epochs, "steps": steps, "seed": seed}
         options |= {"plan": plan, "state": state, "validation": validation, "evaluate_every": evaluate_every}
         options |= {"steps_per_dispatch": steps_per_dispatch, "augment": augment, "adapt": adapt}
-        options |= {"checkpoints": checkpoints}
+        options |= {"checkpoints": checkpoints, "restore_best": restore_best, "observe_every": observe_every}
+        options |= {"interrupted": interrupted}
         with progress_bar() as bar:
             return fit(task, dataset, callbacks=[*callbacks, bar], **options)
     numbers = {"batch_size": batch_size, "epochs": epochs, "steps": steps, "seed": seed, "validation": validation}
     numbers |= {"evaluate_every": evaluate_every, "steps_per_dispatch": steps_per_dispatch}
+    numbers |= {"restore_best": restore_best, "observe_every": observe_every}
     check_options(fit, numbers, "fit")
     if not isinstance(plan, Plan | None):
         raise ValueError(f"plan of fit is made by train.parallel, such as parallel.pmap(); not {plan!r}")
@@ -157,9 +176,18 @@ def fit(
     per_epoch = data.steps_per_epoch(training.num_examples, batch_size)
     if (epochs is None) == (steps is None):
         raise ValueError("give the length of training as epochs or as steps, one of the two")
-    for name, value in (("evaluate_every", evaluate_every), ("steps_per_dispatch", steps_per_dispatch)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, not {value}")
+    for name in ("evaluate_every", "steps_per_dispatch", "observe_every"):
+        if numbers[name] is not None and numbers[name] < 1:
+            raise ValueError(f"{name} must be at least 1, not {numbers[name]}")
+    if interrupted is not None and checkpoints is None:
+        raise ValueError("a training that can be interrupted needs checkpoints=…: else nothing would be saved")
+    if restore_best is not None and checkpoints is None and jax.process_count() > 1:
+        raise ValueError("several processes restore the best state from checkpoints=…: no one of them has all of it")
+    if restore_best is not None and checkpoints is not None and checkpoints.monitor != restore_best:
+        raise ValueError(
+            f"restore_best={restore_best!r}, and the checkpoints keep the best by {checkpoints.monitor!r}: give them "
+            f"monitor={restore_best!r}"
+        )
     total = steps if steps is not None else round((epochs or 0) * per_epoch)
     if total < 1:
         raise ValueError(f"training takes at least one step of {batch_size} examples; asked were {epochs} epochs")
@@ -172,23 +200,38 @@ def fit(
     with naming_fields(dataset):
         if state is None:
             state = task.init(jax.random.key(seed), example)
-        evaluated = jax.make_jaxpr(task.eval_step)(state, example)
+        evaluated, shapes = jax.make_jaxpr(task.eval_step, return_shape=True)(state, example)
+    if restore_best is not None:
+        known = [*_metrics_in_training(task, state, example)]
+        known += [f"{validation}_{name}" for name in shapes if evaluation is not None]
+        if restore_best not in known:
+            raise ValueError(unknown("metric to restore the best by", restore_best, known))
+    pause = None
     if checkpoints is not None:
         checkpoints.require_space(state)
         if (saved := checkpoints.restore(plan.unplace(plan.place(state)))) is not None:
-            state, history = saved.state, saved.history
+            state, history, pause = saved.state, saved.history, saved.pause
             if saved.finished >= total:
                 if saved.finished > total:
                     _LOG.warning("training has ended already, after %d steps; %d were asked for", saved.finished, total)
-                return Fitted(state, history)
+                return Fitted(state if restore_best is None else checkpoints.restore_best(state), history)
     first = int(state.step)
     placed = plan.place(state)
     k = min(steps_per_dispatch or suitable_steps(evaluated), every)
 
     program = plan.compile(train_program(task, training, augment))
     evaluate_state = evaluator(task, evaluation, plan, batch_size) if evaluation is not None else None
-    began = time.perf_counter() - (history[-1]["seconds"] if history else 0.0)
+    look_inside = plan.compile(observed_program(task, training, augment), donate=False)
+    began = time.perf_counter() - (pause.seconds if pause else history[-1]["seconds"] if history else 0.0)
     since: list[Metrics] = []
+    if pause is not None and pause.metrics:
+        since.append(_metrics_of(pause, _metrics_in_training(task, state, example)))
+    kept = _Kept(first, parallel.to_host(plan.unplace(placed))) if jax.process_count() == 1 else None
+    best = _best(history, restore_best) if restore_best is not None else -1
+    best_state = None
+
+    def rows_of(start: int, count: int) -> np.ndarray:
+        return data.batch_indices(seed, training.num_examples, batch_size, start, count)
 
     def collect(start: int, count: int, metrics: Metrics) -> None:
         metrics = jax.device_get(metrics)
@@ -199,6 +242,7 @@ def fit(
             raise DivergedError(
                 f"the loss is {losses[bad]} at step {start + bad + 1}; "
                 + (f"has the model an output for each of the {classes} classes? " if classes and not start else "")
+                + ("" if kept is None else replay(kept, start, start + bad + 1))
                 + "Lower the learning rate, clip the gradient (clip_norm) or look at the inputs of that step; "
                 "checkpoints from before it are kept"
             )
@@ -207,36 +251,89 @@ def fit(
         for callback in callbacks:
             callback(report)
 
+    def replay(kept: _Kept, last: int, bad: int) -> str:
+        calls = [(start, count) for start, count in dispatches(kept.step, total, every, k) if start <= last]
+        again = Training(task, dataset, augment, plan, program, training)
+        found = first_in_training(again, kept.state, calls, rows_of)
+        return "" if not found.words else f"{found.words}{'' if found.step == bad else f', at step {found.step}'}. "
+
     pending: list[tuple[int, int, Metrics]] = []
-    dispatches, ahead = itertools.tee(dispatch_bounds(first, total, every, k))
-    rows = (data.batch_indices(seed, training.num_examples, batch_size, start, count) for start, count in ahead)
-    for (start, count), items in zip(dispatches, training.items(rows), strict=True):
+    calls, ahead = itertools.tee(dispatches(first, total, every, k))
+    rows = itertools.starmap(rows_of, ahead)
+    for (start, count), items in zip(calls, training.items(rows), strict=True):
         placed, metrics = program(placed, items, training.shared)
         pending.append((start, count, metrics))
         if len(pending) > 1:  # the device works on the next steps while the host reads the last ones
             collect(*pending.pop(0))
-        step = start + count
-        if step % every and step != total:
-            continue
-        while pending:
-            collect(*pending.pop(0))
-        row = {"step": float(step), "epoch": step / per_epoch, **summarize(concatenate(since))}
-        since.clear()
-        if evaluate_state is not None:
-            row |= {f"{validation}_{name}": value for name, value in evaluate_state(placed).items()}
-        row["seconds"] = time.perf_counter() - began
-        history.append(row)
-        if adapt is not None:
-            placed = adapt(placed, history)
-        report = Report(step, total, step / per_epoch, {}, history, True)
-        stop = any([callback(report) for callback in callbacks])
-        if checkpoints is not None:
-            checkpoints.save(step, plan.unplace(placed), history, finished=total if stop or step == total else 0)
+        step, stop = start + count, False
+        ends = interrupted is not None and interrupted(step) and step != total
+        if step % every == 0 or step == total:
+            while pending:
+                collect(*pending.pop(0))
+            row = {"step": float(step), "epoch": step / per_epoch, **summarize(concatenate(since))}
+            since.clear()
+            if evaluate_state is not None:
+                row |= {f"{validation}_{name}": value for name, value in evaluate_state(placed).items()}
+            row["seconds"] = time.perf_counter() - began
+            history.append(row)
+            if adapt is not None:
+                placed = adapt(placed, history)
+            now = plan.unplace(placed)
+            copy = _Kept(step, parallel.to_host(now)) if kept is not None else None
+            if copy is not None and restore_best is not None and _best(history, restore_best) != best:
+                best, best_state = len(history) - 1, copy.state
+            if copy is not None and all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(copy.state.params)):
+                kept = copy  # the loss of the step behind may be fine, and its parameters not
+            layers: Sequence[Inside] = ()
+            if observe_every is not None and len(history) % observe_every == 0:
+                (items,) = training.items([rows_of(step, 1)])
+                layers = jax.device_get(look_inside(placed, items, training.shared)[1])
+            report = Report(step, total, step / per_epoch, {}, history, True, layers)
+            stop = any([callback(report) for callback in callbacks])
+            if checkpoints is not None:
+                checkpoints.save(step, now, history, finished=total if stop or step == total else 0)
         if stop:
             break
+        if ends and checkpoints is not None:
+            while pending:
+                collect(*pending.pop(0))
+            leaves = [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(concatenate(since))] if since else []
+            pause = Pause(leaves, time.perf_counter() - began)
+            checkpoints.save_pause(step, plan.unplace(placed), history, pause)
+            checkpoints.wait()
+            raise InterruptedTraining(step, total)
+    last = plan.unplace(placed)
     if checkpoints is not None:
         checkpoints.wait()
-    return Fitted(plan.unplace(placed), history)
+        return Fitted(last if restore_best is None else checkpoints.restore_best(last), history)
+    return Fitted(last if best_state is None else best_state, history)
+
+
+class _Kept(NamedTuple):
+    """A state from which steps can be taken again."""
+
+    step: int
+    state: State
+
+
+def _best(history: History, monitor: str) -> int:
+    """The number of the first row that is the best by a column; -1 of no rows."""
+    sign = 1 if higher_is_better(monitor) else -1
+    values = [sign * row[monitor] if np.isfinite(row[monitor]) else -np.inf for row in history]
+    return int(np.argmax(values)) if values else -1
+
+
+def _metrics_in_training(task: Task, state: State, example: Batch) -> Metrics:
+    """What a train step reports, as shapes."""
+    batch = {**example, "mask": np.ones(len(next(iter(example.values()))), bool)}
+    return jax.eval_shape(task.train_step, state, batch)[1]
+
+
+def _metrics_of(pause: Pause, like: Metrics) -> Metrics:
+    """The metrics of each step since the last evaluation, as they were before the pause."""
+    leaves, structure = jax.tree.flatten(like)
+    saved = [np.asarray(values, leaf.dtype) for values, leaf in zip(pause.metrics, leaves, strict=True)]
+    return jax.tree.unflatten(structure, saved)
 
 
 def evaluate(
@@ -263,62 +360,6 @@ def evaluate(
     plan = plan or parallel.jit()
     with naming_fields(dataset):
         return evaluator(task, feed(dataset, split, plan), plan, batch_size)(plan.place(state))
-
-
-def evaluator(task: Task, source: Feed, plan: Plan, batch_size: int) -> Callable[[State], dict[str, float]]:
-    """A function from a placed state to the metrics of one split; compiled once.
-
-    Batches are four training batches large where the split is: no gradients have to be kept.
-    """
-    size = min(4 * batch_size, source.num_examples)
-    rows = padded_rows(source.num_examples, -(-size // plan.num_devices) * plan.num_devices)
-
-    def program(state: State, item: Any, shared: Any) -> tuple[None, Metrics]:
-        return None, task.eval_step(state, source.load(item, shared))
-
-    compiled = plan.compile(program, donate=False)
-
-    def evaluate_state(placed: State) -> dict[str, float]:
-        metrics = [compiled(placed, item, source.shared)[1] for item in source.items(rows)]
-        return summarize(jax.tree.map(lambda *parts: np.stack(jax.device_get(parts)), *metrics))
-
-    return evaluate_state
-
-
-def train_program(task: Task, source: Feed, augment: Augment | None) -> Program:
-    """One or more steps; items have the steps as their leading axis, and so have the metrics."""
-
-    def load(state: State, item: Any, shared: Any) -> Batch:
-        if augment is None:
-            return source.load(item, shared)
-        key = jax.random.fold_in(step_key(state), _AUGMENT)
-        return source.load(item, shared, partial(augment, key=key))
-
-    def program(state: State, items: Any, shared: Any) -> tuple[State, Metrics]:
-        def step(state: State, item: Any) -> tuple[State, Metrics]:
-            return task.train_step(state, load(state, item, shared))
-
-        if jax.tree.leaves(items)[0].shape[0] > 1:
-            return jax.lax.scan(step, state, items)
-        state, metrics = step(state, jax.tree.map(lambda leaf: leaf[0], items))
-        return state, jax.tree.map(lambda leaf: leaf[None], metrics)
-
-    return program
-
-
-def dispatch_bounds(first: int, total: int, every: int, k: int) -> Iterator[tuple[int, int]]:
-    """(start, number of steps) of each call. Cut at the same steps wherever the run begins, for the same bits."""
-    start = first
-    while start < total:
-        boundary = min((start // every + 1) * every, total)
-        count = min(k, boundary - start)
-        yield start, count
-        start += count
-
-
-def suitable_steps(evaluation: Any) -> int:
-    """One step a dispatch for convolutions on a CPU, which a loop would slow down tenfold; else many."""
-    return 1 if jax.default_backend() == "cpu" and "convolution" in str(evaluation) else MAX_STEPS_PER_DISPATCH
 
 
 def concatenate(metrics: Sequence[Metrics]) -> Metrics:

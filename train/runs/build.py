@@ -16,7 +16,7 @@ import zoo
 from data import augment
 from train.class_weights import class_weights
 from train.loop import parallel
-from train.loop.fitting import Augment
+from train.loop.feed import Augment
 from train.loop.parallel import Plan
 from train.loop.training_data import first_examples, naming_fields
 from train.memory import require_memory, tree_bytes
@@ -49,12 +49,13 @@ class Parts(NamedTuple):
     plateau: Plateau | None
 
 
-def build(recipe: Recipe, dataset: data.Dataset | None = None) -> Parts:
+def build(recipe: Recipe, dataset: data.Dataset | None = None, *, rate: optax.Schedule | None = None) -> Parts:
     """Builds all that a recipe names, and so finds out what it names wrongly.
 
     Args:
       recipe: what to build.
       dataset: what `load_data` gives for the recipe, where it is loaded already.
+      rate: a schedule in the place of the recipe's learning rate and schedule.
 
     Raises:
       ValueError: a name, an option or a size is wrong.
@@ -94,7 +95,7 @@ def build(recipe: Recipe, dataset: data.Dataset | None = None) -> Parts:
         layers = {"trained_layers": recipe.trained_layers, "layer_rates": recipe.layer_rates}
         frozen = frozen_layers(model, example[inputs], **layers)
     plateau = _plateau(recipe)
-    rate, tx = _optimizer(recipe, steps, frozen, plateau)
+    rate, tx = _optimizer(recipe, steps, frozen, plateau, rate)
     extras: dict[str, Any] = {"loss_scaling": True} if recipe.precision == "float16" else {}
     if frozen is not None:
         extras["frozen"] = frozen
@@ -121,12 +122,12 @@ def _require_inputs(recipe: Recipe, dataset: data.Dataset) -> str:
 
 
 def _optimizer(
-    recipe: Recipe, steps: int, frozen: Frozen | None, plateau: Plateau | None
+    recipe: Recipe, steps: int, frozen: Frozen | None, plateau: Plateau | None, rate: optax.Schedule | None
 ) -> tuple[optax.Schedule, optax.GradientTransformation]:
     def scheduled(rate: float) -> optax.Schedule:
         return schedule(recipe.schedule, rate, steps, **recipe.schedule_options)
 
-    rate = scheduled(recipe.learning_rate)
+    rate = rate or scheduled(recipe.learning_rate)
     layer_rates = {pattern: scheduled(each) for pattern, each in recipe.layer_rates.items() if each}
     tx = optimizer(recipe.optimizer, rate, layer_rates=layer_rates, **recipe.optimizer_options)
     if frozen is not None:

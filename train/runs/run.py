@@ -68,6 +68,7 @@ def train(recipe: Recipe, folder: str | Path, *, resume: bool = False, progress:
       ValueError: the recipe is wrong, or the folder holds another run.
       CheckpointError: a checkpoint cannot be written or read.
       DivergedError: the loss is no longer a number.
+      InterruptedTraining: SIGTERM has come; a checkpoint is saved, from which `resume` goes on.
     """
     folder = Path(folder)
     recipe, parts = prepare(recipe, folder, resume)
@@ -201,6 +202,8 @@ def _fit(recipe: Recipe, parts: Parts, folder: Path, progress: bool, heard: Sequ
             adapt=None if parts.plateau is None else parts.plateau.rescale,
             callbacks=[*told, *heard],
             checkpoints=checkpoints,
+            observe_every=recipe.observe_every,
+            interrupted=stack.enter_context(callbacks.sigterm()),
         )
     if first_process:
         callbacks.write_history(folder / "history.csv", fitted.history)

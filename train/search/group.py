@@ -14,13 +14,11 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from train.loop import parallel
 from train.loop.fitting import (
-    MAX_STEPS_PER_DISPATCH,
     Fitted,
     History,
     concatenate,
-    dispatch_bounds,
-    suitable_steps,
 )
+from train.loop.programs import MAX_STEPS_PER_DISPATCH, dispatches, suitable_steps
 from train.memory import require_memory, tree_bytes
 from train.metrics import higher_is_better, summarize
 from train.search.common_program import common
@@ -144,7 +142,7 @@ class Group:
     def _items(self) -> Iterator[tuple[int, int, Any]]:
         """(start, number of steps, what the steps are given), to the end of training."""
         course = self._course
-        bounds = list(dispatch_bounds(0, course.total, course.every, min(self._steps, course.every)))
+        bounds = list(dispatches(0, course.total, course.every, min(self._steps, course.every)))
         if self._one_order:
             seed = self._members[0].seed
             rows = (course.rows(seed, start, count) for start, count in bounds)

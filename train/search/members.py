@@ -15,8 +15,8 @@ from train.loop.fitting import (
     Augment,
     Fitted,
     History,
-    train_program,
 )
+from train.loop.programs import train_program
 from train.loop.training_data import first_examples
 from train.search.common_program import Program, read
 from train.state import State, Task

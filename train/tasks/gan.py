@@ -18,6 +18,7 @@ from train.tasks.checked import checked
 from train.tasks.step import create_state, evaluation_key, step_key, sum_over_devices
 from train.tasks.unit_images import of_unit_images
 from zoo.generative.gan import GAN
+from zoo.observe import mark_gradients
 
 
 class PlayerLosses(NamedTuple):
@@ -149,7 +150,7 @@ def gan(
             return mean(values), values
 
         def moved(player: str, gradient: Any) -> tuple[Any, Any]:
-            gradient, params = sum_over_devices(gradient), state.params[player]
+            gradient, params = mark_gradients(sum_over_devices(gradient), player), state.params[player]
             updates, opt_state = optimizers[player].update(gradient, state.opt_state[player], params)
             return optax.apply_updates(params, updates), opt_state
 

@@ -23,6 +23,7 @@ from train.precision import LossScale, all_finite, select
 from train.state import Batch, State, Task
 from train.tasks.checked import checked
 from zoo.layers import batch_axis
+from zoo.observe import mark_gradients
 from zoo.registry import unknown
 
 PerExample = Callable[[Any, Batch], dict[str, jax.Array]]
@@ -156,7 +157,7 @@ def gradient_task(
             reach = sam_rho / jnp.maximum(optax.tree.norm(gradients), jnp.finfo(jnp.float32).tiny)
             gradients, _ = gradients_at(jax.tree.map(lambda w, g: w + reach * g, trained, gradients))
         gradients = merge(gradients, jax.tree.map(jnp.zeros_like, kept))
-        updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+        updates, opt_state = tx.update(mark_gradients(gradients), state.opt_state, state.params)
         moved, _ = partition(optax.apply_updates(state.params, updates), frozen)
         params = merge(moved, kept)  # -0 + 0 would not be -0
         loss_scale = state.loss_scale

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import csv
 import math
+import os
+import signal
 
+import numpy as np
 import pytest
 import tqdm.auto
 
 from train.loop import callbacks
 from train.loop.fitting import Report
+from train.loop.inspection import Inside
 from train.optim.plateau import Plateau
 
 
@@ -155,6 +160,80 @@ def test_tensorboard(tmp_path):
         (3, "evaluation/validation_loss"): 1.25,
         (3, "evaluation/seconds"): 9.0,
     }
+
+
+def test_tensorboard_shows_what_layers_do(tmp_path):
+    scalar = np.float32
+    layer = Inside(
+        "block/dense",
+        "Dense",
+        "relu",
+        (4, 2),
+        {"mean": scalar(0.5), "zeros": scalar(0.25), "gradient_norm": scalar(2), "num_weights": scalar(3)}
+        | {"kernel_norm": scalar(4), "kernel_update_norm": scalar(1)},
+        np.array([0.95, 0.0], np.float32),
+        {"activations": np.arange(5, dtype=np.float32)},
+    )
+    row = [{"step": 3.0, "epoch": 0.5, "loss": 1.25, "seconds": 9.0}]
+    with callbacks.tensorboard(tmp_path, lambda step: 1.0) as callback:
+        callback(Report(3, 100, 0.5, {}, row, True, [layer]))
+    (path,) = tmp_path.iterdir()
+    found = scalars(path)
+    wanted = {"mean": 0.5, "zeros": 0.25, "gradient_norm": 2, "update_ratio": 0.25}
+    assert {name: found[3, f"layers/block/dense/{name}"] for name in wanted} == wanted
+    assert (3, "block/dense/activations") in found, "a histogram"
+
+
+class Logger:
+    def __init__(self):
+        self.lines = []
+
+    def log(self, metrics, step):
+        self.lines.append((step, metrics))
+
+
+class MlflowLike:
+    def __init__(self):
+        self.lines = []
+
+    def log_metrics(self, metrics, step=None):
+        self.lines.append((step, metrics))
+
+
+@pytest.mark.parametrize("kind", [Logger, MlflowLike])
+def test_log_to_any_object(kind):
+    logger = kind()
+    callback = callbacks.log_to(logger)
+    callback(dispatched(2, {"loss": 2.0}))
+    callback(evaluated(rows([1.5])))
+    assert logger.lines == [
+        (2, {"train/loss": 2.0}),
+        (10, {"evaluation/epoch": 1.0, "evaluation/validation_loss": 1.5, "evaluation/seconds": 0.0}),
+    ]
+
+
+def test_log_to_what_cannot_log():
+    with pytest.raises(ValueError, match=r"an object with a method log\(metrics, step=…\)"):
+        callbacks.log_to(3)
+
+
+def test_sigterm_is_heard_and_given_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with callbacks.sigterm() as interrupted:
+        assert not interrupted(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupted(2)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_sigterm_in_another_thread_is_not_heard():
+    def work():
+        with callbacks.sigterm() as interrupted:
+            assert not interrupted(1)
+        return True
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        assert pool.submit(work).result()
 
 
 def test_tensorboard_shows_the_rate_that_a_plateau_leaves(tmp_path):

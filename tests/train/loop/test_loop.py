@@ -9,8 +9,7 @@ import pytest
 
 import data
 import zoo
-from train.loop import fitting as loop
-from train.loop import parallel
+from train.loop import parallel, programs
 from train.loop.checkpoints import Checkpoints
 from train.loop.fitting import DivergedError, evaluate, fit
 from train.metrics import weigh
@@ -232,14 +231,14 @@ def test_a_split_that_is_not_there_is_named():
 def test_convolutions_are_not_looped_over_on_a_cpu():
     example = {"image": jnp.zeros((1, 8, 8, 1)), "label": jnp.zeros(1, jnp.int32)}
     flat = {"image": jnp.zeros((1, 64)), "label": jnp.zeros(1, jnp.int32)}
-    for name, batch, expected in (("cnn", example, 1), ("mlp", flat, loop.MAX_STEPS_PER_DISPATCH)):
+    for name, batch, expected in (("cnn", example, 1), ("mlp", flat, programs.MAX_STEPS_PER_DISPATCH)):
         task = classification(zoo.create_model(name), optax.sgd(0.1))
         evaluation = jax.make_jaxpr(task.eval_step)(task.init(jax.random.key(0), batch), batch)
-        assert loop.suitable_steps(evaluation) == expected
+        assert programs.suitable_steps(evaluation) == expected
 
 
 @pytest.mark.parametrize("first", [0, 6, 12, 18])
 def test_dispatches_are_cut_at_the_same_steps_wherever_a_run_begins(first):
-    whole = list(loop.dispatch_bounds(0, 20, 6, 4))
+    whole = list(programs.dispatches(0, 20, 6, 4))
     assert whole == [(0, 4), (4, 2), (6, 4), (10, 2), (12, 4), (16, 2), (18, 2)]
-    assert list(loop.dispatch_bounds(first, 20, 6, 4)) == [(start, count) for start, count in whole if start >= first]
+    assert list(programs.dispatches(first, 20, 6, 4)) == [(start, count) for start, count in whole if start >= first]
