@@ -167,15 +167,11 @@ def fit(
     if not isinstance(plan, Plan | None):
         raise ValueError(f"plan of fit is made by train.parallel, such as parallel.pmap(); not {plan!r}")
     dataset = as_dataset(dataset)
-    if validation not in (None, "validation") and validation not in dataset.splits:
-        raise ValueError(
-            f"data set {dataset.name!r} has no split {validation!r} to validate on; it has {', '.join(dataset.splits)}"
-        )
+    require_validation(dataset, validation)
     plan = plan or parallel.jit(parallel.devices_for(batch_size))
     training = feed(dataset, "train", plan)
     per_epoch = data.steps_per_epoch(training.num_examples, batch_size)
-    if (epochs is None) == (steps is None):
-        raise ValueError("give the length of training as epochs or as steps, one of the two")
+    total = length_of(epochs, steps, per_epoch, batch_size)
     for name in ("evaluate_every", "steps_per_dispatch", "observe_every"):
         if numbers[name] is not None and numbers[name] < 1:
             raise ValueError(f"{name} must be at least 1, not {numbers[name]}")
@@ -188,9 +184,6 @@ def fit(
             f"restore_best={restore_best!r}, and the checkpoints keep the best by {checkpoints.monitor!r}: give them "
             f"monitor={restore_best!r}"
         )
-    total = steps if steps is not None else round((epochs or 0) * per_epoch)
-    if total < 1:
-        raise ValueError(f"training takes at least one step of {batch_size} examples; asked were {epochs} epochs")
     plan.rows(batch_size)
     every = min(evaluate_every or per_epoch, total)
     evaluation = feed(dataset, validation, plan) if validation is not None and validation in dataset.splits else None
@@ -307,6 +300,32 @@ def fit(
         checkpoints.wait()
         return Fitted(last if restore_best is None else checkpoints.restore_best(last), history)
     return Fitted(last if best_state is None else best_state, history)
+
+
+def require_validation(dataset: data.Dataset, split: str | None) -> None:
+    """Refuses a split to validate on that is asked for by name and not there.
+
+    Raises:
+      ValueError: names those that are.
+    """
+    if split not in (None, "validation") and split not in dataset.splits:
+        raise ValueError(
+            f"data set {dataset.name!r} has no split {split!r} to validate on; it has {', '.join(dataset.splits)}"
+        )
+
+
+def length_of(epochs: float | None, steps: int | None, per_epoch: int, batch_size: int) -> int:
+    """The steps of a training, whose length is given as epochs or as steps.
+
+    Raises:
+      ValueError: both are given, or none; or there is no step.
+    """
+    if (epochs is None) == (steps is None):
+        raise ValueError("give the length of training as epochs or as steps, one of the two")
+    total = steps if steps is not None else round((epochs or 0) * per_epoch)
+    if total < 1:
+        raise ValueError(f"training takes at least one step of {batch_size} examples; asked were {epochs} epochs")
+    return total
 
 
 class _Kept(NamedTuple):

@@ -67,8 +67,13 @@ def _population(candidates: Sequence[Candidate], tell: Tell) -> Iterator[Outcome
             ready.append(_Ready(candidate, recipe, parts, {}))
         except (ValueError, TypeError, RuntimeError) as error:
             yield Outcome(candidate.number, failure=reason(error))
-    if not ready:
-        return
+    # What makes several batches one update rounds the length to whole updates.
+    for steps in dict.fromkeys(each.parts.steps for each in ready):
+        yield from _train([each for each in ready if each.parts.steps == steps], dataset, tell)
+
+
+def _train(ready: Sequence[_Ready], dataset: data.Dataset, tell: Tell) -> Iterator[Outcome]:
+    first = ready[0].recipe
     sign = 1 if higher_is_better(first.monitor) else -1
     scores = dict.fromkeys(range(len(ready)), -math.inf)
     stopped: set[int] = set()

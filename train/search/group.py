@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -13,18 +13,13 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from train.loop import parallel
-from train.loop.fitting import (
-    Fitted,
-    History,
-    concatenate,
-)
-from train.loop.programs import MAX_STEPS_PER_DISPATCH, dispatches, suitable_steps
+from train.loop.fitting import Fitted, History, concatenate
+from train.loop.programs import dispatches, suitable_steps
 from train.memory import require_memory, tree_bytes
 from train.metrics import higher_is_better, summarize
-from train.search.common_program import common
+from train.search.common_program import Program, common
 from train.search.members import Callback, Course, Evaluated, Exploit, Member, Traced, Trained, Way, trace
 from train.state import State
-from zoo.options import unknown
 
 _AXIS = "member"
 
@@ -42,40 +37,45 @@ class Group:
         exploit: Exploit | None,
     ):
         self._course, self._members = course, members
+        tree = traced[0].init.result
+        require_memory(3 * len(members) * tree_bytes(tree), f"a population of {len(members)}")
         self._alive = list(range(len(members)))
         convolutions = suitable_steps(traced[0].train.closed) == 1
         self.way: Way = way or ("loop" if convolutions or len(members) == 1 else "vmap")
         self._one_order = len({member.seed for member in members}) == 1
-        self._steps = course.steps_per_dispatch or (1 if jax.default_backend() == "cpu" else MAX_STEPS_PER_DISPATCH)
+        many = 1 if self.way == "vmap" and jax.default_backend() == "cpu" else suitable_steps(traced[0].train.closed)
+        self._steps = course.steps_per_dispatch or many
         devices = devices or jax.devices()
         count = max(n for n in range(1, len(devices) + 1) if len(members) % n == 0)
         mesh = jax.make_mesh((count,), (_AXIS,), axis_types=(AxisType.Auto,), devices=devices[:count])
         self._split = NamedSharding(mesh, PartitionSpec(_AXIS))
         self._whole = NamedSharding(mesh, PartitionSpec())
         self._exploit = exploit
-        probes = []
-        if exploit is not None:  # what exploring can change is among the numbers from the start
+        if exploit is not None:
             self._rng = np.random.default_rng(exploit.seed)
             self._settings = [dict(settings) for settings in exploit.settings]
-            probes = [self._traced(exploit.explore(settings, self._rng), 0) for settings in self._settings[:2]]
-        programs = [*traced, *probes]
-        self._train = common([each.train for each in programs])
-        self._train_numbers = self._placed([number[: len(members)] for number in self._train.numbers])
+        self._shared = self._put(course.training.shared)
+        self._evaluation_shared = None if course.evaluation is None else self._put(course.evaluation.shared)
+        self._compile(traced)
         init = common([each.init for each in traced])
         keys = [jax.random.key(member.seed) for member in members]
         self._states: Any = self._run(init.function, (0, 0))(self._placed(init.numbers), self._joined(keys))
-        require_memory(3 * tree_bytes(self._states), f"a population of {len(members)}")
-        self._step = self._run(self._steps_of(self._train.function), (0, 0, None if self._one_order else 0, None), 1)
-        self._shared = self._put(course.training.shared)
-        if course.evaluation is not None:
-            evaluate = common([each.evaluate for each in programs if each.evaluate is not None])
-            self._evaluate_numbers = self._placed([number[: len(members)] for number in evaluate.numbers])
-            self._evaluate = self._run(evaluate.function, (0, 0, None, None))
-            self._evaluation_shared = self._put(course.evaluation.shared)
 
-    def _traced(self, settings: Mapping[str, float], member: int) -> Traced:
-        assert self._exploit is not None
-        return trace(self._members[member]._replace(task=self._exploit.make(**settings)), self._course)
+    def _compile(self, traced: Sequence[Traced], known: Sequence[Traced] = ()) -> None:
+        """Makes one program of those of the members; what others differ in that are known is an argument of it too."""
+        self._train = common([each.train for each in (*traced, *known)])
+        self._evaluation = common(programs) if (programs := _evaluations([*traced, *known])) else None
+        items = None if self._one_order else 0
+        self._step = self._run(self._steps_of(self._train.function), (0, 0, items, None), 1)
+        if self._evaluation is not None:
+            self._evaluate = self._run(self._evaluation.function, (0, 0, None, None))
+        self._known = [*traced, *known]
+        self._renumber(traced)
+
+    def _renumber(self, traced: Sequence[Traced]) -> None:
+        self._train_numbers = self._placed(self._train.numbers_of([each.train for each in traced]))
+        if self._evaluation is not None:
+            self._evaluate_numbers = self._placed(self._evaluation.numbers_of(_evaluations(traced)))
 
     # How a function of one member is computed for all. All at once: their arrays lie in one, whose first axis is the
     # member's. One after the other: they are a list.
@@ -259,21 +259,24 @@ class Group:
         """The worst go on from the states of the best."""
         assert self._exploit is not None
         alive = self._alive
-        name = self._exploit.monitor
-        if name not in histories[numbers[alive[0]]][-1]:
-            raise ValueError(unknown("metric of Exploit", name, histories[numbers[alive[0]]][-1]))
-        sign = -1 if higher_is_better(name) else 1
-        ranked = sorted(alive, key=lambda member: sign * histories[numbers[member]][-1][name])
-        count = int(len(ranked) * self._exploit.share)
-        if not count:
+        if len(alive) < 2:
             return
+        name = self._exploit.monitor
+        sign = -1 if higher_is_better(name) else 1
+        values = {member: histories[numbers[member]][-1][name] for member in alive}
+        ranked = sorted(alive, key=lambda member: (np.isnan(values[member]), sign * values[member]))
+        count = max(1, int(len(ranked) * self._exploit.share))
         source = np.arange(len(numbers))
         for worst in ranked[-count:]:
             best = int(self._rng.choice(ranked[:count]))
             source[worst] = best
             self._settings[worst] = dict(self._exploit.explore(self._settings[best], self._rng))
-        programs = [self._traced(settings, i).train for i, settings in enumerate(self._settings)]
-        self._train_numbers = self._placed(self._train.numbers_of(programs))
+        make, members = self._exploit.make, zip(self._members, self._settings, strict=True)
+        traced = [trace(member._replace(task=make(**settings)), self._course) for member, settings in members]
+        try:
+            self._renumber(traced)
+        except ValueError:  # a setting that all have shared until now is explored for the first time
+            self._compile(traced, self._known)
         if self.way == "loop":
             taken = [jax.tree.map(jnp.copy, self._states[i]) for i in source]
             own = [state.key for state in self._states]
@@ -282,3 +285,7 @@ class Group:
             own = self._states
             taken = jax.tree.map(lambda leaf: leaf[source], own)
             self._states = jax.device_put(dataclasses.replace(taken, key=own.key), self._split)
+
+
+def _evaluations(traced: Sequence[Traced]) -> list[Program]:
+    return [each.evaluate for each in traced if each.evaluate is not None]

@@ -10,12 +10,7 @@ import numpy as np
 
 import data
 from train.loop.feed import Feed, padded_rows
-from train.loop.fitting import (
-    Adapt,
-    Augment,
-    Fitted,
-    History,
-)
+from train.loop.fitting import Adapt, Augment, Fitted, History
 from train.loop.programs import train_program
 from train.loop.training_data import first_examples
 from train.search.common_program import Program, read

@@ -22,9 +22,7 @@ import jax
 import data
 from train.loop import parallel
 from train.loop.feed import feed
-from train.loop.fitting import (
-    History,
-)
+from train.loop.fitting import History, length_of, require_validation
 from train.loop.training_data import Data, as_dataset
 from train.search.group import Group
 from train.search.members import Callback, Course, Evaluated, Exploit, Member, Trained, Way, trace
@@ -78,8 +76,7 @@ def fit_population(
     if way not in (None, "vmap", "loop"):
         raise ValueError(unknown("way", str(way), ("vmap", "loop")))
     dataset = as_dataset(dataset)
-    if validation not in (None, "validation") and validation not in dataset.splits:
-        raise ValueError(f"data set {dataset.name!r} has no split {validation!r}; it has {', '.join(dataset.splits)}")
+    require_validation(dataset, validation)
     place = parallel.jit(jax.devices()[:1])
     training = feed(dataset, "train", place)
     if not training.shared and len({member.seed for member in members}) > 1:
@@ -88,14 +85,11 @@ def fit_population(
             "Give all members one seed"
         )
     per_epoch = data.steps_per_epoch(training.num_examples, batch_size)
-    if (epochs is None) == (steps is None):
-        raise ValueError("give the length of training as epochs or as steps, one of the two")
-    total = steps if steps is not None else round((epochs or 0) * per_epoch)
-    if total < 1:
-        raise ValueError(f"training takes at least one step of {batch_size} examples; asked were {epochs} epochs")
+    for name, value in (("evaluate_every", evaluate_every), ("steps_per_dispatch", steps_per_dispatch)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}")
+    total = length_of(epochs, steps, per_epoch, batch_size)
     every = min(evaluate_every or per_epoch, total)
-    if every < 1:
-        raise ValueError(f"evaluate_every must be at least 1, not {evaluate_every}")
     evaluation = feed(dataset, validation, place) if validation is not None and validation in dataset.splits else None
     if exploit is not None:
         _require(exploit, members)
@@ -104,8 +98,14 @@ def fit_population(
     forms: dict[Any, list[int]] = {}
     for number, each in enumerate(traced):
         forms.setdefault(each.form, []).append(number)
-    if exploit is not None and len(forms) > 1:
-        raise ValueError("the settings change more of the members' programs than numbers: Exploit needs one group")
+    if exploit is not None:
+        if len(forms) > 1:
+            raise ValueError("the settings change more of the members' programs than numbers: Exploit needs one group")
+        evaluated = traced[0].evaluate
+        known = [*traced[0].train.result[1]]
+        known += [] if evaluated is None else [f"{validation}_{name}" for name in evaluated.result]
+        if exploit.monitor not in known:
+            raise ValueError(unknown("metric of Exploit", exploit.monitor, known))
     histories: list[History] = [[] for _ in members]
     results: dict[int, Trained] = {}
     for number, group in enumerate(forms.values()):

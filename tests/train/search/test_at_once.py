@@ -10,9 +10,10 @@ from train.inference import evaluate
 from train.loop import parallel
 from train.loop.callbacks import read_history
 from train.recipe import get_recipe, override
+from train.runs.build import build
 from train.search import populations, tune
 from train.search.at_once import at_once
-from train.search.evaluation import Candidate, one_by_one
+from train.search.evaluation import Candidate, Outcome, one_by_one
 
 MLP = override(get_recipe("mlp_digits"), ["epochs=3", "model_options.hidden_sizes=[8]"])
 CHANGES = (
@@ -77,6 +78,26 @@ def test_who_is_told_to_stop_stops_and_has_a_run(tmp_path):
     assert evaluate(tmp_path / "0001")["test_accuracy"] > 0.3
 
 
+def test_each_has_the_length_that_it_would_have_by_itself(tmp_path):
+    """Seven batches make one update, of which there are whole ones only."""
+    windows = ([], ["optimizer_options.accumulate_steps=7"], ["optimizer_options.accumulate_steps=7"])
+    given = [
+        Candidate(n, override(MLP, ["epochs=1", "optimizer=sgd", *window]), tmp_path / str(n))
+        for n, window in enumerate(windows)
+    ]
+    together, alone = (
+        {outcome.number: outcome.history[-1]["step"] for outcome in evaluate_all(given, never)}
+        for evaluate_all in (at_once(), steps_alone)
+    )
+    assert together == alone
+    assert together[0] != together[1]
+
+
+def steps_alone(candidates, tell):
+    for candidate in candidates:
+        yield Outcome(candidate.number, [{"step": build(candidate.recipe).steps}])
+
+
 def test_what_tell_raises_ends_all(tmp_path):
     def tell(number, history):
         raise OSError("the storage is gone")
@@ -87,7 +108,9 @@ def test_what_tell_raises_ends_all(tmp_path):
 
 def test_a_study_whose_trials_are_trained_at_once(tmp_path):
     space = ["learning_rate=log:1e-3..1e-1", "model_options.dropout_rate=0.1..0.5", "epochs=2"]
-    report = tune(MLP, tmp_path / "study", space, trials=5, pruner="none", evaluator=at_once, batch=3, progress=False)
+    report = tune(
+        MLP, tmp_path / "study", space, trials=5, pruner="none", evaluator=at_once, population=3, progress=False
+    )
     assert report["complete"] == 5
     best = report["best"]
     assert best["report"]["validation_loss"] == best["value"] == min(row["value"] for row in report["table"])

@@ -55,12 +55,14 @@ MEMBERS = [
 ]
 
 
+def assert_same_row(row, other):
+    row, other = ({name: value for name, value in each.items() if name != "seconds"} for each in (row, other))
+    assert row == pytest.approx(other, rel=2e-5, abs=1e-6, nan_ok=True)
+
+
 def assert_same(trained, fitted, atol=1e-6):
-    told = [{k: v for k, v in row.items() if k != "seconds"} for row in trained.history]
-    wanted = [{k: v for k, v in row.items() if k != "seconds"} for row in fitted.history]
-    assert len(told) == len(wanted)
-    for row, other in zip(told, wanted, strict=True):
-        assert row == pytest.approx(other, rel=2e-5, abs=1e-6, nan_ok=True)
+    for row, other in zip(trained.history, fitted.history, strict=True):
+        assert_same_row(row, other)
     for leaf, other in zip(jax.tree.leaves(trained.state), jax.tree.leaves(fitted.state), strict=True):
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf, other = jax.random.key_data(leaf), jax.random.key_data(other)
@@ -176,6 +178,27 @@ def test_the_worst_go_on_from_the_best(way):
     assert [each.settings for each in again] == [each.settings for each in trained], "its seed decides"
 
 
+def test_two_members_exchange_too_and_explore_what_both_had_alike():
+    """Label smoothing is in the evaluation; it is the same for both until it is explored."""
+
+    def make(rate, smoothing):
+        return task(rate, smoothing=smoothing, name="constant")
+
+    def explore(settings, rng):
+        return {**settings, "smoothing": 0.4}
+
+    settings = [{"rate": 0.2, "smoothing": 0.1}, {"rate": 1e-7, "smoothing": 0.1}]
+    members = [Member(make(**each), 3) for each in settings]
+    given = Exploit(make, settings, explore=explore)
+    trained = fit_population(members, DATA, batch_size=8, steps=6, evaluate_every=3, exploit=given)
+    assert [each.settings for each in trained] == [settings[0], {"rate": 0.2, "smoothing": 0.4}]
+
+    alone = fit(members[0].task, DATA, seed=3, batch_size=8, steps=3, evaluate_every=3)
+    assert_same_row(trained[0].fitted.history[0], alone.history[0])
+    wanted = fit(make(0.2, 0.4), DATA, seed=3, state=alone.state, batch_size=8, steps=6, evaluate_every=3)
+    assert_same_row(trained[1].fitted.history[1], wanted.history[-1])
+
+
 # ---- bad input ----
 
 
@@ -201,7 +224,8 @@ def test_bad_input():
     refused("at least 2 members", two[:1], exploit=exploit(both[:1]))
     refused("needs one group", [two[0], Member(task(features=(4,)))], exploit=exploit(both))
     members = [Member(exploit(both).make(**each)) for each in both]
-    refused("unknown metric of Exploit: 'los'", members, exploit=exploit(both, share=0.5, monitor="los"))
+    refused("unknown metric of Exploit: 'los'", members, exploit=exploit(both, monitor="los"))
+    refused("steps_per_dispatch must be at least 1, not 0", steps_per_dispatch=0)
 
 
 def test_data_that_do_not_lie_on_the_device_are_for_one_seed(monkeypatch, alone):
