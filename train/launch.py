@@ -65,14 +65,14 @@ def keep_programs(environment: MutableMapping[str, str]) -> None:
     Args:
       environment: of the process; JAX reads it.
     """
-    cache = environment.get("XDG_CACHE_HOME") or environment.get("LOCALAPPDATA") or Path.home() / ".cache"
-    folder = Path(cache) / "flaxzoo" / "programs"
     if "JAX_COMPILATION_CACHE_DIR" in environment:
         return
     try:
+        cache = environment.get("XDG_CACHE_HOME") or environment.get("LOCALAPPDATA") or Path.home() / ".cache"
+        folder = Path(cache) / "flaxzoo" / "programs"
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return  # a home that cannot be written to: nothing is kept
+    except (OSError, RuntimeError):
+        return  # there is no home, or it cannot be written to: nothing is kept
     if os.access(folder, os.W_OK):
         environment["JAX_COMPILATION_CACHE_DIR"] = str(folder)
         environment.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")

@@ -348,6 +348,23 @@ def literal(text: str) -> Any:
         return text
 
 
+def parts_of(text: str) -> list[str]:
+    """The parts of a value between the commas that no bracket or quotation mark encloses, `[64],[64, 64]` has two."""
+    parts, depth, quote = [""], 0, ""
+    for character in text:
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "'\"":
+            quote = character
+        else:
+            depth += (character in "([{") - (character in ")]}")
+        if character == "," and not depth and not quote:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts]
+
+
 def _typed(field: str, value: Any, hint: Any) -> Any:
     allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (typing.get_origin(hint) or hint,)
     if float in allowed and int not in allowed and type(value) is int:

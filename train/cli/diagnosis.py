@@ -57,9 +57,7 @@ def diagnose(
         if layer.num_weights
     ]
     columns = tuple(rows[0])
-    table = [
-        {name: f"{value:.2g}" if isinstance(value, float) else value or "" for name, value in r.items()} for r in rows
-    ]
+    table = [{name: _cell(value) for name, value in row.items()} for row in rows]
     print(f"step {found.step}: activations, weights, gradients and the next update of each layer with weights\n")
     console.print_table(table, columns)
     print()

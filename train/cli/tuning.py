@@ -87,7 +87,7 @@ def tune(
         workers=workers,
         storage=storage,
         evaluator=at_once if population > 1 else one_by_one,
-        batch=population,
+        population=population,
         progress=not json,
     )
     if json:

@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from train.metrics import Metrics, summarize
 from train.state import Batch, State, Task
 from zoo.observe import Call, observe
 
@@ -175,11 +174,6 @@ def look(
 def report(inside: Sequence[Inside]) -> list[Layer]:
     """The layers with their numbers on the host."""
     return [_report(each) for each in jax.device_get(list(inside))]
-
-
-def summary(metrics: Metrics) -> dict[str, float]:
-    """The metrics of the step that was looked into."""
-    return summarize(jax.device_get(metrics))
 
 
 def _report(inside: Inside) -> Layer:

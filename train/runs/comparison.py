@@ -28,7 +28,7 @@ from train.loop.checkpoints import History, finished_steps
 from train.loop.fitting import DivergedError
 from train.measure import pictures
 from train.metrics import higher_is_better
-from train.recipe import Recipe, differences, literal, load_data, override
+from train.recipe import Recipe, differences, literal, load_data, override, parts_of
 from train.runs import run as runs
 from train.runs.build import build
 from train.runs.transfer import resolve, with_absolute_paths
@@ -103,7 +103,7 @@ def variants_of(settings: Sequence[str]) -> tuple[list[str], dict[str, list[str]
     same, several = [], []
     for setting in settings:
         name, equals, text = setting.partition("=")
-        values = _split(text) if equals else [text]
+        values = parts_of(text) if equals else [text]
         if len(values) < 2:
             same.append(setting)
             continue
@@ -115,22 +115,6 @@ def variants_of(settings: Sequence[str]) -> tuple[list[str], dict[str, list[str]
         called = ", ".join(_called(name, value) for name, value in combination)
         variants[called] = [f"{name}={value}" for name, value in combination]
     return same, variants
-
-
-def _split(text: str) -> list[str]:
-    """The parts between commas that are neither in brackets nor in quotes."""
-    parts, depth, quote = [""], 0, ""
-    for character in text:
-        if quote:
-            quote = "" if character == quote else quote
-        elif character in "'\"":
-            quote = character
-        depth += not quote and (character in "([{") - (character in ")]}")
-        if character == "," and not depth and not quote:
-            parts.append("")
-        else:
-            parts[-1] += character
-    return [part.strip() for part in parts]
 
 
 def _called(name: str, value: str) -> str:

@@ -16,20 +16,10 @@ import numpy as np
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-_INLINED = {
-    "jit": "jaxpr",
-    "pjit": "jaxpr",
-    "closed_call": "call_jaxpr",
-    "core_call": "call_jaxpr",
-    "remat2": "jaxpr",
-    "checkpoint": "jaxpr",
-    "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr",
-}
-"""Primitives that compute what is in this parameter, and nothing else once all derivatives have been taken."""
+from zoo.observe import bound, called
 
-_RULES = {"custom_jvp_call", "custom_vjp_call"}
-"""Primitives whose other parameters are rules for derivatives: functions, which are others in each program."""
+_OPENED = ("scan", "while", "cond")
+"""Primitives with programs inside, beside those that call one, whose numbers can be replaced."""
 
 
 class Program(NamedTuple):
@@ -128,13 +118,16 @@ def _read(jaxpr: Jaxpr, consts: Sequence[Any]) -> tuple[Hashable, list[np.ndarra
     for eqn in jaxpr.eqns:
         operands = tuple(operand(atom) for atom in eqn.invars)
         parameters: list[Hashable] = []
-        for name, value in sorted(eqn.params.items()):
-            for inner, inner_consts in _programs(value):
-                inner_form, inner_numbers = _read(inner, inner_consts)
+        opened, inside = _inside(eqn)
+        for inner in inside:
+            inner_form, inner_numbers = _read(inner.jaxpr, inner.consts)
+            parameters.append(inner_form)
+            if opened:
                 numbers.extend(inner_numbers)
-                parameters.append((name, inner_form))
-            if eqn.primitive.name not in _RULES and not any(_programs(value)):
-                parameters.append((name, _hashable(value)))
+            else:  # other numbers are another form
+                parameters.append(tuple((n.shape, n.dtype.str, n.tobytes()) for n in inner_numbers))
+        if called(eqn) is None:  # a call has rules for derivatives beside its program: others in each program
+            parameters += [(n, _hashable(v)) for n, v in sorted(eqn.params.items()) if not any(_programs(v))]
         for var in eqn.outvars:
             names[var] = len(names)
         shapes = tuple(str(var.aval) for var in eqn.outvars)
@@ -143,13 +136,20 @@ def _read(jaxpr: Jaxpr, consts: Sequence[Any]) -> tuple[Hashable, list[np.ndarra
     return tuple(form), numbers
 
 
-def _programs(value: Any) -> Iterator[tuple[Jaxpr, Sequence[Any]]]:
-    """The programs in a parameter, each with its constants."""
+def _inside(eqn: Any) -> tuple[bool, list[ClosedJaxpr]]:
+    """The programs in an equation, and whether their numbers can be replaced."""
+    if (call := called(eqn)) is not None:
+        return True, [call]
+    return eqn.primitive.name in _OPENED, [inner for _, v in sorted(eqn.params.items()) for inner in _programs(v)]
+
+
+def _programs(value: Any) -> Iterator[ClosedJaxpr]:
+    """The programs in a parameter."""
     for each in value if isinstance(value, tuple | list) else (value,):
         if isinstance(each, ClosedJaxpr):
-            yield each.jaxpr, each.consts
+            yield each
         elif isinstance(each, Jaxpr):
-            yield each, ()
+            yield ClosedJaxpr(each, ())
 
 
 def _is_key(const: Any) -> bool:
@@ -193,22 +193,21 @@ class _Evaluation:
         return self._replaced.get(self._place - 1, value)
 
     def _equation(self, eqn: Any, operands: list[Any]) -> Sequence[Any]:
-        inner = [program for _, value in sorted(eqn.params.items()) for program in _programs(value)]
+        opened, inner = _inside(eqn)
         began = self._place
-        counts = [len(_read(jaxpr, consts)[1]) for jaxpr, consts in inner]
+        counts = [len(_read(each.jaxpr, each.consts)[1]) for each in inner] if opened else []
         self._place += sum(counts)
         if not any(began <= place < self._place for place in self._replaced):
-            results = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
-            return results if eqn.primitive.multiple_results else [results]
+            return bound(eqn, operands)
         at = began + np.cumsum([0, *counts])
 
         def run(index: int, *arguments: Any) -> list[Any]:
             evaluation = _Evaluation(self._replaced)
             evaluation._place = int(at[index])
-            return evaluation(*inner[index], arguments)
+            return evaluation(inner[index].jaxpr, inner[index].consts, arguments)
 
         name, p = eqn.primitive.name, eqn.params
-        if name in _INLINED:
+        if called(eqn) is not None:
             return run(0, *operands)
         if name == "scan":
             consts, carried, items = _split(operands, p["num_consts"], p["num_carry"])
@@ -226,10 +225,8 @@ class _Evaluation:
             return lax.while_loop(
                 lambda carry: run(1, *of_condition, *carry)[0], lambda carry: run(0, *of_body, *carry), carried
             )
-        if name == "cond":
-            index, *arguments = operands
-            return lax.switch(index, [lambda *a, i=i: run(i, *a) for i in range(len(inner))], *arguments)
-        raise NotImplementedError(f"numbers differ inside of {name}, whose program cannot be opened")
+        index, *arguments = operands  # of cond
+        return lax.switch(index, [lambda *a, i=i: run(i, *a) for i in range(len(inner))], *arguments)
 
 
 def _split(values: list[Any], first: int, second: int) -> tuple[list[Any], list[Any], list[Any]]:

@@ -17,7 +17,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from train.recipe import literal
+from train.recipe import literal, parts_of
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
@@ -236,20 +236,6 @@ def _whole(span: Span) -> bool:
 
 
 def _split(text: str) -> list[str]:
-    """The parts between the commas that no bracket or quotation mark encloses."""
-    parts, depth, quote = [""], 0, ""
-    for c in text:
-        if quote:
-            quote = "" if c == quote else quote
-        elif c in "'\"":
-            quote = c
-        elif c in "[({":
-            depth += 1
-        elif c in "])}":
-            depth -= 1
-        if c == "," and depth == 0 and not quote:
-            parts.append("")
-        else:
-            parts[-1] += c
-    parts = [part.strip() for part in parts]
+    """The parts between commas; a comma at the end adds none."""
+    parts = parts_of(text)
     return parts[:-1] if len(parts) > 1 and not parts[-1] else parts

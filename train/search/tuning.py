@@ -65,7 +65,7 @@ class Work(NamedTuple):
     trials: int
     deadline: float | None
     evaluator: Callable[[], Evaluate]
-    batch: int
+    population: int
     progress: bool
     code: tuple[Code, ...]
 
@@ -88,7 +88,7 @@ def tune(
     workers: int = 1,
     storage: str | None = None,
     evaluator: Callable[[], Evaluate] = one_by_one,
-    batch: int = 1,
+    population: int = 1,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Trains a recipe with settings that a search draws, each trial in a run folder, and reports the best.
@@ -111,7 +111,7 @@ def tune(
       workers: processes that train.
       storage: URL of a database, for several machines; by default a journal in the folder.
       evaluator: makes the function that trains candidates, in each worker.
-      batch: how many candidates it is given at once.
+      population: how many candidates it is given at once.
       progress: whether to tell of each trial as it ends.
 
     Returns:
@@ -122,7 +122,11 @@ def tune(
         or no trial has a value, afterwards.
     """
     folder = Path(folder)
-    for name, value, allowed in (("trials", trials, COUNT), ("workers", workers, COUNT), ("batch", batch, COUNT)):
+    for name, value, allowed in (
+        ("trials", trials, COUNT),
+        ("workers", workers, COUNT),
+        ("population", population, COUNT),
+    ):
         if value not in allowed:
             raise ValueError(f"{name} must be {allowed}, not {value}")
     if timeout is not None and timeout not in POSITIVE:
@@ -145,7 +149,7 @@ def tune(
     _claim(folder, plan)
     work = Work(
         *(plan, base, base.monitor, folder, folder.resolve().name, storage, trials),
-        *(deadline, evaluator, batch, progress, code),
+        *(deadline, evaluator, population, progress, code),
     )
     with opened_study(plan, work.name, folder, storage) as study:
         write_whole(folder / STUDY, as_json(plan.facts()) + "\n")
@@ -184,7 +188,7 @@ def train_candidates(trials: Trials, work: Work) -> None:
 
     with trials.working():
         try:
-            while (work.deadline is None or time.time() < work.deadline) and (taken := trials.claim(work.batch)):
+            while (work.deadline is None or time.time() < work.deadline) and (taken := trials.claim(work.population)):
                 candidates = [Candidate(n, set_fields(work.recipe, s), run_of(work.folder, n)) for n, s in taken]
                 drawn = dict(taken)
                 for outcome in evaluate(candidates, tell):

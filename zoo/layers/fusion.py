@@ -23,6 +23,7 @@ from jax import core
 from jax.extend.core import ClosedJaxpr, Literal
 
 from zoo.layers import activations, convolution, cpu_convolution, lowering, onednn, product
+from zoo.observe import bound, called
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": activations.relu,
@@ -211,26 +212,23 @@ def _evaluate(closed: ClosedJaxpr, inputs: Sequence[Any]) -> list[Any]:
 
 
 def _step(equation: Any, operands: list[Any]) -> list[Any]:
-    name, params = equation.primitive.name, equation.params
-    inner = params.get("call_jaxpr" if name.startswith("custom_") else "jaxpr")
-    if name in ("jit", "pjit", "closed_call", "remat2", "checkpoint", "custom_jvp_call", "custom_vjp_call"):
+    if (inner := called(equation)) is not None:
         if len(operands) == 1 and (waiting := _activated(operands[0], inner)) is not None:
             return [waiting]
-        return _evaluate(inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, ()), operands)
-    if name == "broadcast_in_dim" and _is_known(operands[0]) and not isinstance(operands[0], _Spread):
+        return _evaluate(inner, operands)
+    if (
+        equation.primitive.name == "broadcast_in_dim"
+        and _is_known(operands[0])
+        and not isinstance(operands[0], _Spread)
+    ):
         return [_spread(equation, operands[0])]
     if (waiting := _next_waiting(equation, operands)) is not None:
         return [waiting]
     operands = [_computed(operand) for operand in operands]
     if all(map(_is_known, operands)):
         with jax.ensure_compile_time_eval():
-            return _bound(equation, operands)
-    return _bound(equation, operands)
-
-
-def _bound(equation: Any, operands: list[Any]) -> list[Any]:
-    results = equation.primitive.bind(*operands, **equation.primitive.get_bind_params(equation.params))
-    return list(results) if equation.primitive.multiple_results else [results]
+            return bound(equation, operands)
+    return bound(equation, operands)
 
 
 def _spread(equation: Any, operand: Any) -> _Spread:
@@ -255,15 +253,14 @@ def _per_feature(value: Any, features: int) -> np.ndarray | None:
     return found if found is not None and found.size in (1, features) else None
 
 
-def _activated(value: Any, inner: Any) -> _Waiting | None:
+def _activated(value: Any, inner: ClosedJaxpr) -> _Waiting | None:
     """The activation on what is waiting, where it is one that may follow."""
     if not isinstance(value, _Waiting) or value.activation is not None:
         return None
-    jaxpr = inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner
-    called = jaxpr.debug_info.func_name
+    name = inner.jaxpr.debug_info.func_name
     # The name alone may be that of another function.
-    is_ours = called in ACTIVATIONS and str(_inside(called, value.shape)) == str(jaxpr)
-    return value._replace(activation=called) if is_ours else None
+    is_ours = name in ACTIVATIONS and str(_inside(name, value.shape)) == str(inner.jaxpr)
+    return value._replace(activation=name) if is_ours else None
 
 
 def _inside(activation: str, shape: tuple[int, ...]) -> Any:

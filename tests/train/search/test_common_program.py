@@ -121,9 +121,19 @@ def test_the_numbers_of_further_programs():
         made.numbers_of([program(3.0, offset=2.0)])
 
 
-def test_numbers_that_cannot_be_reached_are_told():
-    def program(rate):
-        return read(lambda x: jax.pure_callback(lambda x: x, jax.ShapeDtypeStruct(x.shape, x.dtype), x) * rate, X)
+def through_python(rate):
+    return lambda x: jax.pure_callback(lambda x: x, jax.ShapeDtypeStruct(x.shape, x.dtype), x) * rate
 
-    first, second = program(1.0), program(2.0)
-    assert first.form != second.form, "other functions of Python are other programs"
+
+def in_a_solver(rate):
+    return lambda x: lax.custom_linear_solve(lambda v: v * rate, x, lambda _, b: b / rate, symmetric=True)
+
+
+@pytest.mark.parametrize("make", [through_python, in_a_solver], ids=lambda make: make.__name__)
+def test_numbers_that_cannot_be_replaced_make_another_form(make):
+    first, second, again = (read(make(rate), X) for rate in (1.0, 2.0, 1.0))
+    assert first.form != second.form
+    if make is in_a_solver:
+        assert first.form == again.form
+        alone = common([first, again])
+        np.testing.assert_allclose(alone.function(alone.numbers, X), make(1.0)(X))

@@ -137,7 +137,9 @@ def test_no_trial_with_a_value_is_an_error_that_says_why(tmp_path):
 
 def test_many_candidates_may_be_evaluated_at_once(tmp_path):
     """An evaluator is asked for a batch, tells of its candidates in turn, and is told which to end."""
-    report = tune(MLP, tmp_path / "study", RATES, trials=20, evaluator=evaluators.all_at_once, batch=7, progress=False)
+    report = tune(
+        MLP, tmp_path / "study", RATES, trials=20, evaluator=evaluators.all_at_once, population=7, progress=False
+    )
     assert report["trials"] == 20
     for row in report["table"]:
         recipe = dataclasses.replace(MLP, learning_rate=row["draws"]["learning_rate"])
