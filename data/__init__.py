@@ -22,6 +22,7 @@ from data.pipeline import batch_indices, prefetch, steps_per_epoch
 from data.registry import list_datasets, load, register
 from data.tables.arrays import from_arrays
 from data.tables.csv_file import TableReader
+from data.text.texts import TextReader
 
 __all__ = [
     "ArraySource",
@@ -32,6 +33,7 @@ __all__ = [
     "Spec",
     "StrokeReader",
     "TableReader",
+    "TextReader",
     "batch_indices",
     "decode_image",
     "from_arrays",

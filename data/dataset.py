@@ -163,8 +163,8 @@ class Dataset:
         preprocess: raw batch -> batch as in `spec`. A pure function of array methods and operators only, so it runs
             on numpy arrays on the host and on traced jax arrays inside a compiled step.
         image_shape: (height, width, channels) of an image before `preprocess`, where it is known without reading one.
-        reader: how files become its examples, where that is known: an `ImageReader`, a `StrokeReader` or a
-            `TableReader`.
+        reader: how files become its examples, where that is known: an `ImageReader`, a `StrokeReader`, a
+            `TableReader` or a `TextReader`.
         stratified: whether what is held out of its train split has the same share of each class.
     """
 

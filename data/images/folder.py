@@ -15,14 +15,8 @@ import numpy as np
 from data.dataset import ArraySource, Batch, Dataset, Field, LazySplits, Source, Spec, labels_of, take
 from data.image import ImageReader, open_image, require_image_file
 from data.pipeline import TEST_SEED, held_out
+from data.places import find_folder, split_folders
 from data.registry import register
-
-SPLITS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "val"),
-    "test": ("test", "testing"),
-}
-"""The folders that each split may be in, in capitals or not."""
 
 IN_MEMORY_BYTES = 2**30
 """Decoded images of at most this size are kept in memory."""
@@ -124,8 +118,8 @@ def folder(
         std=std,
         channels=channels,
     )
-    root = find(path)
-    folders = _split_folders(root)
+    root = find_folder(path)
+    folders = split_folders(root)
     if test is not None and folders:
         raise ValueError(f"test={test} makes a test split where there is none, but {root} has folders for splits")
     names = _classes(folders or {"train": root}, classes)
@@ -154,23 +148,6 @@ def folder(
     )
 
 
-def find(path: str) -> Path:
-    """The folder at `path`, else within the folder that `ZOO_DATA_DIR` names.
-
-    Raises:
-        FileNotFoundError: if it is in neither place.
-    """
-    here = Path(path).expanduser()
-    places = [here, *(Path(root) / path for root in [os.environ.get("ZOO_DATA_DIR")] if root)]
-    for place in places:
-        if place.is_dir():
-            return place
-    raise FileNotFoundError(
-        f"there is no folder {here.absolute()}"
-        + (f", nor {places[1]}" if places[1:] else f" (and ZOO_DATA_DIR, where {path} is looked for too, is not set)")
-    )
-
-
 _SHOWN = 20
 """The most files that an error names."""
 
@@ -182,22 +159,6 @@ def unreadable_files(problems: Sequence[str]) -> str:
     listed = "".join(f"\n  {problem}" for problem in problems[:_SHOWN])
     rest = f"\n  … and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
     return f"{len(problems)} files cannot be read as images:{listed}{rest}"
-
-
-def _split_folders(root: Path) -> dict[str, Path]:
-    """The folders of splits; none where there is no folder of training pictures."""
-    folders_here = [entry for entry in sorted(root.iterdir()) if entry.is_dir()]
-    found = {split: [each for each in folders_here if each.name.lower() in names] for split, names in SPLITS.items()}
-    for split, folders in found.items():
-        if len(folders) > 1:
-            raise ValueError(f"the split {split} is in {' and in '.join(map(str, folders))}; keep one of them")
-    splits = {split: folders[0] for split, folders in found.items() if folders}
-    if splits and not found["train"]:
-        raise ValueError(
-            f"{root} has folders for splits ({', '.join(f.name for f in splits.values())}), and none for training; "
-            "expected FOLDER/train/CLASS/PICTURE"
-        )
-    return splits
 
 
 def _classes(folders: Mapping[str, Path], wanted: Sequence[str] | None) -> tuple[str, ...]:

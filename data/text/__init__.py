@@ -1,5 +1,5 @@
 """Texts as tokens."""
 
-from data.text import characters, dates, tokens
+from data.text import characters, dates, texts, tokens
 
-__all__ = ["characters", "dates", "tokens"]
+__all__ = ["characters", "dates", "texts", "tokens"]

@@ -76,6 +76,11 @@ def tiny_shakespeare(*, length: int = 100) -> Dataset:
     The file `input.txt` is looked for in the folder "tiny_shakespeare" of `ZOO_DATA_DIR`, then in that of TensorFlow
     Datasets' downloads, and last downloaded to there.
     """
+    return _build("tiny_shakespeare", *shakespeare(), length)
+
+
+def shakespeare() -> tuple[bytes, str]:
+    """What is in the file of Tiny Shakespeare, and where it is."""
     root = os.environ.get("ZOO_DATA_DIR")
     folder = Path(root) / "tiny_shakespeare" if root else None
     if folder is None or not folder.is_dir():
@@ -88,7 +93,7 @@ def tiny_shakespeare(*, length: int = 100) -> Dataset:
         raise FileNotFoundError(f"{file} is missing; get it from {URL}{name}")
     content = file.read_bytes()
     verify(content, sha256, f"{file} is not the original file; get it anew from {URL}{name}")
-    return _build("tiny_shakespeare", content, str(file), length)
+    return content, str(file)
 
 
 def _build(name: str, content: bytes, where: str, length: int) -> Dataset:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, UseAppendAction, arg
 
 from train.cli import console
 from train.cli.arguments import Json, RunFolder
@@ -60,24 +60,33 @@ def predict(
     run: Annotated[Positional[Path], arg(metavar="RUN", help="a folder that `zoo train` or `zoo convert` made")],
     files: Annotated[
         Positional[tuple[Path, ...]],
-        arg(metavar="FILE", help="images, folders of them or wildcards; for the run of a table CSV files"),
-    ],
+        arg(
+            metavar="FILE",
+            help="images, folders of them or wildcards; for the run of a table or of texts CSV or text files",
+        ),
+    ] = (),
+    text: Annotated[
+        UseAppendAction[tuple[str, ...]], arg(help="for a classifier of texts: a text; as often as needed")
+    ] = (),
     top: Annotated[int, arg(help="how many of the most probable classes to print")] = 1,
     invert: Annotated[bool, arg(help="the images are dark on light, the training data light on dark")] = False,
     json: Json = False,
 ) -> None:
-    """Classify images, or lines of a CSV file, with the best checkpoint of a run or with converted weights.
+    """Classify images, texts, or lines of a CSV file, with the best checkpoint of a run or with converted weights.
 
     Of a regression the numbers are printed that it tells.
     """
     from train.inference.prediction import Estimate
     from train.inference.prediction import predict as predict_files
 
-    if not files:
-        raise ValueError("no file given: zoo predict RUN FILE…, images or, for the run of a table, CSV files")
+    if not files and not text:
+        raise ValueError(
+            "no file given: zoo predict RUN FILE…, images or, for the run of a table or of texts, CSV files; texts "
+            "also as --text TEXT"
+        )
     if top < 1:
         raise ValueError(f"--top must be at least 1, not {top}")
-    predictions = predict_files(run, files, invert=invert)
+    predictions = predict_files(run, files, texts=text, invert=invert)
     if top > 1 and isinstance(predictions[0], Estimate):
         raise ValueError("--top chooses among classes, and this run tells numbers; leave it out")
     if json:

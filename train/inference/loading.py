@@ -53,6 +53,8 @@ def load(folder: str | Path) -> Run:
         dataset = _pictures(str(folder), meta, model)
     elif "table" in meta:
         dataset = _lines(str(folder), meta)
+    elif "texts" in meta:
+        dataset = _texts(str(folder), meta)
     elif recipe.data:
         dataset = data.load(recipe.data, seed=recipe.seed, **recipe.data_options)
     else:
@@ -93,6 +95,14 @@ def _lines(name: str, meta: dict[str, Any]) -> data.Dataset:
     told = {"label": data.Field((), "int32")} if reader.classes else {"target": data.Field((1,), "float32")}
     spec = data.Spec({"features": data.Field(reader.shape, "float32"), **told}, reader.classes)
     return data.Dataset(name, spec, {}, reader.preprocess, reader=reader)
+
+
+def _texts(name: str, meta: dict[str, Any]) -> data.Dataset:
+    """What a classifier of texts needs to know of its data, without the texts."""
+    reader = data.TextReader.of(**meta["texts"])
+    fields = {"tokens": data.Field(reader.shape, "int32"), "label": data.Field((), "int32")}
+    spec = data.Spec(fields, tuple(meta["classes"]), reader.vocabulary)
+    return data.Dataset(name, spec, {}, lambda batch: batch, reader=reader)
 
 
 def read_recipe(folder: Path) -> Recipe:

@@ -1,4 +1,4 @@
-"""What a trained run says of images, and of lines of a table."""
+"""What a trained run says of images, of lines of a table and of texts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Prediction(NamedTuple):
     """The class of one example, its probability, and the probabilities of all classes by name.
 
     Attributes:
-      file: where the example is: an image file, or a file and a line of it.
+      file: where the example is: an image file, a file and a row of it, or a text itself.
       label: the most probable class.
       probability: of this class.
       probabilities: of all classes.
@@ -55,15 +55,16 @@ class Estimate(NamedTuple):
 
 
 def predict(
-    folder: str | Path, files: Sequence[str | Path], *, invert: bool = False
+    folder: str | Path, files: Sequence[str | Path] = (), *, texts: Sequence[str] = (), invert: bool = False
 ) -> list[Prediction] | list[Estimate]:
-    """What the best checkpoint of a run says of image files, or of the lines of CSV files.
+    """What the best checkpoint of a run says of image files, of the lines of CSV files, or of texts.
 
     Args:
-      folder: the run of a classifier or a regression, on images or on a table; or a folder of `zoo convert`.
+      folder: the run of a classifier or a regression, on images, a table or texts; or a folder of `zoo convert`.
       files: images in any format that Pillow reads, which are resized to what the data set has, and cropped where its
-        were; or CSV files with the columns of the run's own. A folder stands for all such files in it and in the
-        folders within, a wildcard such as "photos/*.jpg" for what it matches.
+        were; or CSV files with the columns of the run's own; or text files, each one text. A folder stands for all such
+        files in it and in the folders within, a wildcard such as "photos/*.jpg" for what it matches.
+      texts: for a classifier of texts, in the place of files or beside them.
       invert: for dark strokes on a light ground, where the data set has light ones on a dark ground. The readers of
         handwritten digits find that out by themselves.
 
@@ -75,19 +76,21 @@ def predict(
       ValueError: the run does something else, or a file cannot be read.
     """
     run = load(folder)
-    table = isinstance(run.dataset.reader, data.TableReader)
+    reader = run.dataset.reader
     if run.recipe.task != "regression":
         classes_of(run)  # refuses what is no classifier
-    field = "features" if table else "image"
+    field = {data.TableReader: "features", data.TextReader: "tokens"}.get(type(reader), "image")
     if field not in run.dataset.spec.fields:
         raise ValueError(
-            f"the data of this run ({run.recipe.data}) are no images and no CSV file; they have the fields "
+            f"the data of this run ({run.recipe.data}) are no images, no CSV file and no texts; they have the fields "
             f"{', '.join(run.dataset.spec.fields)}"
         )
+    if texts and field != "tokens":
+        raise ValueError(f"the data of this run ({run.recipe.data}) are no texts; give files")
     outputs = jax.jit(_outputs(run, field))
     names: list[str] = []
     parts: list[np.ndarray] = []
-    for batch_names, batch in _batches(run, files_of(files, table=table), invert=invert):
+    for batch_names, batch in _batches(run, files_of(files, _ENDINGS.get(type(reader))), texts, invert=invert):
         names += batch_names
         parts.append(np.asarray(outputs(batch)))
     values = np.concatenate(parts)
@@ -104,8 +107,11 @@ def predict(
     ]
 
 
-def files_of(given: Sequence[str | Path], *, table: bool = False) -> list[Path]:
-    """Files, and what folders and wildcards stand for: images, or CSV files of a `table`, sorted.
+_ENDINGS = {data.TableReader: (".csv",), data.TextReader: (".txt", ".csv")}
+
+
+def files_of(given: Sequence[str | Path], endings: Sequence[str] | None = None) -> list[Path]:
+    """Files, and what folders and wildcards stand for: images, or files with one of the `endings`, sorted.
 
     Raises:
       FileNotFoundError: a folder or a wildcard stands for nothing.
@@ -113,33 +119,44 @@ def files_of(given: Sequence[str | Path], *, table: bool = False) -> list[Path]:
     found: list[Path] = []
     for each in map(Path, given):
         if each.is_dir():
-            inside = sorted(_within(each, table))
+            inside = sorted(_within(each, endings))
         elif glob.has_magic(str(each)) and not each.exists():
             inside = sorted(map(Path, glob.glob(str(each), recursive=True)))
         else:
             inside = [each]
         if not inside:
-            raise FileNotFoundError(f"there is no {'CSV file' if table else 'image'} in {each}")
+            raise FileNotFoundError(f"there is no {' or '.join(endings) + ' file' if endings else 'image'} in {each}")
         found += inside
     return found
 
 
-def _within(folder: Path, table: bool) -> Iterator[Path]:
-    from PIL import Image
+def _within(folder: Path, endings: Sequence[str] | None) -> Iterator[Path]:
+    if endings is None:
+        from PIL import Image
 
-    endings = {".csv"} if table else set(Image.registered_extensions())
+        endings = tuple(Image.registered_extensions())
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if name[0] != "."]
         yield from (Path(parent) / n for n in names if n[0] != "." and Path(n).suffix.lower() in endings)
 
 
-def _batches(run: Run, files: Sequence[Path], *, invert: bool) -> Iterator[tuple[list[str], np.ndarray]]:
+def _batches(
+    run: Run, files: Sequence[Path], texts: Sequence[str], *, invert: bool
+) -> Iterator[tuple[list[str], np.ndarray]]:
     """Names of examples and the examples, raw, `[batch, …]`."""
     reader = run.dataset.reader
     if isinstance(reader, data.TableReader):
         for file in files:
             features = reader.read(file)
             yield [f"{file}, row {row}" for row in range(1, len(features) + 1)], features
+        return
+    if isinstance(reader, data.TextReader):
+        for file in files:
+            rows = reader.read(file)
+            several = file.suffix.lower() == ".csv"
+            yield [f"{file}, row {row}" if several else str(file) for row in range(1, len(rows) + 1)], rows
+        if texts:
+            yield list(texts), reader.rows(texts)
         return
     shape = run.dataset.raw_image_shape
     if reader is None:

@@ -60,3 +60,33 @@ def char_gpt() -> Recipe:
         monitor="validation_loss",
         evaluate_every=500,
     )
+
+
+@recipe
+def text_classifier() -> Recipe:
+    """Any texts in classes: the guide's Transformer (section 8.1) on a folder for each class, or a CSV file.
+
+    Words are learned from the training texts; padding is neither attended to nor counted. The best of 20 epochs is
+    kept, by the loss on a fifth of the training texts.
+
+    Command: zoo train text_classifier data=texts:PATH
+    Time: 25 s on 2 busy CPU cores for the 4576 lines of `data=shakespeare_speakers validation=0`.
+    Reached: there 17.6 % of the test lines, of ten speakers (seed 0; the most frequent one says 19.6 %). A bag of words
+      with logistic regression reaches 30 %: few short texts are not what a Transformer is good at from random weights.
+    """
+    return Recipe(
+        model="transformer_classifier",
+        data="texts:texts",
+        model_options={"dropout_rate": 0.3},
+        task_options={"inputs": "tokens"},
+        batch_size=32,
+        epochs=20.0,
+        optimizer="adamw",
+        optimizer_options={"weight_decay": 0.1, "mask": "kernels"},
+        learning_rate=1e-3,
+        schedule="cosine",
+        schedule_options={"warmup_steps": 20},
+        validation=0.2,
+        monitor="validation_loss",
+        patience=5,
+    )

@@ -14,6 +14,7 @@ import optax
 import data
 import zoo
 from data import augment
+from data.text.tokens import PAD, SPECIAL
 from train.class_weights import class_weights
 from train.loop import parallel
 from train.loop.feed import Augment
@@ -75,6 +76,8 @@ def build(recipe: Recipe, dataset: data.Dataset | None = None, *, rate: optax.Sc
         options.setdefault("num_classes", dataset.spec.num_classes)
     if dataset.spec.vocabulary and "vocab_size" in card.options:
         options.setdefault("vocab_size", len(dataset.spec.vocabulary))
+    if dataset.spec.vocabulary[:1] == SPECIAL[:1] and "pad_token" in card.options:
+        options.setdefault("pad_token", PAD)
     if "image" in dataset.spec.fields and "image_shape" in card.options:
         options.setdefault("image_shape", dataset.spec.fields["image"].shape)
     if "target" in dataset.spec.fields:

@@ -269,9 +269,9 @@ def _meta(recipe: Recipe, parts: Parts) -> dict[str, Any]:
         meta["code"] = [code._asdict() for code in codes]
     meta["data"] = data_facts(parts.dataset)
     reader = parts.dataset.reader
-    if not isinstance(reader, data.ImageReader | data.TableReader):
+    kinds = {data.ImageReader: "preprocessing", data.TableReader: "table", data.TextReader: "texts"}
+    if (kind := kinds.get(type(reader))) is None:
         return meta
-    kind = "preprocessing" if isinstance(reader, data.ImageReader) else "table"
     return {**meta, kind: plain(dataclasses.asdict(reader)), "classes": list(parts.dataset.spec.classes)}
 
 

@@ -45,7 +45,11 @@ class TransformerClassifier(nn.Module):
         require_tokens(tokens)
         options: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         dense = partial(Dense, kernel_init=nn.initializers.xavier_uniform(), **options)
-        x = Embed(self.vocab_size, self.hidden_size, name="embed", **options)(tokens)
+        # As large as the positions: with a small embedding the order drowns the words, and nothing is learned at first.
+        embed = Embed(
+            self.vocab_size, self.hidden_size, embedding_init=nn.initializers.normal(1.0), name="embed", **options
+        )
+        x = embed(tokens)
         x = x + jnp.asarray(sinusoids(tokens.shape[1], self.hidden_size), x.dtype)[None]
         is_token = None if self.pad_token is None else tokens != self.pad_token
         mask = None if is_token is None else is_token[:, None, None]

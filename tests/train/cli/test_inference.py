@@ -180,6 +180,7 @@ def test_export_in_words(mlp, tmp_path):
 
 def test_predict_without_a_picture(mlp):
     assert "no file given: zoo predict RUN FILE…" in error("predict", mlp)
+    assert "are no texts; give files" in error("predict", mlp, "--text", "seven")
 
 
 def test_predict_what_is_no_picture(mlp, tmp_path):

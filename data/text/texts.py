@@ -1,0 +1,302 @@
+"""Texts of several classes, as rows of tokens: words that are learned from the training texts, or characters."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from data.dataset import ArraySource, Dataset, Field, Source, Spec
+from data.pipeline import TEST_SEED, held_out
+from data.places import find_file, find_folder, split_folders
+from data.registry import register
+from data.text.characters import shakespeare
+from data.text.tokens import PAD, SPECIAL, pad
+
+UNKNOWN = 1
+"""Stands for a word that is not in the vocabulary."""
+
+Tokens = Literal["words", "characters"]
+
+_WORD = re.compile(r"[぀-ヿ㐀-鿿豈-﫿]|[^\W_]+(?:['’][^\W_]+)*|[^\w\s]|_+")
+"""A word with what an apostrophe joins to it, a mark, or a letter of a script that has no spaces between words."""
+
+_ENDINGS = (".txt", ".text", ".md")
+
+_SHOWN = 5
+"""The most problems that an error lists."""
+
+
+@dataclass(frozen=True)
+class TextReader:
+    """How a text becomes a row of tokens.
+
+    Attributes:
+        vocabulary: what each token stands for: padding, what is unknown, then words from the most frequent on.
+        length: tokens in a row; what is longer is cut, what is shorter is padded.
+        tokens: "words" or "characters".
+        lowercase: whether capitals count as small letters.
+        column: the column of a CSV file that holds the texts.
+    """
+
+    vocabulary: tuple[str, ...]
+    length: int
+    tokens: Tokens = "words"
+    lowercase: bool = True
+    column: str = "text"
+
+    @classmethod
+    def of(cls, **options: Any) -> TextReader:
+        """A reader from options as JSON has them, with lists in the place of tuples."""
+        return cls(**{**options, "vocabulary": tuple(options["vocabulary"])})
+
+    @classmethod
+    def trained(cls, texts: Sequence[str], vocab_size: int, min_count: int, **options: Any) -> TextReader:
+        """A reader whose vocabulary is the most frequent words of texts; of equal ones the first by alphabet.
+
+        Raises:
+            ValueError: if no word comes often enough.
+        """
+        untrained = cls((), **options)
+        counts = Counter(piece for text in texts for piece in untrained.pieces(text))
+        known = sorted((word for word, count in counts.items() if count >= min_count), key=lambda w: (-counts[w], w))
+        if not known:
+            raise ValueError(f"no word of the training texts comes {min_count} times; take a smaller min_count")
+        return cls((SPECIAL[PAD], "<unknown>", *known[: vocab_size - 2]), **options)
+
+    @property
+    def shape(self) -> tuple[int]:
+        """(time,) of one text."""
+        return (self.length,)
+
+    def pieces(self, text: str) -> list[str]:
+        """The words or characters of a text."""
+        text = text.lower() if self.lowercase else text
+        return _WORD.findall(text) if self.tokens == "words" else list(text)
+
+    def rows(self, texts: Sequence[str]) -> np.ndarray:
+        """Tokens of texts, int32 [text, time].
+
+        Raises:
+            ValueError: if a text has no word.
+        """
+        number = {word: token for token, word in enumerate(self.vocabulary)}
+        found = [[number.get(piece, UNKNOWN) for piece in self.pieces(text)[: self.length]] for text in texts]
+        if empty := [repr(text[:40]) for text, row in zip(texts, found, strict=True) if not row]:
+            raise ValueError(f"a text without a word says nothing: {_some(empty)}")
+        return pad(found, length=self.length) if found else np.zeros((0, self.length), np.int32)
+
+    def texts(self, path: str | os.PathLike[str]) -> list[str]:
+        """The texts in a file: one for each line of a CSV file with the reader's column, else the whole file.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is not UTF-8, or a CSV file without that column.
+        """
+        file = Path(path)
+        if file.suffix.lower() != ".csv":
+            return [_read(file)]
+        return [row[self.column] for row in _csv_rows(file, (self.column,))]
+
+    def read(self, path: str | os.PathLike[str]) -> np.ndarray:
+        """Tokens of the texts in a file, int32 [text, time]; see `texts`."""
+        return self.rows(self.texts(path))
+
+
+@register("texts")
+def texts(
+    path: str,
+    *,
+    length: int = 128,
+    tokens: Tokens = "words",
+    vocab_size: int = 20_000,
+    min_count: int = 2,
+    lowercase: bool = True,
+    text_column: str = "text",
+    label_column: str = "label",
+    test: float | int | None = None,
+) -> Dataset:
+    """Texts and their classes, asked for as `texts:PATH`: a folder for each class, or a CSV file with text and label.
+
+    A folder holds `PATH/CLASS/*.txt`, or `PATH/SPLIT/CLASS/*.txt` with the splits train, validation (or val) and test.
+    Where there is no test split, a fifth of each class is taken out for it. The vocabulary is learned from the other
+    texts: words and marks, or characters.
+
+    Args:
+        path: of the folder or the CSV file, in UTF-8; looked for in `ZOO_DATA_DIR` too.
+        length: tokens that a model sees of a text; what is longer is cut.
+        tokens: "words" or "characters".
+        vocab_size: most tokens, with those for padding and for unknown words.
+        min_count: how often a word must come to be known.
+        lowercase: whether capitals count as small letters.
+        text_column: the column of the texts in a CSV file.
+        label_column: the column of their classes there.
+        test: share or number of texts of the test split, where there are no folders for splits; 0.2 by default.
+
+    Raises:
+        FileNotFoundError: if there is no such folder or file.
+        ValueError: if there are fewer than two classes, an empty text, or a file that is not UTF-8.
+    """
+    where = find_file(path) if Path(path).suffix.lower() == ".csv" else find_folder(path)
+    if where.is_dir():
+        splits = _of_folder(where)
+    else:
+        rows = _csv_rows(where, (text_column, label_column))
+        if missing := [str(line) for line, row in enumerate(rows, 1) if not row[label_column].strip()]:
+            raise ValueError(f"{where}: no {label_column!r} in row {_some(missing)}")
+        splits = {"train": [(row[text_column], row[label_column].strip()) for row in rows]}
+    if test is not None and "test" in splits:
+        raise ValueError(f"test={test} makes a test split where there is none, but {path} has one")
+    options = {"length": length, "tokens": tokens, "lowercase": lowercase, "column": text_column}
+    return _build(f"texts:{path}", splits, str(where), 0.2 if test is None else test, vocab_size, min_count, options)
+
+
+@register("shakespeare_speakers")
+def shakespeare_speakers(
+    *,
+    speakers: int = 10,
+    unit: Literal["line", "speech"] = "line",
+    length: int = 16,
+    tokens: Tokens = "words",
+    vocab_size: int = 20_000,
+    min_count: int = 2,
+    lowercase: bool = True,
+) -> Dataset:
+    """Who says it: what the speakers with the most words in Tiny Shakespeare say, see `tiny_shakespeare` for the file.
+
+    Of the speeches of each a tenth is the validation split and a fifth the test split, whoever else is a class; lines
+    of one speech stay together.
+
+    Args:
+        speakers: how many of them; they are the classes.
+        unit: whether an example is a "line" of print, or a whole "speech".
+        length: as for `texts`, and so the rest.
+        tokens: "words" or "characters".
+        vocab_size: most tokens.
+        min_count: how often a word must come to be known.
+        lowercase: whether capitals count as small letters.
+    """
+    if unit not in ("speech", "line"):
+        raise ValueError(f'unit must be "speech" or "line"; got {unit!r}')
+    content, where = shakespeare()
+
+    def parts(body: str, who: str) -> list[tuple[str, str]]:
+        return [(part, who) for part in ([body] if unit == "speech" else body.splitlines()) if part.strip()]
+
+    speeches: dict[str, list[str]] = {}
+    for speech in content.decode().split("\n\n"):
+        head, _, body = speech.strip().partition("\n")
+        if head.endswith(":") and body.strip():
+            speeches.setdefault(head[:-1].title(), []).append(body)
+    words = Counter({who: sum(len(body.split()) for body in said) for who, said in speeches.items()})
+    if not 2 <= speakers <= len(words):
+        raise ValueError(f"speakers must be 2 to {len(words)}; got {speakers}")
+    splits: dict[str, list[tuple[str, str]]] = {"train": [], "validation": [], "test": []}
+    for who, _ in words.most_common(speakers):
+        said = speeches[who]
+        order = np.random.default_rng([TEST_SEED, zlib.crc32(who.encode())]).permutation(len(said))
+        for rank, row in enumerate(order):
+            split = "test" if rank < len(said) // 5 else "validation" if rank < len(said) * 3 // 10 else "train"
+            splits[split] += parts(said[row], who)
+    options = {"length": length, "tokens": tokens, "lowercase": lowercase}
+    return _build("shakespeare_speakers", splits, where, 0, vocab_size, min_count, options)
+
+
+def _build(
+    name: str,
+    splits: dict[str, list[tuple[str, str]]],
+    where: str,
+    test: float | int,
+    vocab_size: int,
+    min_count: int,
+    options: dict[str, Any],
+) -> Dataset:
+    """A data set from the texts of each split and their classes."""
+    if options["tokens"] not in get_args(Tokens):
+        raise ValueError(f'tokens must be "words" or "characters"; got {options["tokens"]!r}')
+    for option, value, least in (("length", options["length"], 1), ("vocab_size", vocab_size, 3)):
+        if value < least:
+            raise ValueError(f"{option} must be at least {least}; got {value}")
+    classes = tuple(sorted({label for _, label in splits["train"]}))
+    if len(classes) < 2:
+        raise ValueError(f"{where} has {len(classes)} class{'' if len(classes) == 1 else 'es'}; expected two or more")
+    for split, examples in splits.items():
+        if others := sorted({label for _, label in examples} - set(classes)):
+            raise ValueError(f"the {split} split of {where} has classes that train has not: {_some(others)}")
+    number = {label: index for index, label in enumerate(classes)}
+    labels = {split: np.array([number[label] for _, label in each], np.int32) for split, each in splits.items()}
+    rows = {split: [text for text, _ in each] for split, each in splits.items()}
+    if "test" not in splits and test:
+        every, marks = rows["train"], labels["train"]
+        rest, held = held_out(len(every), test, TEST_SEED, what="test", where=where, labels=marks)
+        for split, taken in (("train", rest), ("test", held)):
+            rows[split], labels[split] = [every[index] for index in taken], marks[taken]
+    reader = TextReader.trained(rows["train"], vocab_size, min_count, **options)
+    try:
+        sources: dict[str, Source] = {
+            split: ArraySource({"tokens": reader.rows(rows[split]), "label": labels[split]}) for split in rows
+        }
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    return Dataset(
+        name=name,
+        spec=Spec({"tokens": Field(reader.shape, "int32"), "label": Field((), "int32")}, classes, reader.vocabulary),
+        splits=sources,
+        preprocess=lambda batch: batch,
+        reader=reader,
+        stratified=True,
+    )
+
+
+def _of_folder(root: Path) -> dict[str, list[tuple[str, str]]]:
+    splits = {}
+    for split, folder in (split_folders(root) or {"train": root}).items():
+        splits[split] = []
+        for kind in sorted(each for each in folder.iterdir() if each.is_dir() and each.name[0] != "."):
+            files = sorted(f for f in kind.rglob("*") if f.suffix.lower() in _ENDINGS and f.name[0] != ".")
+            if not files:
+                raise ValueError(f"the class {kind.name!r} is empty: there is no .txt file in {kind}")
+            splits[split] += [(_read(file), kind.name) for file in files]
+    return splits
+
+
+def _read(file: Path) -> str:
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no file {file.absolute()}")
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8: {error.reason} at byte {error.start}; convert it") from None
+
+
+def _csv_rows(file: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """The lines of a CSV file; each has the columns."""
+    content = _read(file)
+    first = content.partition("\n")[0]
+    reader = csv.DictReader(content.splitlines(keepends=True), delimiter=max(",;\t|", key=first.count))
+    names = [name or "" for name in reader.fieldnames or ()]
+    if absent := [name for name in columns if name not in names]:
+        raise ValueError(
+            f"{file} has no column {', '.join(map(repr, absent))}; it has {', '.join(names) or 'none'}: name them with "
+            "text_column and label_column"
+        )
+    rows = []
+    for row in reader:
+        if None in row or None in row.values():
+            raise ValueError(f"{file}: line {reader.line_num} has not as many cells as the first line names columns")
+        rows.append(row)
+    if not rows:
+        raise ValueError(f"{file} has no rows")
+    return rows
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (f" … ({len(names)})" if len(names) > _SHOWN else "")
