@@ -1,0 +1,136 @@
+"""Recipes on graphs. All of Cora are on the public split of 140 training, 500 validation and 1000 test papers."""
+
+from train.recipe import Recipe, recipe
+
+
+@recipe
+def gcn_cora() -> Recipe:
+    """Two graph convolutions of 16 units on Cora, as Kipf & Welling 2017 have them: L2 on the first layer only."""
+    return Recipe(
+        model="gcn",
+        data="cora",
+        task="node_classification",
+        batch_size=140,
+        epochs=200.0,
+        learning_rate=0.01,
+        optimizer_options={"l2": {"conv1": 5e-4}},
+        monitor="validation_loss",
+        evaluate_every=10,
+    )
+
+
+@recipe
+def gat_cora() -> Recipe:
+    """Graph attention with 8 heads of 8 features on Cora, as Veličković et al. 2018 have it."""
+    return Recipe(
+        model="gat",
+        data="cora",
+        task="node_classification",
+        batch_size=140,
+        epochs=1000.0,
+        learning_rate=0.005,
+        optimizer_options={"l2": {"*": 5e-4}},
+        monitor="validation_loss",
+        evaluate_every=10,
+        patience=10,
+    )
+
+
+@recipe
+def sage_cora() -> Recipe:
+    """GraphSAGE with the aggregator "gcn" on Cora."""
+    return Recipe(
+        model="graphsage",
+        data="cora",
+        task="node_classification",
+        model_options={"aggregator": "gcn"},
+        batch_size=140,
+        epochs=200.0,
+        learning_rate=0.01,
+        optimizer_options={"l2": 5e-4},
+        monitor="validation_loss",
+        evaluate_every=10,
+    )
+
+
+@recipe
+def sage_cora_sampled() -> Recipe:
+    """GraphSAGE on neighbourhoods of Cora, 10 neighbours and 10 of each of these: for graphs that fit on no device."""
+    return Recipe(
+        model="graphsage",
+        data="cora",
+        data_options={"fanouts": [10, 10], "draws": 100},
+        task="node_classification",
+        task_options={"inputs": ["nodes", "senders", "receivers", "node", "node_mask"]},
+        batch_size=70,
+        epochs=1.0,
+        learning_rate=0.01,
+        optimizer_options={"l2": 5e-4},
+        monitor="validation_loss",
+        evaluate_every=20,
+    )
+
+
+@recipe
+def appnp_cora() -> Recipe:
+    """A perceptron of 64 units and ten steps of personalised PageRank on Cora, as Gasteiger et al. 2019 have it."""
+    return Recipe(
+        model="appnp",
+        data="cora",
+        task="node_classification",
+        batch_size=140,
+        epochs=1000.0,
+        learning_rate=0.01,
+        optimizer_options={"l2": {"dense1": 5e-3}},
+        monitor="validation_loss",
+        evaluate_every=10,
+        patience=10,
+    )
+
+
+@recipe
+def gcnii_cora() -> Recipe:
+    """64 layers on Cora, as Chen et al. 2020 have them: a weight decay of .01 for the convolutions, 5e-4 for the rest."""
+    return Recipe(
+        model="gcnii",
+        data="cora",
+        task="node_classification",
+        batch_size=140,
+        epochs=1000.0,
+        learning_rate=0.01,
+        optimizer_options={"l2": {"convs": 0.01, "stem": 5e-4, "head": 5e-4}},
+        monitor="validation_loss",
+        evaluate_every=10,
+        patience=10,
+    )
+
+
+@recipe
+def gin_rings() -> Recipe:
+    """A graph isomorphism network tells one ring of nodes from two, by the edges alone."""
+    return Recipe(
+        model="graph_classifier",
+        data="rings",
+        task="graph_classification",
+        batch_size=50,
+        epochs=20.0,
+        learning_rate=0.01,
+        model_options={"network": "gin", "network_options": {"hidden_size": 32}, "readout": "sum"},
+    )
+
+
+@recipe
+def links_cora() -> Recipe:
+    """A graph autoencoder on Cora (Kipf & Welling 2016): which of two pairs of papers is a citation?"""
+    return Recipe(
+        model="gcn",
+        data="cora",
+        data_options={"examples": "links"},
+        task="link_prediction",
+        model_options={"hidden_sizes": [32], "num_classes": 16, "dropout_rate": 0.0},
+        batch_size=4488,
+        epochs=200.0,
+        learning_rate=0.01,
+        monitor="validation_auc",
+        evaluate_every=10,
+    )
