@@ -24,6 +24,7 @@ class Row(NamedTuple):
       intermediates: the shapes of the small model's named intermediates, without the batch axis.
       output_shapes: the shapes of the arrays that the small model gives, without the batch axis; where there are none,
         it gives logits `[num_outputs]`.
+      idle: parameters that have no part in what an example alone gives, as those for neighbours.
     """
 
     num_parameters: int
@@ -33,6 +34,7 @@ class Row(NamedTuple):
     num_features: int | None = None
     intermediates: Mapping[str, Any] = {}
     output_shapes: Sequence[tuple[int, ...]] = ()
+    idle: Sequence[str] = ()
 
     @property
     def num_outputs(self) -> int:
@@ -135,7 +137,54 @@ _CONV_CODER = {
     "decoder": {"up1": (2, 4, 6), "up2": (4, 8, 4)},
 }
 
+_SMALL_GRAPH = {"hidden_sizes": (5,), "num_classes": 3}
+
+# Networks on graphs, whose examples here are nodes without edges; with edges, see `tests/zoo/graphs`.
+_GRAPHS: dict[str, Row] = {
+    "gcn": Row(23_063, (6,), _SMALL_GRAPH, num_features=5, intermediates={"hidden1": (5,)}),
+    "graphsage": Row(
+        46_103,
+        (6,),
+        _SMALL_GRAPH,
+        num_features=5,
+        intermediates={"hidden1": (5,)},
+        idle=("layer1/neighbours/kernel", "layer2/neighbours/kernel"),
+    ),
+    "gat": Row(
+        92_373,
+        (6,),
+        {"features": (4,), "num_heads": 2, "num_classes": 3},
+        num_features=8,
+        intermediates={"hidden1": (8,)},
+        idle=("attention1/receiver", "attention1/sender", "head/receiver", "head/sender"),
+    ),
+    "gin": Row(
+        123_211,
+        (6,),
+        {"hidden_size": 5, "num_layers": 2, "num_classes": 3},
+        num_features=10,
+        intermediates={"hidden1": (5,), "hidden2": (5,)},
+    ),
+    "appnp": Row(92_231, (6,), _SMALL_GRAPH, num_features=5, intermediates={"hidden1": (5,)}),
+    "gcnii": Row(354_375, (6,), {"hidden_size": 5, "num_layers": 2, "num_classes": 3}, num_features=5),
+    "graph_network": Row(
+        23_575,
+        (6,),
+        {"hidden_size": 5, "num_layers": 2, "num_classes": 3},
+        num_features=5,
+        intermediates={"hidden1": (5,), "hidden2": (5,)},
+    ),
+    "graph_classifier": Row(
+        30_470,
+        (4, 3),
+        {"network_options": {"hidden_size": 5, "num_layers": 2}, "readout": "attention", "num_classes": 3},
+        num_features=10,
+        intermediates={"network": {"hidden1": (4, 5), "hidden2": (4, 5)}},
+    ),
+}
+
 MODELS: dict[str, Row] = {
+    **_GRAPHS,
     "perceptron": Row(5, (4,), {"num_outputs": 3}, outputs="num_outputs"),
     "mlp": Row(
         17_226,
@@ -341,7 +390,7 @@ def random_variables(model: nn.Module, x: Any, seed: int = 0) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
 
     def draw(path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        match jax.tree_util.keystr(path[-1:], simple=True):
+        match jax.tree_util.keystr(path[-1:], simple=True).rstrip("0123456789"):
             case "kernel" | "recurrent_kernel":
                 value = rng.normal(0, np.sqrt(2 / np.prod(leaf.shape[:-1])), leaf.shape)
             case "scale" | "layer_scale":
@@ -350,7 +399,9 @@ def random_variables(model: nn.Module, x: Any, seed: int = 0) -> dict[str, Any]:
                 value = rng.uniform(0.5, 1.5, leaf.shape)
             case "embedding":
                 value = rng.normal(0, 0.5, leaf.shape)
-            case "bias" | "recurrent_bias" | "mean" | "class_token" | "position_embedding" | "word_bias":
+            case "sender" | "receiver":
+                value = rng.normal(0, 0.5, leaf.shape)
+            case "epsilon" | "bias" | "recurrent_bias" | "mean" | "class_token" | "position_embedding" | "word_bias":
                 value = rng.normal(0, 0.2, leaf.shape)
             case other:
                 raise NotImplementedError(f"no distribution is stated for variables named {other!r}")

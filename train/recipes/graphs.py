@@ -90,7 +90,7 @@ def appnp_cora() -> Recipe:
 
 @recipe
 def gcnii_cora() -> Recipe:
-    """64 layers on Cora, as Chen et al. 2020 have them: a weight decay of .01 for the convolutions, 5e-4 for the rest."""
+    """64 layers on Cora, as Chen et al. 2020 have them: a decay of .01 for convolutions, 5e-4 for others."""
     return Recipe(
         model="gcnii",
         data="cora",

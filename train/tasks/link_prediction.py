@@ -46,7 +46,9 @@ def link_prediction(
 
     def scores(embeddings: jax.Array, pairs: jax.Array) -> jax.Array:
         if embeddings.ndim != 2:
-            raise ValueError(f"a link is told by features of all nodes, [nodes, features], not {list(embeddings.shape)}")
+            raise ValueError(
+                f"a link is told by features of all nodes, [nodes, features], not {list(embeddings.shape)}"
+            )
         ends = embeddings.astype(jnp.float32).at[pairs].get(mode="clip")
         return (ends[:, 0] * ends[:, 1]).sum(axis=-1)
 

@@ -16,8 +16,9 @@ from zoo.registry import register
 
 
 class GraphAttention(nn.Module):
-    """Heads that each weigh the neighbours of a node and itself (eq. 3): `[nodes, inputs]` → `[nodes, heads, features]`.
+    """Heads that each weigh the neighbours of a node and itself (eq. 3), and a bias.
 
+    `[nodes, inputs]` → `[nodes, num_heads * features]`, or where heads are `averaged`, `[nodes, features]`.
     The weight of an edge is the softmax over all that lead to its receiver of LeakyReLU(aᵣ·W hᵣ + aₛ·W hₛ), with a
     slope of .2. The graph has its self loops already.
     """
@@ -25,11 +26,13 @@ class GraphAttention(nn.Module):
     features: int
     num_heads: int
     dropout_rate: float = 0.0
+    averaged: bool = False
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Rows, graph: Graph, *, train: bool = False) -> jax.Array:
+        """Takes features of the nodes and their graph; `train` asks for dropout of the attention."""
         shape, glorot = (self.num_heads, self.features), nn.initializers.glorot_uniform()
         h = Linear(self.num_heads * self.features, False, self.dtype, self.param_dtype, name="linear")(x)
         h = h.reshape(-1, *shape)
@@ -38,11 +41,15 @@ class GraphAttention(nn.Module):
             for name in ("sender", "receiver")
         )
         senders, receivers = graph.senders, graph.receivers
-        assert senders is not None and receivers is not None
+        assert senders is not None
+        assert receivers is not None
         scores = nn.leaky_relu(gather(of_sender, senders) + gather(of_receiver, receivers), 0.2)
         weight = softmax_of_incoming(scores, receivers, graph.num_nodes)
         weight = Dropout(self.dropout_rate)(weight, train=train)
-        return aggregate(gather(h, senders) * weight[..., None], receivers, graph.num_nodes)
+        y = aggregate(gather(h, senders) * weight[..., None], receivers, graph.num_nodes)
+        y = y.mean(axis=1) if self.averaged else y.reshape(-1, self.num_heads * self.features)
+        bias = self.param("bias", nn.initializers.zeros, y.shape[-1:], self.param_dtype)
+        return y + bias.astype(y.dtype)[None]
 
 
 @register(
@@ -81,19 +88,17 @@ class GAT(nn.Module):
     ) -> jax.Array:
         """As `zoo.graphs.gcn.GCN`."""
         graph = with_self_loops(one_graph(nodes, senders, receivers, node_mask))
-        rate, dtypes = self.dropout_rate, (self.dtype, self.param_dtype)
+        rate = self.dropout_rate
         h = graph.nodes
         for index, size in enumerate(self.features, start=1):
             h = drop(rate, h, train=train)
-            h = GraphAttention(size, self.num_heads, rate, *dtypes, name=f"attention{index}")(h, graph, train=train)
-            h = h.reshape(-1, self.num_heads * size)
-            bias = self.param(f"bias{index}", nn.initializers.zeros, (h.shape[-1],), self.param_dtype)
-            h = nn.elu(h + bias.astype(h.dtype)[None])
+            h = GraphAttention(
+                size, self.num_heads, rate, dtype=self.dtype, param_dtype=self.param_dtype, name=f"attention{index}"
+            )(h, graph, train=train)
+            h = nn.elu(h)
             record(self, f"hidden{index}", graph.outputs(h))
         if self.num_classes:
             h = drop(rate, h, train=train)
-            last = GraphAttention(self.num_classes, self.num_output_heads, rate, *dtypes, name="head")
-            bias = self.param("head_bias", nn.initializers.zeros, (self.num_classes,), self.param_dtype)
-            h = last(h, graph, train=train).mean(axis=1)
-            h = h + bias.astype(h.dtype)[None]
+            heads = (self.num_classes, self.num_output_heads, rate, True)
+            h = GraphAttention(*heads, self.dtype, self.param_dtype, name="head")(h, graph, train=train)
         return graph.outputs(h, node)

@@ -10,9 +10,24 @@ import jax
 import jax.numpy as jnp
 
 from zoo.graphs.linear import Linear, drop
-from zoo.graphs.message_passing import one_graph, smoothing
+from zoo.graphs.message_passing import Rows, Smoothing, one_graph, smoothing
 from zoo.layers import record
 from zoo.registry import register
+
+
+class GraphConv(nn.Module):
+    """Â x W + b: `[nodes, inputs]` → `[nodes, features]`."""
+
+    features: int
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Rows, smooth: Smoothing) -> jax.Array:
+        """Takes Â as `zoo.graphs.message_passing.smoothing` gives it."""
+        y = smooth(Linear(self.features, False, self.dtype, self.param_dtype, name="linear")(x))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
+        return y + bias.astype(y.dtype)[None]
 
 
 @register(
@@ -55,9 +70,7 @@ class GCN(nn.Module):
         sizes = [*self.hidden_sizes, *([self.num_classes] if self.num_classes else [])]
         for index, size in enumerate(sizes, start=1):
             h = drop(self.dropout_rate, h, train=train)
-            h = Linear(size, False, self.dtype, self.param_dtype, name=f"conv{index}")(h)
-            bias = self.param(f"bias{index}", nn.initializers.zeros, (size,), self.param_dtype)
-            h = smooth(h) + bias.astype(h.dtype)[None]
+            h = GraphConv(size, self.dtype, self.param_dtype, name=f"conv{index}")(h, smooth)
             if index <= len(self.hidden_sizes):
                 h = nn.relu(h)
                 record(self, f"hidden{index}", graph.outputs(h))

@@ -61,10 +61,11 @@ def _sum(x: jax.Array) -> jax.Array:
     num_classes=7,
 )
 class GIN(nn.Module):
-    """Layers h' = MLP((1 + ε) h + Σ hᵤ over the neighbours) (eq. 4.1) with a learned ε, each a perceptron of two layers.
+    """Layers h' = MLP((1 + ε) h + Σ hᵤ over the neighbours) (eq. 4.1) with a learned ε.
 
-    Batch norm follows both of them. What all layers give stands side by side (section 4.2): a dense layer on it is the
-    sum of one for each, as the paper has it. `num_classes=0` gives it as it is, for `graph_classifier`.
+    Each MLP has two layers, and batch norm follows both. What all layers give stands side by side (section 4.2): a
+    dense layer on it is the sum of one for each, as the paper has it. `num_classes=0` gives it as it is, for
+    `graph_classifier`.
     """
 
     hidden_size: int = 64

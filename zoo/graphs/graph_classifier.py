@@ -29,6 +29,7 @@ class Readout(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, node_mask: jax.Array | None = None) -> jax.Array:
+        """Takes which rows are nodes, `[graphs, nodes]`; None for all."""
         mask = jnp.ones(x.shape[:2], bool) if node_mask is None else node_mask > 0
         there = mask[..., None]
         x = jnp.where(there, x, 0)  # padding may hold anything

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -10,9 +11,37 @@ import jax
 import jax.numpy as jnp
 
 from zoo.graphs.linear import Linear, drop
-from zoo.graphs.message_passing import in_degrees, neighbours, one_graph
+from zoo.graphs.message_passing import Graph, Rows, in_degrees, neighbours, one_graph
 from zoo.layers import record
 from zoo.registry import register
+
+Aggregator = Literal["mean", "max", "gcn"]
+
+
+class SAGELayer(nn.Module):
+    """W h + W' aggregated + b, `[nodes, inputs]` → `[nodes, features]`; see `GraphSAGE`."""
+
+    features: int
+    aggregator: Aggregator
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, h: Rows, graph: Graph) -> jax.Array:
+        """Takes features of the nodes and their graph."""
+        linear = partial(Linear, self.features, dtype=self.dtype, param_dtype=self.param_dtype)
+        if self.aggregator == "max":
+            pooled = neighbours(nn.relu(linear(name="pool")(h)), graph, "max")
+            return linear(name="own")(h) + linear(use_bias=False, name="neighbours")(pooled)
+        # A sum or mean of rows times a matrix is that of the products, and those are smaller.
+        turned = linear(use_bias=False, name="neighbours")(h)
+        if self.aggregator == "mean":
+            return linear(name="own")(h) + neighbours(turned, graph, "mean")
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
+        total = turned + neighbours(turned, graph)
+        if graph.receivers is not None:
+            total = total / (in_degrees(graph.receivers, graph.num_nodes, total.dtype) + 1)[:, None]
+        return total + bias.astype(total.dtype)[None]
 
 
 @register(
@@ -26,14 +55,14 @@ from zoo.registry import register
 class GraphSAGE(nn.Module):
     """Layers h' = σ(W h + W' aggregated + b) (algorithm 1), with dropout before each, and ReLU but for the last.
 
-    Aggregators (section 3.3): "mean" of the neighbours; "max" over the neighbours of ReLU(W'' h + b''), the pooling one;
-    "gcn", the mean of the neighbours and the node itself, which W' alone turns (eq. 2). `normalize` makes each node's
-    features a vector of length 1 (line 7). `num_classes=0` gives the last hidden layer.
+    Aggregators (section 3.3): "mean" of the neighbours; "max" over the neighbours of ReLU(W'' h + b''), the pooling
+    one; "gcn", the mean of the neighbours and the node itself, which W' alone turns (eq. 2). `normalize` makes each
+    node's features a vector of length 1 (line 7). `num_classes=0` gives the last hidden layer.
     """
 
     hidden_sizes: Sequence[int] = (16,)
     num_classes: int = 7
-    aggregator: Literal["mean", "max", "gcn"] = "mean"
+    aggregator: Aggregator = "mean"
     normalize: bool = False
     dropout_rate: float = 0.5
     dtype: Any = None
@@ -52,25 +81,12 @@ class GraphSAGE(nn.Module):
     ) -> jax.Array:
         """As `zoo.graphs.gcn.GCN`."""
         graph = one_graph(nodes, senders, receivers, node_mask)
-        h, dtypes = graph.nodes, (self.dtype, self.param_dtype)
+        h = graph.nodes
         sizes = [*self.hidden_sizes, *([self.num_classes] if self.num_classes else [])]
         for index, size in enumerate(sizes, start=1):
             h = drop(self.dropout_rate, h, train=train)
-            # A sum or mean of rows times a matrix is that of the products, and those are smaller.
-            if self.aggregator == "max":
-                pool = Linear(size, True, *dtypes, name=f"pool{index}")
-                around = Linear(size, False, *dtypes, name=f"neighbours{index}")(
-                    neighbours(nn.relu(pool(h)), graph, "max")
-                )
-                h = Linear(size, True, *dtypes, name=f"own{index}")(h) + around
-            elif self.aggregator == "mean":
-                around = neighbours(Linear(size, False, *dtypes, name=f"neighbours{index}")(h), graph, "mean")
-                h = Linear(size, True, *dtypes, name=f"own{index}")(h) + around
-            else:
-                turned = Linear(size, False, *dtypes, name=f"neighbours{index}")(h)
-                count = 1 if graph.receivers is None else in_degrees(graph.receivers, graph.num_nodes, turned.dtype) + 1
-                bias = self.param(f"bias{index}", nn.initializers.zeros, (size,), self.param_dtype)
-                h = (turned + neighbours(turned, graph)) / jnp.reshape(count, (-1, 1)) + bias.astype(turned.dtype)[None]
+            layer = SAGELayer(size, self.aggregator, self.dtype, self.param_dtype, name=f"layer{index}")
+            h = layer(h, graph)
             if index <= len(self.hidden_sizes):
                 h = nn.relu(h)
                 if self.normalize:

@@ -24,6 +24,7 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x: Rows) -> jax.Array:
+        """Takes rows."""
         width = x.width.shape[-1] if isinstance(x, SparseRows) else x.shape[-1]
         kernel = self.param("kernel", self.kernel_init, (width, self.features), self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype) if self.use_bias else None

@@ -65,11 +65,11 @@ class Graph(NamedTuple):
         return (self.nodes.values if isinstance(self.nodes, SparseRows) else self.nodes).shape[0]
 
     def outputs(self, rows: jax.Array, node: Any = None) -> jax.Array:
-        """What was computed for each node `[nodes, …]`, as the graph was given: of those nodes alone that are asked for.
+        """What was computed for each node `[nodes, …]`, as the graph was given.
 
         Args:
           rows: for each node of all graphs.
-          node: of one graph int32 `[batch]`, of many one of each, `[graphs]`; None for all.
+          node: those asked for: of one graph int32 `[batch]`, of many one of each, `[graphs]`; None for all.
         """
         if self.many is None:
             return rows if node is None else rows.at[node].get(mode="clip")
