@@ -60,13 +60,16 @@ def predict(
     run: Annotated[Positional[Path], arg(metavar="RUN", help="a folder that `zoo train` or `zoo convert` made")],
     files: Annotated[
         Positional[tuple[Path, ...]],
-        arg(metavar="FILE", help="images, folders of them or wildcards; for the run of a table CSV files"),
+        arg(
+            metavar="FILE",
+            help="images, folders of them or wildcards; for the run of a table CSV files, of a graph numbers of nodes",
+        ),
     ],
     top: Annotated[int, arg(help="how many of the most probable classes to print")] = 1,
     invert: Annotated[bool, arg(help="the images are dark on light, the training data light on dark")] = False,
     json: Json = False,
 ) -> None:
-    """Classify images, or lines of a CSV file, with the best checkpoint of a run or with converted weights.
+    """Classify images, lines of a CSV file, or nodes of a graph, with the best checkpoint of a run or with converted weights.
 
     Of a regression the numbers are printed that it tells.
     """
@@ -74,7 +77,9 @@ def predict(
     from train.inference.prediction import predict as predict_files
 
     if not files:
-        raise ValueError("no file given: zoo predict RUN FILE…, images or, for the run of a table, CSV files")
+        raise ValueError(
+            "no file given: zoo predict RUN FILE…, images or, for the run of a table, CSV files; of a graph zoo predict RUN NODE…"
+        )
     if top < 1:
         raise ValueError(f"--top must be at least 1, not {top}")
     predictions = predict_files(run, files, invert=invert)
