@@ -62,7 +62,7 @@ def predict(
         Positional[tuple[Path, ...]],
         arg(
             metavar="FILE",
-            help="images, folders of them or wildcards; for the run of a table CSV files, of a graph numbers of nodes",
+            help="images, folders of them or wildcards; of a table CSV files, of a graph numbers of nodes",
         ),
     ],
     top: Annotated[int, arg(help="how many of the most probable classes to print")] = 1,
@@ -78,7 +78,8 @@ def predict(
 
     if not files:
         raise ValueError(
-            "no file given: zoo predict RUN FILE…, images or, for the run of a table, CSV files; of a graph zoo predict RUN NODE…"
+            "no file given: zoo predict RUN FILE…, images or, for the run of a table, CSV files; for the run of a graph "
+            "zoo predict RUN NODE…"
         )
     if top < 1:
         raise ValueError(f"--top must be at least 1, not {top}")

@@ -27,8 +27,8 @@ def class_of_nodes(run: Run, nodes: Sequence[str]) -> tuple[list[str], np.ndarra
     source = next(iter(run.dataset.splits.values()))
     if not isinstance(source, data.graphs.graph.GraphSource):
         raise ValueError(
-            "this run is on neighbourhoods that are drawn (data_options.fanouts); `zoo evaluate RUN --out FOLDER` writes "
-            "what it says of each node of a split"
+            "this run is on neighbourhoods that are drawn (data_options.fanouts); `zoo evaluate RUN --out FOLDER` "
+            "writes what it says of each node of a split"
         )
     classes_of(run)
     count = len(source.arrays["nodes"] if "nodes" in source.arrays else source.arrays["columns"])
