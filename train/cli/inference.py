@@ -69,7 +69,7 @@ def predict(
     invert: Annotated[bool, arg(help="the images are dark on light, the training data light on dark")] = False,
     json: Json = False,
 ) -> None:
-    """Classify images, lines of a CSV file, or nodes of a graph, with the best checkpoint of a run or with converted weights.
+    """Classify images, lines of a CSV file, or nodes of a graph, with the best checkpoint of a run.
 
     Of a regression the numbers are printed that it tells.
     """
@@ -78,7 +78,7 @@ def predict(
 
     if not files:
         raise ValueError(
-            "no file given: zoo predict RUN FILE…, images or, for the run of a table, CSV files; for the run of a graph "
+            "no file given: zoo predict RUN FILE…, images or, for the run of a table, CSV files; of a graph "
             "zoo predict RUN NODE…"
         )
     if top < 1:

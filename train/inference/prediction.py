@@ -87,8 +87,7 @@ def predict(
     field = "features" if table else "image"
     if field not in run.dataset.spec.fields:
         raise ValueError(
-            f"the data of this run ({run.recipe.data}) are no images, no CSV file and no nodes of a graph; they have the "
-            f"fields "
+            f"the data of this run ({run.recipe.data}) are no images, table or nodes of a graph; they have the fields "
             f"{', '.join(run.dataset.spec.fields)}"
         )
     outputs = jax.jit(_outputs(run, field))
