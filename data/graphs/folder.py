@@ -121,7 +121,7 @@ def _of_tables(folder: Path) -> RawGraph:
 
 def _of_arrays(path: Path) -> RawGraph:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is no file of arrays, .npz: {error}") from None

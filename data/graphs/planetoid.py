@@ -116,10 +116,8 @@ def read(folder: Path, name: str, classes: tuple[str, ...] = ()) -> RawGraph:
         with path.open("rb") as file:
             try:
                 return _Unpickler(file, encoding="latin1").load()
-            except pickle.UnpicklingError as error:
-                raise ValueError(f"{path}: {error}") from None
             except Exception as error:  # a damaged pickle may raise anything
-                raise ValueError(f"{path} is no pickle of Planetoid, or is cut off: {error!r}") from None
+                raise ValueError(f"{path} is no pickle of Planetoid, or is cut off: {error}") from None
 
     try:
         return _graph(*(load(part) for part in ("x", "allx", "tx", "ally", "ty", "graph", "test.index")), classes)

@@ -5,7 +5,13 @@ from train.recipe import Recipe, recipe
 
 @recipe
 def gcn_cora() -> Recipe:
-    """Two graph convolutions of 16 units on Cora, as Kipf & Welling 2017 have them: L2 on the first layer only."""
+    """Two graph convolutions of 16 units on Cora, as Kipf & Welling 2017 have them: L2 on the first layer only.
+
+    Command: zoo train gcn_cora
+    Time: 1 s of training on 2 busy CPU cores, 20 s with start, compilation and reports.
+    Reached: 81.80 ± .50 % of the test papers over 20 seeds, by the least validation loss; 81.40 ± .69 % after the last
+      epoch. The paper has 81.5 %.
+    """
     return Recipe(
         model="gcn",
         data="cora",
@@ -21,7 +27,12 @@ def gcn_cora() -> Recipe:
 
 @recipe
 def gat_cora() -> Recipe:
-    """Graph attention with 8 heads of 8 features on Cora, as Veličković et al. 2018 have it."""
+    """Graph attention with 8 heads of 8 features on Cora, as Veličković et al. 2018 have it.
+
+    Dropout of .6 on features and attention, an L2 penalty of 5e-4; stops 100 epochs after the least validation loss.
+
+    Command: zoo train gat_cora
+    """
     return Recipe(
         model="gat",
         data="cora",
@@ -38,7 +49,12 @@ def gat_cora() -> Recipe:
 
 @recipe
 def sage_cora() -> Recipe:
-    """GraphSAGE with the aggregator "gcn" on Cora."""
+    """GraphSAGE with the aggregator "gcn" on Cora.
+
+    The network of DGL's example: 16 units, dropout of .5, an L2 penalty of 5e-4 on matrices.
+
+    Command: zoo train sage_cora
+    """
     return Recipe(
         model="graphsage",
         data="cora",
@@ -55,7 +71,12 @@ def sage_cora() -> Recipe:
 
 @recipe
 def sage_cora_sampled() -> Recipe:
-    """GraphSAGE on neighbourhoods of Cora, 10 neighbours and 10 of each of these: for graphs that fit on no device."""
+    """GraphSAGE on neighbourhoods of Cora, 10 neighbours and 10 of each of these: for graphs that fit on no device.
+
+    Each epoch draws 100 neighbourhoods of each training paper; they are read ahead on the host.
+
+    Command: zoo train sage_cora_sampled
+    """
     return Recipe(
         model="graphsage",
         data="cora",
@@ -73,7 +94,13 @@ def sage_cora_sampled() -> Recipe:
 
 @recipe
 def appnp_cora() -> Recipe:
-    """A perceptron of 64 units and ten steps of personalised PageRank on Cora, as Gasteiger et al. 2019 have it."""
+    """A perceptron of 64 units and ten steps of personalised PageRank on Cora, as Gasteiger et al. 2019 have it.
+
+    Dropout of .5 on features and edges, an L2 penalty on the first layer; stops 100 epochs after the least validation
+    loss.
+
+    Command: zoo train appnp_cora
+    """
     return Recipe(
         model="appnp",
         data="cora",
@@ -90,7 +117,14 @@ def appnp_cora() -> Recipe:
 
 @recipe
 def gcnii_cora() -> Recipe:
-    """64 layers on Cora, as Chen et al. 2020 have them: a decay of .01 for convolutions, 5e-4 for others."""
+    """64 layers on Cora, as Chen et al. 2020 have them: a decay of .01 for convolutions, 5e-4 for others.
+
+    Stops 100 epochs after the least validation loss.
+
+    Command: zoo train gcnii_cora
+    Time: 2 minutes of training on 2 busy CPU cores.
+    Reached: 85.2 % of the test papers with seed 0, at epoch 540. The paper has 85.5 %.
+    """
     return Recipe(
         model="gcnii",
         data="cora",
@@ -107,7 +141,10 @@ def gcnii_cora() -> Recipe:
 
 @recipe
 def gin_rings() -> Recipe:
-    """A graph isomorphism network tells one ring of nodes from two, by the edges alone."""
+    """A graph isomorphism network tells one ring of nodes from two, by the edges alone.
+
+    Command: zoo train gin_rings
+    """
     return Recipe(
         model="graph_classifier",
         data="rings",
@@ -121,7 +158,12 @@ def gin_rings() -> Recipe:
 
 @recipe
 def links_cora() -> Recipe:
-    """A graph autoencoder on Cora (Kipf & Welling 2016): which of two pairs of papers is a citation?"""
+    """A graph autoencoder on Cora (Kipf & Welling 2016): which of two pairs of papers is a citation?
+
+    A tenth of the citations are the test split, a twentieth the validation split; the graph has the others.
+
+    Command: zoo train links_cora
+    """
     return Recipe(
         model="gcn",
         data="cora",
