@@ -81,7 +81,9 @@ def _table(path: Path, needed: Sequence[str]) -> tuple[list[str], list[list[str]
 
 def _of_tables(folder: Path) -> RawGraph:
     head, lines = _table(folder / "nodes.csv", ["id"])
-    columns = dict(zip(head, zip(*lines, strict=True), strict=True)) if lines else {name: () for name in head}
+    columns: dict[str, tuple[str, ...]] = (
+        dict(zip(head, zip(*lines, strict=True), strict=True)) if lines else {name: () for name in head}
+    )
     ids = columns["id"]
     number = {name: index for index, name in enumerate(ids)}
     if len(number) < len(ids):

@@ -120,7 +120,8 @@ def read(folder: Path, name: str, classes: tuple[str, ...] = ()) -> RawGraph:
                 raise ValueError(f"{path} is no pickle of Planetoid, or is cut off: {error}") from None
 
     try:
-        return _graph(*(load(part) for part in ("x", "allx", "tx", "ally", "ty", "graph", "test.index")), classes)
+        x, allx, tx, ally, ty, graph, test = map(load, ("x", "allx", "tx", "ally", "ty", "graph", "test.index"))
+        return _graph(x, allx, tx, ally, ty, graph, test, classes)
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         raise ValueError(f"the parts of {name!r} in {folder} do not fit together: {error}") from None
 

@@ -79,7 +79,7 @@ class GCNII(nn.Module):
             _Layer,
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
-            in_axes=(nn.broadcast, 0),
+            in_axes=(nn.broadcast, 0),  # type: ignore[arg-type]  # one for each argument
             length=self.num_layers,
         )(self.teleport, self.dropout_rate, train, self.dtype, self.param_dtype, name="convs")
         h, _ = layers(h, (h, smoothing(graph)), jnp.asarray(np.array(shares, np.float32)))

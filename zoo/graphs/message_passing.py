@@ -39,7 +39,8 @@ class SparseRows(NamedTuple):
         return self.product(jnp.eye(self.width.shape[-1], dtype=self.values.dtype))
 
 
-Rows = jax.Array | SparseRows
+Rows = Any
+"""An array `[rows, columns]`, or `SparseRows`."""
 
 
 class Graph(NamedTuple):
