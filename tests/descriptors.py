@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from tests.graph_descriptors import GRAPHS
 from zoo.summary import abstract_variables
 
 
@@ -137,54 +138,8 @@ _CONV_CODER = {
     "decoder": {"up1": (2, 4, 6), "up2": (4, 8, 4)},
 }
 
-_SMALL_GRAPH = {"hidden_sizes": (5,), "num_classes": 3}
-
-# Networks on graphs, whose examples here are nodes without edges; with edges, see `tests/zoo/graphs`.
-_GRAPHS: dict[str, Row] = {
-    "gcn": Row(23_063, (6,), _SMALL_GRAPH, num_features=5, intermediates={"hidden1": (5,)}),
-    "graphsage": Row(
-        46_103,
-        (6,),
-        _SMALL_GRAPH,
-        num_features=5,
-        intermediates={"hidden1": (5,)},
-        idle=("layer1/neighbours/kernel", "layer2/neighbours/kernel"),
-    ),
-    "gat": Row(
-        92_373,
-        (6,),
-        {"features": (4,), "num_heads": 2, "num_classes": 3},
-        num_features=8,
-        intermediates={"hidden1": (8,)},
-        idle=("attention1/receiver", "attention1/sender", "head/receiver", "head/sender"),
-    ),
-    "gin": Row(
-        123_211,
-        (6,),
-        {"hidden_size": 5, "num_layers": 2, "num_classes": 3},
-        num_features=10,
-        intermediates={"hidden1": (5,), "hidden2": (5,)},
-    ),
-    "appnp": Row(92_231, (6,), _SMALL_GRAPH, num_features=5, intermediates={"hidden1": (5,)}),
-    "gcnii": Row(354_375, (6,), {"hidden_size": 5, "num_layers": 2, "num_classes": 3}, num_features=5),
-    "graph_network": Row(
-        23_575,
-        (6,),
-        {"hidden_size": 5, "num_layers": 2, "num_classes": 3},
-        num_features=5,
-        intermediates={"hidden1": (5,), "hidden2": (5,)},
-    ),
-    "graph_classifier": Row(
-        30_470,
-        (4, 3),
-        {"network_options": {"hidden_size": 5, "num_layers": 2}, "readout": "attention", "num_classes": 3},
-        num_features=10,
-        intermediates={"network": {"hidden1": (4, 5), "hidden2": (4, 5)}},
-    ),
-}
-
 MODELS: dict[str, Row] = {
-    **_GRAPHS,
+    **{name: Row(**row) for name, row in GRAPHS.items()},
     "perceptron": Row(5, (4,), {"num_outputs": 3}, outputs="num_outputs"),
     "mlp": Row(
         17_226,

@@ -32,6 +32,9 @@ def gat_cora() -> Recipe:
     Dropout of .6 on features and attention, an L2 penalty of 5e-4; stops 100 epochs after the least validation loss.
 
     Command: zoo train gat_cora
+    Time: 20 s of training for 600 epochs on 2 busy CPU cores.
+    Reached: 82.98 ± .39 % of the test papers over 5 seeds with epochs=600, by the least validation loss. The paper has
+      83.0 ± .7 %.
     """
     return Recipe(
         model="gat",
