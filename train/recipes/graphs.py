@@ -172,6 +172,8 @@ def links_cora() -> Recipe:
     A tenth of the citations are the test split, a twentieth the validation split; the graph has the others.
 
     Command: zoo train links_cora
+    Time: half a minute of training on 2 busy CPU cores.
+    Reached: an area under the ROC curve of .906 on 527 test links and as many pairs without one, with seed 0.
     """
     return Recipe(
         model="gcn",
