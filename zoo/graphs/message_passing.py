@@ -113,7 +113,7 @@ def one_graph(nodes: Any, senders: Any = None, receivers: Any = None, node_mask:
     mask = None if node_mask is None else jnp.asarray(node_mask).reshape(-1) > 0
     if len(lead) == 1:
         return Graph(nodes, senders, receivers, mask, None)
-    flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), nodes)
+    flat = jax.tree.map(lambda leaf: leaf.reshape(lead[0] * lead[1], *leaf.shape[2:]), nodes)  # some are empty
     return Graph(flat, senders, receivers, mask, (lead[0], lead[1]))
 
 

@@ -200,6 +200,9 @@ def test_sparse_rows_are_the_dense_ones(name):
     sparse = SparseRows(columns, np.take_along_axis(rows, columns, axis=1), np.zeros((NODES, 0, INPUTS), np.float32))
     np.testing.assert_allclose(SparseRows(*map(jnp.asarray, sparse)).dense(), rows)
     model, variables = network(name), variables_of(name)
+    many = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), tuple(sparse))
+    found = run(model, variables, many)[1]
+    np.testing.assert_allclose(found, run(model, variables, rows), rtol=1e-5, atol=1e-5)
     found = run(model, variables, tuple(sparse), SENDERS, RECEIVERS)
     np.testing.assert_allclose(found, run(model, variables, rows, SENDERS, RECEIVERS), rtol=1e-5, atol=1e-5)
 
