@@ -113,6 +113,8 @@ class Subset:
 
 def take(source: Source, indices: np.ndarray) -> Source:
     """The examples of `source` at `indices`: in memory if the source is, else read when asked for."""
+    if (taken := getattr(source, "take", None)) is not None:
+        return taken(indices)
     return ArraySource(source[indices]) if isinstance(source, ArraySource) else Subset(source, indices)
 
 

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from tests.graph_descriptors import GRAPHS
 from zoo.summary import abstract_variables
 
 
@@ -24,6 +25,7 @@ class Row(NamedTuple):
       intermediates: the shapes of the small model's named intermediates, without the batch axis.
       output_shapes: the shapes of the arrays that the small model gives, without the batch axis; where there are none,
         it gives logits `[num_outputs]`.
+      idle: parameters that have no part in what an example alone gives, as those for neighbours.
     """
 
     num_parameters: int
@@ -33,6 +35,7 @@ class Row(NamedTuple):
     num_features: int | None = None
     intermediates: Mapping[str, Any] = {}
     output_shapes: Sequence[tuple[int, ...]] = ()
+    idle: Sequence[str] = ()
 
     @property
     def num_outputs(self) -> int:
@@ -136,6 +139,7 @@ _CONV_CODER = {
 }
 
 MODELS: dict[str, Row] = {
+    **{name: Row(**row) for name, row in GRAPHS.items()},
     "perceptron": Row(5, (4,), {"num_outputs": 3}, outputs="num_outputs"),
     "mlp": Row(
         17_226,
@@ -341,7 +345,7 @@ def random_variables(model: nn.Module, x: Any, seed: int = 0) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
 
     def draw(path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        match jax.tree_util.keystr(path[-1:], simple=True):
+        match jax.tree_util.keystr(path[-1:], simple=True).rstrip("0123456789"):
             case "kernel" | "recurrent_kernel":
                 value = rng.normal(0, np.sqrt(2 / np.prod(leaf.shape[:-1])), leaf.shape)
             case "scale" | "layer_scale":
@@ -350,7 +354,9 @@ def random_variables(model: nn.Module, x: Any, seed: int = 0) -> dict[str, Any]:
                 value = rng.uniform(0.5, 1.5, leaf.shape)
             case "embedding":
                 value = rng.normal(0, 0.5, leaf.shape)
-            case "bias" | "recurrent_bias" | "mean" | "class_token" | "position_embedding" | "word_bias":
+            case "sender" | "receiver":
+                value = rng.normal(0, 0.5, leaf.shape)
+            case "epsilon" | "bias" | "recurrent_bias" | "mean" | "class_token" | "position_embedding" | "word_bias":
                 value = rng.normal(0, 0.2, leaf.shape)
             case other:
                 raise NotImplementedError(f"no distribution is stated for variables named {other!r}")

@@ -14,11 +14,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 WINGS = {
-    "data": [("data",), ("data.images", "data.sequences", "data.tables", "data.text")],
+    "data": [("data",), ("data.graphs", "data.images", "data.sequences", "data.tables", "data.text")],
     "zoo": [
         ("zoo",),
         ("zoo.layers",),
-        ("zoo.basic", "zoo.vision", "zoo.text", "zoo.sequence", "zoo.generative"),
+        ("zoo.basic", "zoo.vision", "zoo.text", "zoo.sequence", "zoo.generative", "zoo.graphs"),
         ("zoo.pretrained",),
     ],
     "train": [
@@ -132,6 +132,7 @@ def test_no_room_is_two():
 
 PUBLIC = """
 data: ArraySource Dataset Field ImageReader Source Spec batch_indices decode_image list_datasets load prefetch
+data.graphs: graph_dataset
 data.augment: POLICIES Policy apply policy
 zoo: Card create_model list_models load_model model_card register save_model
 zoo.pretrained: Preprocessing convert describe from_hub from_keras from_torch load load_tokenizer preprocessing to_hub
@@ -143,6 +144,7 @@ zoo.backpropagation: backward forward gradient_descent init loss
 zoo.layers: BatchNorm Conv ConvTranspose Dropout DropPath SpatialDropout flatten global_avg_pool norm record
 zoo.recurrent: GRU LSTM Stack
 zoo.alexnet: AlexNet
+zoo.appnp: APPNP
 zoo.autoencoder: ConvAutoencoder DenseAutoencoder
 zoo.bert: BERT
 zoo.char_lm: CharLSTM
@@ -152,6 +154,15 @@ zoo.densenet: DenseNet
 zoo.diffusion: UNet generate noise_schedule
 zoo.efficientnet: EfficientNet
 zoo.gan: GAN resample
+zoo.gat: GAT
+zoo.gcn: GCN
+zoo.gcnii: GCNII
+zoo.gin: GIN
+zoo.graph_classifier: GraphClassifier Readout
+zoo.graph_network: GraphNetwork
+zoo.graphs: SparseRows
+zoo.graphsage: GraphSAGE
+zoo.message_passing: aggregate gather neighbours one_graph smoothing softmax_of_incoming
 zoo.gpt: GPT
 zoo.lenet: LeNet5
 zoo.llama: Llama
@@ -189,7 +200,8 @@ train.search: search tune
 train.search.populations: Evaluated Exploit Member Trained fit_population
 train.state: State Task
 train.step: gradient_task
-train.tasks: TASKS classification diffusion gan language_modeling reconstruction regression seq2seq vae
+train.tasks: TASKS graph_classification link_prediction node_classification
+train.tasks: classification diffusion gan language_modeling reconstruction regression seq2seq vae
 train.transfer: frozen_layers
 train.translate: translate
 """

@@ -12,10 +12,11 @@ from pathlib import Path
 runpy.run_path(str(Path(__file__).parents[1] / "train" / "entry.py"))["require_ours"](Path(__file__).parents[1])
 
 # Each wing registers its models when it is imported.
-from zoo import basic, generative, layers, pretrained, sequence, text, vision
+from zoo import basic, generative, graphs, layers, pretrained, sequence, text, vision
 from zoo.basic import backpropagation, mlp, perceptron
 from zoo.checkpoint import load_model, save_model
 from zoo.generative import autoencoder, diffusion, gan, vae
+from zoo.graphs import appnp, gat, gcn, gcnii, gin, graph_classifier, graph_network, graphsage, message_passing
 from zoo.layers import activations, attention, convolution, recurrent
 from zoo.layers.fusion import fuse
 from zoo.registry import Card, create_model, list_models, model_card, register
@@ -23,7 +24,7 @@ from zoo.text import bert, char_lm, gpt, llama, transformer
 from zoo.vision import alexnet, cnn, convnext, densenet, efficientnet, lenet, mobilenet, resnet, vgg, vit
 
 # A family is imported without its wing too: `from zoo.resnet import ResNet`.
-for _wing in (basic, generative, layers, text, vision):
+for _wing in (basic, generative, graphs, layers, text, vision):
     for _name, _room in list(vars(_wing).items()):
         if getattr(_room, "__name__", None) == f"{_wing.__name__}.{_name}":
             sys.modules.setdefault(f"{__name__}.{_name}", _room)  # a wing keeps its name: zoo.basic
@@ -32,6 +33,7 @@ __all__ = [
     "Card",
     "activations",
     "alexnet",
+    "appnp",
     "attention",
     "autoencoder",
     "backpropagation",
@@ -47,13 +49,22 @@ __all__ = [
     "efficientnet",
     "fuse",
     "gan",
+    "gat",
+    "gcn",
+    "gcnii",
     "generative",
+    "gin",
     "gpt",
+    "graph_classifier",
+    "graph_network",
+    "graphs",
+    "graphsage",
     "layers",
     "lenet",
     "list_models",
     "llama",
     "load_model",
+    "message_passing",
     "mlp",
     "mobilenet",
     "model_card",

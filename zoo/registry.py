@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.core import FrozenDict
 
 from zoo.options import check_options, unknown
 from zoo.summary import abstract_variables, count_parameters
@@ -200,5 +201,11 @@ def _build(builder: Callable[..., nn.Module], card: Card, overrides: dict[str, A
                 raise ValueError(
                     f"{option} {settings[option]!r} does not exist; there are float32, bfloat16, float16 …"
                 ) from None
-    # JSON and the command line know lists alone; a module must be hashable.
-    return builder(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
+    return builder(**{name: _hashable(value) for name, value in settings.items()})
+
+
+def _hashable(value: Any) -> Any:
+    """JSON and the command line know lists and dicts alone; a module must be hashable."""
+    if isinstance(value, list):
+        return tuple(map(_hashable, value))
+    return FrozenDict({name: _hashable(each) for name, each in value.items()}) if isinstance(value, dict) else value

@@ -25,8 +25,8 @@ def count_parameters(params: Any) -> int:
 
 
 def abstract_variables(model: nn.Module, x: Any) -> dict[str, Any]:
-    """Shapes and dtypes of what `model.init` returns, without computing it."""
-    return jax.eval_shape(model.init, jax.random.key(0), x)
+    """Shapes and dtypes of what `model.init` returns, without computing it; a tuple stands for several inputs."""
+    return jax.eval_shape(model.init, jax.random.key(0), *(x if type(x) is tuple else (x,)))
 
 
 def layers(model: nn.Module, x: Any) -> list[Layer]:

@@ -62,7 +62,8 @@ def predict(
         Positional[tuple[Path, ...]],
         arg(
             metavar="FILE",
-            help="images, folders of them or wildcards; for the run of a table or of texts CSV or text files",
+            help="images, folders of them or wildcards; of a table or of texts CSV or text files; of a graph numbers "
+            "of nodes",
         ),
     ] = (),
     text: Annotated[
@@ -72,7 +73,7 @@ def predict(
     invert: Annotated[bool, arg(help="the images are dark on light, the training data light on dark")] = False,
     json: Json = False,
 ) -> None:
-    """Classify images, texts, or lines of a CSV file, with the best checkpoint of a run or with converted weights.
+    """Classify images, texts, lines of a CSV file or nodes of a graph, with the best checkpoint of a run.
 
     Of a regression the numbers are printed that it tells.
     """
@@ -82,7 +83,7 @@ def predict(
     if not files and not text:
         raise ValueError(
             "no file given: zoo predict RUN FILE…, images or, for the run of a table or of texts, CSV files; texts "
-            "also as --text TEXT"
+            "also as --text TEXT; of a graph zoo predict RUN NODE…"
         )
     if top < 1:
         raise ValueError(f"--top must be at least 1, not {top}")

@@ -31,6 +31,11 @@ def export(folder: str | Path, out: str | Path) -> dict[str, object]:
       OSError: the file cannot be written.
     """
     run = load(folder)
+    if "senders" in run.dataset.spec.fields:
+        raise ValueError(
+            "a run on a graph is not exported: its model wants the whole graph beside what is asked; take "
+            "zoo.load_model(RUN) in Python, or zoo predict"
+        )
     classify = image_classifier(run)
     (batch,) = jax_export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *run.dataset.raw_image_shape), jnp.float32)

@@ -14,7 +14,7 @@ import data
 import zoo
 from train.inference.required_code import require_sources
 from train.recipe import Recipe, from_json
-from train.tasks import TASKS
+from train.tasks import CLASSIFIERS, TASKS
 from train.user_code import source_of
 from zoo.checkpoint import saved_meta
 from zoo.options import unknown
@@ -68,7 +68,10 @@ def _require_own_parameters(folder: Path, run: Run) -> None:
     """Refuses parameters that are not those of the model as its code is now."""
     inputs, fields = inspect.signature(TASKS[run.recipe.task]).parameters.get("inputs"), run.dataset.spec.fields
     name = run.recipe.task_options.get("inputs", None if inputs is None else inputs.default)
-    if not (is_classifier(run) or run.recipe.task == "regression") or name not in fields:
+    if not (is_classifier(run) or run.recipe.task == "regression"):
+        return
+    name = name if isinstance(name, str) or not name else name[0]
+    if name not in fields:
         return
     try:
         wanted: dict[str, Any] = flatten_dict(abstract_variables(run.model, run.dataset.spec.example()[name]), sep="/")
@@ -137,4 +140,4 @@ def classes_of(run: Run) -> tuple[str, ...]:
 def is_classifier(run: Run) -> bool:
     """Whether a run's model tells classes: its task does so, or is a user's own, and its data have classes."""
     own = source_of(TASKS[run.recipe.task], "task") is not None
-    return bool(run.dataset.spec.classes) and (own or run.recipe.task == "classification")
+    return bool(run.dataset.spec.classes) and (own or run.recipe.task in CLASSIFIERS)

@@ -1,4 +1,4 @@
-"""What a trained run says of images, of lines of a table and of texts."""
+"""What a trained run says of images, of lines of a table, of texts and of nodes of a graph."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import data
 import zoo
 from data.scaling import to_unit
 from train.inference.loading import Run, classes_of, is_classifier, load
+from train.inference.nodes import class_of_nodes
 from train.tasks.classification import class_probabilities
 
 _BATCH = 64
@@ -26,7 +27,7 @@ class Prediction(NamedTuple):
     """The class of one example, its probability, and the probabilities of all classes by name.
 
     Attributes:
-      file: where the example is: an image file, a file and a row of it, or a text itself.
+      file: where the example is: an image file, a file and a row of it, a text itself, or a node.
       label: the most probable class.
       probability: of this class.
       probabilities: of all classes.
@@ -57,7 +58,7 @@ class Estimate(NamedTuple):
 def predict(
     folder: str | Path, files: Sequence[str | Path] = (), *, texts: Sequence[str] = (), invert: bool = False
 ) -> list[Prediction] | list[Estimate]:
-    """What the best checkpoint of a run says of image files, of the lines of CSV files, or of texts.
+    """What the best checkpoint of a run says of image files, of lines of CSV files, of texts, or of nodes of its graph.
 
     Args:
       folder: the run of a classifier or a regression, on images, a table or texts; or a folder of `zoo convert`.
@@ -68,6 +69,8 @@ def predict(
       invert: for dark strokes on a light ground, where the data set has light ones on a dark ground. The readers of
         handwritten digits find that out by themselves.
 
+    Of a run of the task node_classification, `files` are numbers of nodes.
+
     Returns:
       For each example, in order, a `Prediction` of a classifier or an `Estimate` of a regression.
 
@@ -77,16 +80,20 @@ def predict(
     """
     run = load(folder)
     reader = run.dataset.reader
+    if texts and not isinstance(reader, data.TextReader):
+        raise ValueError(f"the data of this run ({run.recipe.data}) are no texts; give files")
+    if run.recipe.task == "node_classification":
+        names, values = class_of_nodes(run, [str(file) for file in files])
+        return _predictions(names, values, classes_of(run))
     if run.recipe.task != "regression":
         classes_of(run)  # refuses what is no classifier
     field = {data.TableReader: "features", data.TextReader: "tokens"}.get(type(reader), "image")
     if field not in run.dataset.spec.fields:
         raise ValueError(
-            f"the data of this run ({run.recipe.data}) are no images, no CSV file and no texts; they have the fields "
+            f"the data of this run ({run.recipe.data}) are no images, table, texts or nodes of a graph; they have the "
+            f"fields "
             f"{', '.join(run.dataset.spec.fields)}"
         )
-    if texts and field != "tokens":
-        raise ValueError(f"the data of this run ({run.recipe.data}) are no texts; give files")
     outputs = jax.jit(_outputs(run, field))
     names: list[str] = []
     parts: list[np.ndarray] = []
@@ -101,6 +108,10 @@ def predict(
     classes = classes_of(run)
     if values.shape[1] != len(classes):
         raise ValueError(f"the model gives {values.shape[1]} outputs, and the data have {len(classes)} classes")
+    return _predictions(names, values, classes)
+
+
+def _predictions(names: Sequence[str], values: np.ndarray, classes: Sequence[str]) -> list[Prediction]:
     return [
         Prediction(name, classes[int(row.argmax())], float(row.max()), dict(zip(classes, row.tolist(), strict=True)))
         for name, row in zip(names, values, strict=True)

@@ -189,6 +189,10 @@ def _random_batch(
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """A batch for the task of a model, and of it what the model takes."""
     rng = np.random.default_rng(0)
+    if card.task in ("node_classification", "graph_classification"):
+        raise ValueError(
+            f"{card.name!r} is a network on graphs, and bench has none to measure it on; README tells its step times"
+        )
     if card.task == "language_modeling":
         tokens = rng.integers(0, model.vocab_size, (batch_size, shape[0] + 1), np.int32)
         return {"tokens": tokens}, tokens[:, :-1]

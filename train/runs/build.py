@@ -28,7 +28,7 @@ from train.optim.schedules import schedule
 from train.recipe import Recipe, load_data, require_ranges
 from train.runs.transfer import frozen_layers, start_variables
 from train.state import Task
-from train.tasks import TASKS, task_option
+from train.tasks import CLASSIFIERS, TASKS, task_option
 from train.tasks.step import gradient_task
 from zoo.options import check_options
 from zoo.registry import unknown
@@ -91,19 +91,19 @@ def build(recipe: Recipe, dataset: data.Dataset | None = None, *, rate: optax.Sc
     per_epoch = data.steps_per_epoch(len(dataset.splits["train"]), recipe.batch_size)
     plan.rows(recipe.batch_size)
     steps = _whole_windows(recipe, max(1, round(recipe.epochs * per_epoch)))
-    inputs = _require_inputs(recipe, dataset)
     example = first_examples(dataset)
+    taken = _taken(recipe, dataset, example)
     frozen = None
     if recipe.trained_layers is not None or recipe.layer_rates:
         layers = {"trained_layers": recipe.trained_layers, "layer_rates": recipe.layer_rates}
-        frozen = frozen_layers(model, example[inputs], **layers)
+        frozen = frozen_layers(model, taken, **layers)
     plateau = _plateau(recipe)
     rate, tx = _optimizer(recipe, steps, frozen, plateau, rate)
     extras: dict[str, Any] = {"loss_scaling": True} if recipe.precision == "float16" else {}
     if frozen is not None:
         extras["frozen"] = frozen
     if recipe.weights is not None:
-        extras["start"] = start_variables(recipe, model, example[inputs])
+        extras["start"] = start_variables(recipe, model, taken)
     _check_task_options(recipe)
     if recipe.class_weight is not None:
         extras["class_weight"] = _class_weights(recipe, dataset)
@@ -113,15 +113,16 @@ def build(recipe: Recipe, dataset: data.Dataset | None = None, *, rate: optax.Sc
     return Parts(dataset, model, options, rate, task, plan, steps, change, plateau)
 
 
-def _require_inputs(recipe: Recipe, dataset: data.Dataset) -> str:
-    """The field of the batch that the model takes."""
+def _taken(recipe: Recipe, dataset: data.Dataset, example: dict[str, Any]) -> Any:
+    """What the model is given of an example: the field that it takes, or a tuple of several."""
     inputs = task_option(recipe, "inputs")
-    if inputs not in dataset.spec.fields:
-        raise ValueError(
-            f"data set {recipe.data!r} has no field {inputs!r} for the model; it has "
-            f"{', '.join(dataset.spec.fields)}: set task_options.inputs"
-        )
-    return inputs
+    for name in [inputs] if isinstance(inputs, str) else inputs:
+        if name not in dataset.spec.fields:
+            raise ValueError(
+                f"data set {recipe.data!r} has no field {name!r} for the model; it has "
+                f"{', '.join(dataset.spec.fields)}: set task_options.inputs"
+            )
+    return example[inputs] if isinstance(inputs, str) else tuple(example[name] for name in inputs)
 
 
 def _optimizer(
@@ -177,7 +178,7 @@ def _check_task_options(recipe: Recipe) -> None:
 
 def _class_weights(recipe: Recipe, dataset: data.Dataset) -> list[float]:
     if "class_weight" not in inspect.signature(TASKS[recipe.task]).parameters:
-        raise ValueError(f"class_weight is of the task classification; the task {recipe.task!r} has none")
+        raise ValueError(f"class_weight is of tasks that tell classes; the task {recipe.task!r} has none")
     assert recipe.class_weight is not None
     return class_weights(recipe.class_weight, dataset)
 
@@ -186,7 +187,7 @@ def _require_sizes_of_the_data(recipe: Recipe, dataset: data.Dataset, options: d
     """Refuses sizes of a model that are not those of the data."""
     spec = dataset.spec
     wanted = options.get("num_classes")
-    if recipe.task == "classification" and spec.num_classes and wanted is not None:
+    if recipe.task in CLASSIFIERS and spec.num_classes and wanted is not None:
         allowed = {spec.num_classes, 1} if spec.num_classes == 2 else {spec.num_classes}
         if wanted not in allowed:
             raise ValueError(
@@ -219,7 +220,7 @@ def augmentation(recipe: Recipe, dataset: data.Dataset) -> Augment | None:
 def _require_outputs(recipe: Recipe, dataset: data.Dataset, model: nn.Module, example: dict[str, np.ndarray]) -> None:
     """Refuses a classifier with other outputs than there are classes, whatever its options are called."""
     classes = dataset.spec.num_classes
-    if recipe.task != "classification" or not classes:
+    if recipe.task not in CLASSIFIERS or not classes:
         return
     names = task_option(recipe, "inputs")
     inputs = [example[name] for name in ([names] if isinstance(names, str) else names)]
@@ -251,7 +252,7 @@ def _require_fit(
     except (ValueError, TypeError) as error:
         if isinstance(error, WildcardError) or isinstance(error.__cause__, KeyError):
             raise
-        seen = ", ".join(f"{name} {list(array.shape[1:])}" for name, array in example.items())
+        seen = ", ".join(f"{name} {list(dataset.spec.fields[name].shape)}" for name in dataset.spec.fields)
         raise ValueError(
             f"model {recipe.model!r}, made for {list(zoo.model_card(recipe.model).input_shape)}, does not fit the data "
             f"set {recipe.data!r}, whose examples are {seen}: {error}"

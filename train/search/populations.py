@@ -58,8 +58,8 @@ def fit_population(
       validation: as for `fit`.
       evaluate_every: as for `fit`.
       steps_per_dispatch: as for `fit`.
-      way: `vmap` or `loop`. By default `vmap`, but `loop` for networks with convolutions on a CPU: those of several
-        members at once are grouped convolutions, which are slow there.
+      way: `vmap` or `loop`. By default `vmap`, but on a CPU `loop` for networks with convolutions, which are grouped
+        convolutions for several members at once and slow there, and on graphs, likewise.
       devices: over which members are divided evenly; by default as many as divide a group.
       callback: told of each evaluation of each group.
       exploit: for population-based training. The members then form one group.

@@ -9,7 +9,10 @@ from train.state import Task
 from train.tasks.classification import classification
 from train.tasks.diffusion import diffusion
 from train.tasks.gan import gan
+from train.tasks.graph_classification import graph_classification
 from train.tasks.language_modeling import language_modeling
+from train.tasks.link_prediction import link_prediction
+from train.tasks.node_classification import node_classification
 from train.tasks.reconstruction import reconstruction
 from train.tasks.regression import regression
 from train.tasks.seq2seq import seq2seq
@@ -21,13 +24,19 @@ TASKS: dict[str, Callable[..., Task]] = {
     "classification": classification,
     "diffusion": diffusion,
     "gan": gan,
+    "graph_classification": graph_classification,
     "language_modeling": language_modeling,
+    "link_prediction": link_prediction,
+    "node_classification": node_classification,
     "reconstruction": reconstruction,
     "regression": regression,
     "seq2seq": seq2seq,
     "vae": vae,
 }
 """Task constructors by the name that a recipe gives."""
+
+CLASSIFIERS = ("classification", "node_classification", "graph_classification")
+"""Tasks whose models give logits `[batch, classes]`."""
 
 
 def register(constructor: Constructor) -> Constructor:
@@ -64,11 +73,15 @@ def task_option(recipe: Recipe, name: str) -> Any:
 
 
 __all__ = [
+    "CLASSIFIERS",
     "TASKS",
     "classification",
     "diffusion",
     "gan",
+    "graph_classification",
     "language_modeling",
+    "link_prediction",
+    "node_classification",
     "reconstruction",
     "register",
     "regression",

@@ -22,7 +22,12 @@ def critics(tmp_path_factory):
             chance.shuffle(said)
             rows.append(f"{label},{' '.join(said)}")
     (folder / "critics.csv").write_text("\n".join(rows))
-    wanted = [f"data=texts:{folder / 'critics.csv'}", "data_options.length=12", "learning_rate=1e-2", "model_options.dropout_rate=0.1"]
+    wanted = [
+        f"data=texts:{folder / 'critics.csv'}",
+        "data_options.length=12",
+        "learning_rate=1e-2",
+        "model_options.dropout_rate=0.1",
+    ]
     return folder, parsed("train", "text_classifier", *wanted, *SMALL, "--run", folder / "run")
 
 
@@ -36,10 +41,10 @@ def test_texts_are_classified_where_the_table_is_not(critics, tmp_path):
     folder, _ = critics
     (folder / "critics.csv").rename(folder / "gone.csv")
     try:
-        said = parsed("predict", folder / "run", "--text", "what a lovely film", "--text", "Dull and weak!")
+        said = parsed("predict", folder / "run", "--text", "the film was so lovely", "--text", "Dull and weak")
         assert [(each["file"], each["label"]) for each in said] == [
-            ("what a lovely film", "good"),
-            ("Dull and weak!", "bad"),
+            ("the film was so lovely", "good"),
+            ("Dull and weak", "bad"),
         ]
         (tmp_path / "a.txt").write_text("so weak, so poor")
         (tmp_path / "b.csv").write_text("text\ngreat\npoor\n")

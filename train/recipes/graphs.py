@@ -1,0 +1,190 @@
+"""Recipes on graphs. All of Cora are on the public split of 140 training, 500 validation and 1000 test papers."""
+
+from train.recipe import Recipe, recipe
+
+
+@recipe
+def gcn_cora() -> Recipe:
+    """Two graph convolutions of 16 units on Cora, as Kipf & Welling 2017 have them: L2 on the first layer only.
+
+    Command: zoo train gcn_cora
+    Time: 1 s of training on 2 busy CPU cores, 20 s with start, compilation and reports.
+    Reached: 81.80 ± .50 % of the test papers over 20 seeds, by the least validation loss; 81.40 ± .69 % after the last
+      epoch. The paper has 81.5 %.
+    """
+    return Recipe(
+        model="gcn",
+        data="cora",
+        task="node_classification",
+        batch_size=140,
+        epochs=200.0,
+        learning_rate=0.01,
+        optimizer_options={"l2": {"conv1": 5e-4}},
+        monitor="validation_loss",
+        evaluate_every=10,
+    )
+
+
+@recipe
+def gat_cora() -> Recipe:
+    """Graph attention with 8 heads of 8 features on Cora, as Veličković et al. 2018 have it.
+
+    Dropout of .6 on features and attention, an L2 penalty of 5e-4; stops 100 epochs after the least validation loss.
+
+    Command: zoo train gat_cora
+    Time: 20 s of training for 600 epochs on 2 busy CPU cores.
+    Reached: 82.98 ± .39 % of the test papers over 5 seeds with epochs=600, by the least validation loss. The paper has
+      83.0 ± .7 %.
+    """
+    return Recipe(
+        model="gat",
+        data="cora",
+        task="node_classification",
+        batch_size=140,
+        epochs=1000.0,
+        learning_rate=0.005,
+        optimizer_options={"l2": {"*": 5e-4}},
+        monitor="validation_loss",
+        evaluate_every=10,
+        patience=10,
+    )
+
+
+@recipe
+def sage_cora() -> Recipe:
+    """GraphSAGE with the aggregator "gcn" on Cora.
+
+    The network of DGL's example: 16 units, dropout of .5, an L2 penalty of 5e-4 on matrices.
+
+    Command: zoo train sage_cora
+    """
+    return Recipe(
+        model="graphsage",
+        data="cora",
+        task="node_classification",
+        model_options={"aggregator": "gcn"},
+        batch_size=140,
+        epochs=200.0,
+        learning_rate=0.01,
+        optimizer_options={"l2": 5e-4},
+        monitor="validation_loss",
+        evaluate_every=10,
+    )
+
+
+@recipe
+def sage_cora_sampled() -> Recipe:
+    """GraphSAGE on neighbourhoods of Cora, 10 neighbours and 10 of each of these: for graphs that fit on no device.
+
+    Each epoch draws 100 neighbourhoods of each training paper; they are read ahead on the host.
+
+    Command: zoo train sage_cora_sampled
+    Reached: 76.2 % of the test papers with seed 0 after a fifth of it (epochs=0.2).
+    """
+    return Recipe(
+        model="graphsage",
+        data="cora",
+        data_options={"fanouts": [10, 10], "draws": 100},
+        task="node_classification",
+        task_options={"inputs": ["nodes", "senders", "receivers", "node", "node_mask"]},
+        batch_size=70,
+        epochs=1.0,
+        learning_rate=0.01,
+        optimizer_options={"l2": 5e-4},
+        monitor="validation_loss",
+        evaluate_every=20,
+    )
+
+
+@recipe
+def appnp_cora() -> Recipe:
+    """A perceptron of 64 units and ten steps of personalised PageRank on Cora, as Gasteiger et al. 2019 have it.
+
+    Dropout of .5 on features and edges, an L2 penalty on the first layer; stops 100 epochs after the least validation
+    loss.
+
+    Command: zoo train appnp_cora
+    Reached: 83.05 ± .68 % of the test papers over 20 seeds, by the least validation loss.
+    """
+    return Recipe(
+        model="appnp",
+        data="cora",
+        task="node_classification",
+        batch_size=140,
+        epochs=1000.0,
+        learning_rate=0.01,
+        optimizer_options={"l2": {"dense1": 5e-3}},
+        monitor="validation_loss",
+        evaluate_every=10,
+        patience=10,
+    )
+
+
+@recipe
+def gcnii_cora() -> Recipe:
+    """64 layers on Cora, as Chen et al. 2020 have them: a decay of .01 for convolutions, 5e-4 for others.
+
+    Stops 100 epochs after the least validation loss.
+
+    Command: zoo train gcnii_cora
+    Time: 2 minutes of training on 2 busy CPU cores.
+    Reached: 85.2 % of the test papers with seed 0, at epoch 540. The paper has 85.5 %.
+    """
+    return Recipe(
+        model="gcnii",
+        data="cora",
+        task="node_classification",
+        batch_size=140,
+        epochs=1000.0,
+        learning_rate=0.01,
+        optimizer_options={"l2": {"convs": 0.01, "stem": 5e-4, "head": 5e-4}},
+        monitor="validation_loss",
+        evaluate_every=10,
+        patience=10,
+    )
+
+
+@recipe
+def gin_rings() -> Recipe:
+    """A graph isomorphism network tells one ring of nodes from two, by the edges alone.
+
+    Without chords no such network could: each node sees the same, whatever it sends (Xu et al. 2019, lemma 2). What it
+    finds is where chords lie.
+
+    Command: zoo train gin_rings
+    Time: half a minute on 2 busy CPU cores, start and reports included.
+    Reached: 68.0 % of 500 test graphs.
+    """
+    return Recipe(
+        model="graph_classifier",
+        data="rings",
+        task="graph_classification",
+        batch_size=50,
+        epochs=20.0,
+        learning_rate=0.01,
+        model_options={"network": "gin", "network_options": {"hidden_size": 32}, "readout": "sum"},
+    )
+
+
+@recipe
+def links_cora() -> Recipe:
+    """A graph autoencoder on Cora (Kipf & Welling 2016): which of two pairs of papers is a citation?
+
+    A tenth of the citations are the test split, a twentieth the validation split; the graph has the others.
+
+    Command: zoo train links_cora
+    Time: half a minute of training on 2 busy CPU cores.
+    Reached: an area under the ROC curve of .906 on 527 test links and as many pairs without one, with seed 0.
+    """
+    return Recipe(
+        model="gcn",
+        data="cora",
+        data_options={"examples": "links"},
+        task="link_prediction",
+        model_options={"hidden_sizes": [32], "num_classes": 16, "dropout_rate": 0.0},
+        batch_size=4488,
+        epochs=200.0,
+        learning_rate=0.01,
+        monitor="validation_auc",
+        evaluate_every=10,
+    )
