@@ -14,7 +14,7 @@ from pathlib import Path
 runpy.run_path(str(Path(__file__).parents[1] / "train" / "entry.py"))["require_ours"](Path(__file__).parents[1])
 
 # Each wing registers its data sets when it is imported.
-from data import images, sequences, tables, text
+from data import episodes, images, sequences, tables, text
 from data.dataset import ArraySource, Dataset, Field, Source, Spec
 from data.image import ImageReader, decode_image
 from data.images.strokes import StrokeReader
@@ -34,6 +34,7 @@ __all__ = [
     "TableReader",
     "batch_indices",
     "decode_image",
+    "episodes",
     "from_arrays",
     "images",
     "list_datasets",

@@ -28,6 +28,7 @@ from train.recipe import Recipe, load_data, require_ranges
 from train.runs.transfer import frozen_layers, start_variables
 from train.state import Task
 from train.tasks import TASKS, task_option
+from train.tasks.few_shot.episode import SUPPORT
 from train.tasks.step import gradient_task
 from zoo.options import check_options
 from zoo.registry import unknown
@@ -90,17 +91,18 @@ def build(recipe: Recipe, dataset: data.Dataset | None = None, *, rate: optax.Sc
     steps = _whole_windows(recipe, max(1, round(recipe.epochs * per_epoch)))
     inputs = _require_inputs(recipe, dataset)
     example = first_examples(dataset)
+    seen = example[inputs][0] if inputs.startswith(SUPPORT) else example[inputs]  # of one episode
     frozen = None
     if recipe.trained_layers is not None or recipe.layer_rates:
         layers = {"trained_layers": recipe.trained_layers, "layer_rates": recipe.layer_rates}
-        frozen = frozen_layers(model, example[inputs], **layers)
+        frozen = frozen_layers(model, seen, **layers)
     plateau = _plateau(recipe)
     rate, tx = _optimizer(recipe, steps, frozen, plateau, rate)
     extras: dict[str, Any] = {"loss_scaling": True} if recipe.precision == "float16" else {}
     if frozen is not None:
         extras["frozen"] = frozen
     if recipe.weights is not None:
-        extras["start"] = start_variables(recipe, model, example[inputs])
+        extras["start"] = start_variables(recipe, model, seen)
     _check_task_options(recipe)
     if recipe.class_weight is not None:
         extras["class_weight"] = _class_weights(recipe, dataset)

@@ -8,6 +8,7 @@ from train.recipe import Recipe
 from train.state import Task
 from train.tasks.classification import classification
 from train.tasks.diffusion import diffusion
+from train.tasks.few_shot import anil, maml, prototypical, reptile
 from train.tasks.gan import gan
 from train.tasks.language_modeling import language_modeling
 from train.tasks.reconstruction import reconstruction
@@ -18,12 +19,16 @@ from train.tasks.vae import vae
 Constructor = TypeVar("Constructor", bound=Callable[..., Task])
 
 TASKS: dict[str, Callable[..., Task]] = {
+    "anil": anil,
     "classification": classification,
     "diffusion": diffusion,
     "gan": gan,
     "language_modeling": language_modeling,
+    "maml": maml,
+    "prototypical": prototypical,
     "reconstruction": reconstruction,
     "regression": regression,
+    "reptile": reptile,
     "seq2seq": seq2seq,
     "vae": vae,
 }
@@ -65,13 +70,17 @@ def task_option(recipe: Recipe, name: str) -> Any:
 
 __all__ = [
     "TASKS",
+    "anil",
     "classification",
     "diffusion",
     "gan",
     "language_modeling",
+    "maml",
+    "prototypical",
     "reconstruction",
     "register",
     "regression",
+    "reptile",
     "seq2seq",
     "task_option",
     "vae",
