@@ -56,11 +56,11 @@ RANGES: dict[str, Range] = {
             *("num_kv_heads", "num_layers", "num_blocks", "num_groups", "num_outputs", "num_segments", "vocab_size"),
             *("max_len", "patch_size", "stage_sizes", "growth_rate", "image_shape", "image_size", "upsample", "length"),
             *("size", "discriminator_features", "generator_features", "num_steps", "accumulate_steps", "decay_steps"),
-            *("patience", "discriminator_steps"),
+            *("patience", "discriminator_steps", "inner_steps", "test_steps"),
         ),
         COUNT,
     ),
-    **dict.fromkeys(("num_classes", "pad", "warmup_steps", "cooldown"), NOT_NEGATIVE),
+    **dict.fromkeys(("num_classes", "pad", "warmup_steps", "cooldown", "per_step_losses"), NOT_NEGATIVE),
     **dict.fromkeys(
         ("dropout_rate", "drop_path_rate", "spatial_dropout_rate", "ema_decay", "label_smoothing"),
         SHARE,
@@ -70,7 +70,7 @@ RANGES: dict[str, Range] = {
         ("weight_decay", "beta", "l2", "eps_root", "sam_rho", "min_lr", "threshold", "least_change"), NOT_NEGATIVE
     ),
     **dict.fromkeys(
-        ("epsilon", "eps", "width", "rotary_base", "clip_norm", "clip_value", "max_norm", "std", "init_std", "power"),
+        ("epsilon", "eps", "inner_rate", "width", "rotary_base", "clip_norm", "clip_value", "max_norm", "std", "init_std", "power"),
         POSITIVE,
     ),
     **dict.fromkeys(("crop", "decay_factor", "factor", "final_fraction", "peak_at"), Range(0, 1)),

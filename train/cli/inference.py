@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, UseAppendAction, arg
 
 from train.cli import console
 from train.cli.arguments import Json, RunFolder
@@ -88,6 +88,35 @@ def predict(
         else:
             shares = ", ".join(f"{label} ({share:.1%})" for label, share in each.top(top))
             print(console.printable(f"{each.file}: {shares}"))
+
+
+def adapt(
+    run: RunFolder,
+    support: Annotated[Path, arg(metavar="FOLDER", help="a folder for each class, with a few pictures in each")],
+    query: Annotated[
+        UseAppendAction[tuple[Path, ...]], arg(metavar="FILE", help="pictures to classify, folders of them or wildcards")
+    ],
+    steps: Annotated[int | None, arg(help="inner steps; by default those of the run's evaluation")] = None,
+    transductive: Annotated[
+        bool | None, arg(help="whether batch norm sees all queries together; by default as the run was trained")
+    ] = None,
+    top: Annotated[int | None, arg(help="how many of the most probable classes to print; all by default")] = None,
+    json: Json = False,
+) -> None:
+    """Teach a few-shot learner (MAML, ANIL, Reptile, prototypical networks) classes of your own, and classify pictures.
+
+    Nothing is written. --query may be given several times.
+    """
+    from train.inference.adaptation import adapt as adapt_run
+
+    if top is not None and top < 1:
+        raise ValueError(f"--top must be at least 1, not {top}")
+    found = adapt_run(run, support, query, steps=steps, transductive=transductive)
+    if json:
+        return console.print_json([prediction._asdict() for prediction in found])
+    for each in found:
+        shares = ", ".join(f"{label} ({share:.1%})" for label, share in each.top(top or len(each.probabilities)))
+        print(console.printable(f"{each.file}: {shares}"))
 
 
 def export(run: RunFolder, out: Annotated[Path, arg(help="the file to write")], json: Json = False) -> None:

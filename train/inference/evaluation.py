@@ -22,6 +22,8 @@ from train.loop.feed import padded_rows, require_split
 from train.recipe import load_data
 from train.state import State
 from train.tasks import TASKS, task_option
+from train.tasks.few_shot import FEW_SHOT
+from train.tasks.few_shot.episode import statistics_of
 from train.tasks.vae import binarize, importance_weighted_bound
 from zoo.checkpoint import saved_meta
 
@@ -115,6 +117,9 @@ def examine(run: Run, split: str) -> Evaluation:
     metrics = evaluate_task(task, run.dataset, state, split=split, plan=plan, batch_size=run.recipe.batch_size)
     names = [*(name for name in _FIRST if name in metrics), *(name for name in metrics if name not in _FIRST)]
     result: dict[str, Any] = {f"{split}_{name}": metrics[name] for name in names}
+    if run.recipe.task in FEW_SHOT:
+        result["tasks"] = len(run.dataset.splits[split])
+        result["batch_norm"] = statistics_of(task_option(run.recipe, "transductive"))
     if run.recipe.task == "seq2seq":
         inputs = task_option(run.recipe, "inputs")
         result[f"{split}_exact_match"] = exact_match(run.model, run.variables, run.dataset, split, inputs=inputs)

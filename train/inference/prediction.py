@@ -17,6 +17,7 @@ import zoo
 from data.scaling import to_unit
 from train.inference.loading import Run, classes_of, is_classifier, load
 from train.tasks.classification import class_probabilities
+from train.tasks.few_shot import FEW_SHOT
 
 _BATCH = 64
 """The most image files that are classified at a time."""
@@ -75,6 +76,11 @@ def predict(
       ValueError: the run does something else, or a file cannot be read.
     """
     run = load(folder)
+    if run.recipe.task in FEW_SHOT:
+        raise ValueError(
+            "a few-shot learner knows no classes until it is shown pictures of them: zoo adapt RUN --support FOLDER "
+            "--query FILE…"
+        )
     table = isinstance(run.dataset.reader, data.TableReader)
     if run.recipe.task != "regression":
         classes_of(run)  # refuses what is no classifier

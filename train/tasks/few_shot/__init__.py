@@ -9,4 +9,7 @@ from train.tasks.few_shot.maml import maml
 from train.tasks.few_shot.prototypical import prototypical
 from train.tasks.few_shot.reptile import reptile
 
-__all__ = ["anil", "maml", "prototypical", "reptile"]
+FEW_SHOT = ("anil", "maml", "prototypical", "reptile")
+"""The names of these tasks in a recipe."""
+
+__all__ = ["FEW_SHOT", "anil", "maml", "prototypical", "reptile"]

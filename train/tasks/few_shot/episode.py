@@ -75,6 +75,11 @@ def measure(values: Mapping[str, jax.Array], batch: Batch) -> Metrics:
     return {**means, **{f"{name}_interval": HalfWidth.of(value, mask) for name, value in values.items()}}
 
 
+def statistics_of(transductive: bool) -> str:
+    """Whose statistics batch norm takes for a query, in words for a report."""
+    return "transductive: of all queries together" if transductive else "not transductive: each query by itself"
+
+
 class Learner(NamedTuple):
     """A model in one task.
 
