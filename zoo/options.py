@@ -70,7 +70,19 @@ RANGES: dict[str, Range] = {
         ("weight_decay", "beta", "l2", "eps_root", "sam_rho", "min_lr", "threshold", "least_change"), NOT_NEGATIVE
     ),
     **dict.fromkeys(
-        ("epsilon", "eps", "inner_rate", "width", "rotary_base", "clip_norm", "clip_value", "max_norm", "std", "init_std", "power"),
+        (
+            "epsilon",
+            "eps",
+            "inner_rate",
+            "width",
+            "rotary_base",
+            "clip_norm",
+            "clip_value",
+            "max_norm",
+            "std",
+            "init_std",
+            "power",
+        ),
         POSITIVE,
     ),
     **dict.fromkeys(("crop", "decay_factor", "factor", "final_fraction", "peak_at"), Range(0, 1)),

@@ -74,9 +74,7 @@ def few_shot_folder(
         episodes=episodes,
         test_episodes=test_episodes,
     )
-    reader = ImageReader.of(
-        image_size=image_size, channels=channels, interpolation=interpolation, mean=mean, std=std
-    )
+    reader = ImageReader.of(image_size=image_size, channels=channels, interpolation=interpolation, mean=mean, std=std)
     root = find(path)
 
     def read() -> Mapping[str, Pictures]:
@@ -94,7 +92,9 @@ def _splits(root: Path) -> dict[str, list[Path]]:
     named = {split: root / split for split in SPLITS if (root / split).is_dir()}
     if named:
         if missing := [split for split in SPLITS if split not in named]:
-            raise ValueError(f"{root} has folders for splits, and none for {', '.join(missing)}; add SPLIT/CLASS/PICTURE")
+            raise ValueError(
+                f"{root} has folders for splits, and none for {', '.join(missing)}; add SPLIT/CLASS/PICTURE"
+            )
         return {split: classes(folder) for split, folder in named.items()}
     found = classes(root)
     if len(found) < 6:

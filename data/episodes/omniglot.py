@@ -178,7 +178,9 @@ def _of_arrays(file: Path) -> tuple[np.ndarray, list[str]]:
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{file} cannot be read ({error}); get it anew") from error
     if paper.ndim != 4 or paper.dtype != bool:
-        raise ValueError(f"{file} must hold images, bool [character, drawer, height, width], not {paper.dtype} {paper.shape}")
+        raise ValueError(
+            f"{file} must hold images, bool [character, drawer, height, width], not {paper.dtype} {paper.shape}"
+        )
     return np.where(paper, np.uint8(0), np.uint8(255)), [f"{file.stem} {number + 1}" for number in range(len(paper))]
 
 

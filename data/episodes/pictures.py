@@ -75,7 +75,7 @@ class EpisodeSource(ArraySource):
         if pictures.count[least] < needed:
             raise ValueError(
                 f"the class {pictures.names[least]!r} of {what} has {pictures.count[least]} pictures, and an episode "
-                f"takes {shape.shots} shots + {shape.queries} queries = {needed} of a class; take fewer, or add pictures"
+                f"takes {shape.shots} shots + {shape.queries} queries = {needed} of a class; take fewer, or add some"
             )
         self._most = int(pictures.count.max())
 
@@ -124,7 +124,9 @@ class EpisodeSource(ArraySource):
             return images.swapaxes(1, 2).reshape(episodes, -1, *images.shape[3:])
 
         def labels(each: int) -> Any:
-            return of.broadcast_to(of.tile(of.arange(shape.ways, dtype=np.int32), each)[None], (episodes, each * shape.ways))
+            return of.broadcast_to(
+                of.tile(of.arange(shape.ways, dtype=np.int32), each)[None], (episodes, each * shape.ways)
+            )
 
         return {
             "support_image": part(images[:, :, : shape.shots]),

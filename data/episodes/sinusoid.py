@@ -76,7 +76,11 @@ def sinusoid(
     for name, value in {**numbers, "test_shots": 1 if test_shots is None else test_shots}.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1; got {value}")
-    fields = {f"{part}_{name}": Field((each, 1), "float32") for part, each in (("support", shots), ("query", queries)) for name in ("inputs", "target")}
+    fields = {
+        f"{part}_{name}": Field((each, 1), "float32")
+        for part, each in (("support", shots), ("query", queries))
+        for name in ("inputs", "target")
+    }
     told = test_shots or shots
     return Dataset(
         name="sinusoid",

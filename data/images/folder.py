@@ -131,7 +131,9 @@ def folder(
     names = _classes(folders or {"train": root}, classes)
 
     def read() -> dict[str, Source]:
-        listed = {split: _list([where / name for name in names]) for split, where in (folders or {"train": root}).items()}
+        listed = {
+            split: _list([where / name for name in names]) for split, where in (folders or {"train": root}).items()
+        }
         whole = sum(len(files) for files, _ in listed.values()) * int(np.prod(reader.shape))
         keep = whole <= IN_MEMORY_BYTES if in_memory is None else in_memory
         sources = _sources(listed, reader, keep=keep, skip=unreadable == "skip")

@@ -94,7 +94,8 @@ def adapt(
     run: RunFolder,
     support: Annotated[Path, arg(metavar="FOLDER", help="a folder for each class, with a few pictures in each")],
     query: Annotated[
-        UseAppendAction[tuple[Path, ...]], arg(metavar="FILE", help="pictures to classify, folders of them or wildcards")
+        UseAppendAction[tuple[Path, ...]],
+        arg(metavar="FILE", help="pictures to classify, folders of them or wildcards"),
     ],
     steps: Annotated[int | None, arg(help="inner steps; by default those of the run's evaluation")] = None,
     transductive: Annotated[

@@ -86,7 +86,7 @@ def adapt(
     files = files_of(query)
     if not files:
         raise ValueError("no picture to classify: zoo adapt RUN --support FOLDER --query FILE…")
-    shown: Any = read_classes(classes, reader)  # type: ignore[arg-type]  # any reader of pictures does
+    shown: Any = read_classes(classes, reader)  # type: ignore[arg-type]
     asked = np.stack([reader.read(file) for file in files])
     seen, queries = (_prepared(run, inputs, images) for images in (shown.arrays["image"], asked))
     whose = task_option(run.recipe, "transductive") if transductive is None else transductive
@@ -120,9 +120,7 @@ def _prepared(run: Run, inputs: str, images: np.ndarray) -> np.ndarray:
     return np.asarray(run.dataset.preprocess(raw)["support_image"])[0]
 
 
-def _logits(
-    run: Run, seen: Any, told: Any, asked: Any, ways: int, steps: int | None, transductive: bool
-) -> jax.Array:
+def _logits(run: Run, seen: Any, told: Any, asked: Any, ways: int, steps: int | None, transductive: bool) -> jax.Array:
     if run.recipe.task == "prototypical":
 
         @jax.jit
@@ -178,6 +176,8 @@ def adapted_curves(run: Run, split: str, count: int = 3, points: int = 200) -> l
         support, told, query, wanted = (part[:, 0] for part in task)
         ends = np.concatenate([support, query])
         x = np.linspace(ends.min(), ends.max(), points, dtype=np.float32)
-        values = {n: np.asarray(solve(run.variables, task[0], task[1], x[:, None]))[:, 0] for n, solve in solvers.items()}
+        values = {
+            n: np.asarray(solve(run.variables, task[0], task[1], x[:, None]))[:, 0] for n, solve in solvers.items()
+        }
         curves.append(Curve((support, told), (query, wanted), x, values))
     return curves

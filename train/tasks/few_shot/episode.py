@@ -123,7 +123,5 @@ class Learner(NamedTuple):
             return next_call(*args, **kwargs)
 
         with apart(), nn.intercept_methods(intercept):
-            y, seen = self.model.apply(
-                {"params": params, **state}, x, train=train, rngs=rngs, mutable=list(state)
-            )
+            y, seen = self.model.apply({"params": params, **state}, x, train=train, rngs=rngs, mutable=list(state))
         return y, seen, momenta

@@ -35,8 +35,8 @@ def prototypical(
     p(y = k | x) = softmax over k of −‖f(x) − cₖ‖², where cₖ is the mean of f over the support set of class k (eq. 1–2
     there). Any number of classes and shots goes; where classes have different numbers of shots, too.
 
-    Metrics are means over tasks: `loss` and `accuracy` of the queries; evaluation adds `NAME_interval`, half the width of
-    the 95 % confidence interval over tasks.
+    Metrics are means over tasks: `loss` and `accuracy` of the queries; evaluation adds `NAME_interval`, half the width
+    of the 95 % confidence interval over tasks.
 
     Args:
       model: gives features `[batch, features]`, as zoo models do with `num_classes=0`.
