@@ -13,6 +13,10 @@ from train.cli.arguments import Json, RunFolder
 
 def evaluate(
     run: RunFolder,
+    settings: Annotated[
+        Positional[tuple[str, ...]],
+        arg(metavar="NAME=VALUE", help="of a few-shot run, other tasks to judge it by, such as data_options.shots=5"),
+    ] = (),
     split: Annotated[str, arg(help="train, validation or test")] = "test",
     classifier: Annotated[
         Path | None, arg(help="the run of a classifier, to judge the images that a generative run draws")
@@ -23,7 +27,7 @@ def evaluate(
     importance_samples: Annotated[int, arg(help="of the importance-weighted bound of a VAE; 0 for none")] = 0,
     json: Json = False,
 ) -> None:
-    """Evaluate the best checkpoint of a run.
+    """Evaluate the best checkpoint of a run; a few-shot learner on 600 tasks, with 95 % confidence intervals.
 
     With --out also: confusion matrix, ROC and precision-recall curves, reliability diagram and worst mistakes of a
     classifier; true against predicted numbers and residuals of a regression.
@@ -33,7 +37,7 @@ def evaluate(
 
     if out is not None:
         require_writable(out)
-    loaded = load_with_data(run)
+    loaded = load_with_data(run, settings)
     evaluation = examine(loaded, split)
     report = dict(evaluation.report)
     if importance_samples:

@@ -106,8 +106,8 @@ def _class_folders(root: Path) -> list[Path]:
     found = sorted(each for each in root.iterdir() if each.is_dir() and each.name[0] != ".")
     if len(found) < 2:
         raise ValueError(
-            f"{root} has {'one class' if found else 'no classes'}; expected a folder of pictures for each class, and at "
-            "least two: FOLDER/CLASS/PICTURE"
+            f"{root} has {'one class' if found else 'no classes'}; expected a folder of pictures for each class, "
+            "and at least two: FOLDER/CLASS/PICTURE"
         )
     return found
 

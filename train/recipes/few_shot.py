@@ -29,10 +29,10 @@ def _sinusoid(task: str, **options: Any) -> Recipe:
 
 @recipe
 def maml_sinusoid() -> Recipe:
-    """MAML on sine waves, 5 points each (Finn et al. 2017, section 5.1): an MLP of 40-40 units, one inner step of rate .01.
+    """MAML on sine waves, 5 points each (Finn et al. 2017, section 5.1): 40-40 units, one inner step of rate .01.
 
-    70,000 steps of 25 waves with Adam, as in the paper; the rate falls from 2e-3 as a cosine, where the paper's stays at
-    1e-3. Parameters start as in its code, with a standard deviation of .01: from others, ten steps diverge.
+    70,000 steps of 25 waves with Adam, as in the paper; the rate falls from 2e-3 as a cosine, where the paper's stays
+    at 1e-3. Parameters start as in its code, with a standard deviation of .01: from others, ten steps diverge.
 
     Command: zoo train maml_sinusoid
     """
@@ -67,8 +67,8 @@ def _omniglot(task: str, **options: Any) -> Recipe:
 def maml_omniglot() -> Recipe:
     """MAML on Omniglot, 5 ways and 1 shot, second order: one inner step of rate .4 in training, three in the test.
 
-    A budget for a CPU: 1,200 steps of 16 tasks with 3 queries a class, where the paper takes 60,000 of 32. Batch norm is
-    transductive, as in the paper. For 5 shots: data_options.shots=5.
+    A budget for a CPU: 1,200 steps of 16 tasks with 3 queries a class, where the paper takes 60,000 of 32. Batch norm
+    is transductive, as in the paper. For 5 shots: data_options.shots=5.
 
     Command: zoo train maml_omniglot
     """

@@ -121,6 +121,17 @@ def test_evaluation_tells_intervals_steps_and_whose_statistics(runs):
     assert evaluate(runs["prototypical"])["batch_norm"] == "not transductive: each query by itself"
 
 
+def test_a_learner_is_judged_by_other_tasks(runs):
+    one, two = (evaluate(runs["maml"], settings=[f"data_options.shots={shots}"]) for shots in (1, 2))
+    assert one == evaluate(runs["maml"])
+    assert one["test_loss"] != two["test_loss"]
+    assert evaluate(runs["prototypical"], settings=["data_options.ways=5"])["test_accuracy"] <= 1
+    with pytest.raises(ValueError, match="the model has 3 outputs, and the tasks have 4 classes"):
+        evaluate(runs["maml"], settings=["data_options.ways=4"])
+    with pytest.raises(ValueError, match="of a trained run data_options and task_options can be set"):
+        evaluate(runs["maml"], settings=["batch_size=4"])
+
+
 def test_the_command(runs, tmp_path, capsys):
     folder = bars(tmp_path / "support", THREE)
     query = str(folder / "low" / "0.png")
