@@ -80,7 +80,8 @@ def _judged_by_others(run: Run, settings: Sequence[str]) -> Run:
     for setting in settings:
         if not setting.startswith(("data_options.", "task_options.")):
             raise ValueError(
-                f"of a trained run data_options and task_options can be set, such as data_options.shots=5; not {setting}"
+                "of a trained run data_options and task_options can be set, such as data_options.shots=5, "
+                f"not {setting}"
             )
     recipe = override(run.recipe, settings)
     dataset = load_data(recipe)

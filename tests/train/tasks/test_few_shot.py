@@ -47,7 +47,7 @@ def drawings(tasks: int = 2, ways: int = 3, shots: int = 1, queries: int = 2) ->
 
 @functools.cache
 def conv4(num_classes: int = 3) -> nn.Module:
-    return zoo.create_model("conv4", features=4, num_layers=2, num_classes=num_classes)
+    return zoo.create_model("conv4", features=4, num_layers=1, num_classes=num_classes)
 
 
 def with_ones(x: np.ndarray) -> np.ndarray:
@@ -80,27 +80,38 @@ def test_maml_of_a_line_is_its_closed_form(first_order, steps):
     assert summarize(metrics)["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
 
 
+def away(state):
+    """The state with parameters in general position: at the start all shifts are zero."""
+    flat, unravel = ravel_pytree(state.params)
+    return state.replace(
+        params=unravel(flat + 0.2 * np.random.default_rng(1).normal(size=flat.shape).astype(np.float32))
+    )
+
+
 def moved_by(task, batch) -> tuple[np.ndarray, np.ndarray]:
     """Flat parameters, and how far a step of gradient descent at rate 1 moves them."""
-    state = task.init(jax.random.key(0), batch)
+    state = away(task.init(jax.random.key(0), batch))
     new, _ = jax.jit(task.train_step)(state, batch)
     before, after = (np.asarray(ravel_pytree(each.params)[0]) for each in (state, new))
     return before, before - after
 
 
 def test_second_order_gradients_are_finite_differences_and_first_order_ones_are_not():
-    """Through convolutions with a kernel for each task and batch norm, along the second-order gradient itself."""
+    """Through convolutions with a kernel for each task and batch norm, along the second-order gradient itself.
+
+    The loss jumps where an inner gradient passes a corner of a ReLU, so that the step is short.
+    """
     batch = drawings()
     options = {"inner_rate": 0.4, "inner_steps": 2}
     task = maml(conv4(), optax.sgd(1.0), **options)
-    state = task.init(jax.random.key(0), batch)
+    state = away(task.init(jax.random.key(0), batch))
     _, unravel = ravel_pytree(state.params)
     loss = jax.jit(lambda flat: summable(task.train_step(state.replace(params=unravel(flat)), batch)[1]))
     flat, gradient = moved_by(task, batch)
     norm = np.linalg.norm(gradient)
-    step = 2e-3
+    step = 1e-3
     slope = (loss(flat + step * gradient / norm) - loss(flat - step * gradient / norm)) / (2 * step)
-    assert float(slope) == pytest.approx(norm, rel=5e-3)
+    assert float(slope) == pytest.approx(norm, rel=2e-3)
     _, first = moved_by(maml(conv4(), optax.sgd(1.0), first_order=True, **options), batch)
     assert abs(first @ gradient / norm - norm) > 0.05 * norm
 
@@ -212,17 +223,15 @@ def test_plans_agree(kind):
         "prototypical": lambda: prototypical(conv4(0), optax.sgd(0.5)),
     }[kind]()
     found = {}
-    for name, plan in (
-        ("one", parallel.jit(jax.devices()[:1])),
-        ("jit", parallel.jit()),
-        ("pmap", parallel.pmap()),
-        ("fsdp", parallel.fsdp(least_size=1)),
-    ):
+    plans = {"one": parallel.jit(jax.devices()[:1]), "pmap": parallel.pmap()}
+    if kind == "maml":
+        plans |= {"jit": parallel.jit(), "fsdp": parallel.fsdp(least_size=1)}
+    for name, plan in plans.items():
         step = plan.compile(lambda state, batch, _: task.train_step(state, batch), donate=False)
         placed = plan.place(task.init(jax.random.key(0), batch))
         new, metrics = step(placed, plan.split(batch, 0), plan.replicate({}))
         found[name] = (jax.device_get(plan.unplace(new).params), summarize(jax.device_get(metrics)))
-    for name in ("jit", "pmap", "fsdp"):
+    for name in plans:
         for a, b in zip(jax.tree.leaves(found["one"][0]), jax.tree.leaves(found[name][0]), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-5, err_msg=name)
         assert found[name][1] == pytest.approx(found["one"][1], rel=1e-4)
