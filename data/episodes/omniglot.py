@@ -173,7 +173,7 @@ def _read(folder: Path) -> tuple[np.ndarray, list[str]]:
 
 def _of_arrays(file: Path) -> tuple[np.ndarray, list[str]]:
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        with file.open("rb") as content, np.load(content, allow_pickle=False) as archive:
             paper = archive["images"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{file} cannot be read ({error}); get it anew") from error

@@ -20,8 +20,6 @@ def _sinusoid(task: str, **options: Any) -> Recipe:
         model_options={"hidden_sizes": [40, 40], "dropout_rate": 0.0, "num_classes": 1, "init_std": 0.01},
         batch_size=25,
         epochs=1.0,
-        learning_rate=2e-3,
-        schedule="cosine",
         evaluate_every=5000,
         monitor="validation_loss",
     )
@@ -31,17 +29,23 @@ def _sinusoid(task: str, **options: Any) -> Recipe:
 def maml_sinusoid() -> Recipe:
     """MAML on sine waves, 5 points each (Finn et al. 2017, section 5.1): 40-40 units, one inner step of rate .01.
 
-    70,000 steps of 25 waves with Adam, as in the paper; the rate falls from 2e-3 as a cosine, where the paper's stays
-    at 1e-3. Parameters start as in its code, with a standard deviation of .01: from others, ten steps diverge.
+    70,000 steps of 25 waves with Adam at 1e-3, as in the paper. Parameters start as in its code, with a standard
+    deviation of .01: from He's initialisation ten steps diverged.
 
     Command: zoo train maml_sinusoid
+    Time: 109 s on 2 very busy CPU cores; a step takes .6 ms on less busy ones.
+    Reached: with 5 points a squared error of 0.676 ± 0.074 after 1 step, 0.410 ± 0.058 after 5 and 0.366 ± 0.051 after
+      10, by the checkpoint of the lowest validation loss; the paper has .67, .38 and .35. Trained on 10 points a wave,
+      0.725 ± 0.086 after 1 step on 5, but one of 600 waves diverged in 10.
+      With task_options.inner_steps=5 task_options.per_step_losses=1000000000, the queries told after each of five
+      steps, validation has 0.70, 0.31 and 0.26 after 30,000 steps.
     """
     return _sinusoid("maml")
 
 
 @recipe
 def fomaml_sinusoid() -> Recipe:
-    """First-order MAML on sine waves; all else as `maml_sinusoid`.
+    """First-order MAML on sine waves; all else as `maml_sinusoid`. Not measured yet.
 
     Command: zoo train fomaml_sinusoid
     """
@@ -71,13 +75,15 @@ def maml_omniglot() -> Recipe:
     is transductive, as in the paper. For 5 shots: data_options.shots=5.
 
     Command: zoo train maml_omniglot
+    Time: 20 minutes on 2 very busy CPU cores (3 minutes of CPU time).
+    Reached: MAML_REACHED
     """
     return _omniglot("maml")
 
 
 @recipe
 def fomaml_omniglot() -> Recipe:
-    """First-order MAML on Omniglot; all else as `maml_omniglot`.
+    """First-order MAML on Omniglot; all else as `maml_omniglot`. Not measured yet.
 
     Command: zoo train fomaml_omniglot
     """
@@ -86,7 +92,7 @@ def fomaml_omniglot() -> Recipe:
 
 @recipe
 def anil_omniglot() -> Recipe:
-    """ANIL on Omniglot: the inner steps move the last layer alone; all else as `maml_omniglot`.
+    """ANIL on Omniglot: the inner steps move the last layer alone; all else as `maml_omniglot`. Not measured.
 
     Command: zoo train anil_omniglot
     """
@@ -101,6 +107,8 @@ def protonet_omniglot() -> Recipe:
     data_options.shots=5 (with data_options.train_shots=1 the training stays the same).
 
     Command: zoo train protonet_omniglot
+    Time: 24 minutes on 2 very busy CPU cores (2 minutes of CPU time).
+    Reached: PROTO_REACHED
     """
     return Recipe(
         model="conv4_pool",
