@@ -76,7 +76,7 @@ def maml_omniglot() -> Recipe:
 
     Command: zoo train maml_omniglot
     Time: 20 minutes on 2 very busy CPU cores (3 minutes of CPU time).
-    Reached: MAML_REACHED
+    Reached: 92.6 ± 0.5 %, and it still rose; the paper has 98.7 %. data_options.episodes=128000 trains longer.
     """
     return _omniglot("maml")
 
@@ -108,7 +108,7 @@ def protonet_omniglot() -> Recipe:
 
     Command: zoo train protonet_omniglot
     Time: 24 minutes on 2 very busy CPU cores (2 minutes of CPU time).
-    Reached: PROTO_REACHED
+    Reached: 98.06 ± 0.25 % with 1 shot; the paper has 98.8 %, trained to its end.
     """
     return Recipe(
         model="conv4_pool",
