@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from data.dataset import ArraySource, Batch, Dataset, Field, LazySplits, Reader, Source, Spec
+
+if TYPE_CHECKING:
+    import jax  # whoever but asks for a data set need not wait for it
 
 SPLITS = ("train", "validation", "test")
 
@@ -83,6 +84,8 @@ class EpisodeSource(ArraySource):
         return self._episodes
 
     def __getitem__(self, indices: np.ndarray, /) -> Batch:
+        import jax
+
         # The numbers are drawn as on a device; the pictures themselves stay on the host.
         drawn = jax.jit(self._draw)(self.arrays["first"], self.arrays["count"], np.asarray(indices, np.int32))
         rows, turns = (np.asarray(part) for part in drawn)
@@ -92,6 +95,8 @@ class EpisodeSource(ArraySource):
 
     def gather(self, arrays: Any, indices: Any) -> Any:
         """The episodes `indices`: `support_image` [episode, ways · shots, height, width, channels] and so on."""
+        import jax.numpy as jnp
+
         rows, turns = self._draw(arrays["first"], arrays["count"], indices)
         images = arrays["picture"][rows]
         if self._turns > 1:
@@ -102,6 +107,9 @@ class EpisodeSource(ArraySource):
 
     def _draw(self, first: Any, count: Any, indices: Any) -> tuple[Any, Any]:
         """Rows of pictures [episode, ways, shots + queries], and quarter turns of classes [episode, ways]."""
+        import jax
+        import jax.numpy as jnp
+
         shape, turns = self._shape, self._turns
 
         def draw(index: jax.Array) -> tuple[jax.Array, jax.Array]:

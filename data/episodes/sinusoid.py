@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from data.dataset import ArraySource, Batch, Dataset, Field, Spec
 from data.registry import register
+
+if TYPE_CHECKING:
+    import jax  # whoever but asks for a data set need not wait for it
 
 
 class WaveSource(ArraySource):
@@ -31,10 +32,15 @@ class WaveSource(ArraySource):
         return self._episodes
 
     def __getitem__(self, indices: np.ndarray, /) -> Batch:
+        import jax
+
         return jax.tree.map(np.asarray, jax.jit(self.gather)({}, np.asarray(indices, np.int32)))
 
     def gather(self, arrays: Any, indices: Any) -> Any:
         """`support_inputs`, `support_target` [episode, shots, 1], and `query_inputs` and `query_target`."""
+
+        import jax
+        import jax.numpy as jnp
 
         def draw(index: jax.Array) -> tuple[jax.Array, jax.Array]:
             keys = jax.random.split(jax.random.fold_in(jax.random.key(self._seed), index), 3)
