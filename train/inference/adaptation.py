@@ -14,9 +14,12 @@ from train.inference.loading import Run, load
 from train.inference.prediction import Prediction, files_of
 from train.optim.freezing import Frozen
 from train.tasks import task_option
-from train.tasks.few_shot import FEW_SHOT, maml, prototypical
+from train.tasks.few_shot import FEW_SHOT
 from train.tasks.few_shot.anil import all_but
 from train.tasks.few_shot.episode import episodes_of
+from train.tasks.few_shot.maml import REPORTED
+from train.tasks.few_shot.maml import solve as solve_by_descent
+from train.tasks.few_shot.prototypical import solve as solve_by_prototypes
 
 
 class Curve(NamedTuple):
@@ -125,7 +128,7 @@ def _logits(run: Run, seen: Any, told: Any, asked: Any, ways: int, steps: int | 
 
         @jax.jit
         def solve(variables: Any, *parts: Any) -> jax.Array:
-            return prototypical.solve(run.model, variables, *parts, ways=ways, transductive=transductive)
+            return solve_by_prototypes(run.model, variables, *parts, ways=ways, transductive=transductive)
     else:
         solve = jax.jit(_solver(run, steps, transductive))
     return solve(run.variables, seen, told, asked)
@@ -142,7 +145,7 @@ def _solver(run: Run, steps: int | None, transductive: bool | None = None) -> An
     whose = task_option(recipe, "transductive") if transductive is None else transductive
 
     def solve(variables: Any, support: Any, told: Any, query: Any) -> jax.Array:
-        return maml.solve(
+        return solve_by_descent(
             run.model,
             variables,
             support,
@@ -169,7 +172,7 @@ def adapted_curves(run: Run, split: str, count: int = 3, points: int = 200) -> l
     episodes = episodes_of(batch, "support_inputs", "target")
     if episodes.support.shape[2:] != (1,) or episodes.support_told.shape[2:] != (1,):
         return None
-    steps = (0, 1, max(maml.REPORTED))
+    steps = (0, 1, max(REPORTED))
     solvers = {each: jax.jit(_solver(run, each)) for each in steps}
     curves = []
     for task in zip(*episodes, strict=True):

@@ -104,10 +104,9 @@ class Learner(NamedTuple):
             return self.outputs(params, state, query, train=train, rngs=rngs)
         zeros = {**state, "batch_stats": jax.tree.map(jnp.zeros_like, state["batch_stats"])}
         _, seen, momenta = self._run(params, zeros, support, train, rngs)
+        statistics: dict[Any, Any] = flatten_dict(dict(seen["batch_stats"]))
         # Of zeros a batch norm keeps momentum · 0 + (1 − momentum) · the statistic of the batch.
-        statistics = {
-            path: value / (1 - momenta[path[:-1]]) for path, value in flatten_dict(dict(seen["batch_stats"])).items()
-        }
+        statistics = {path: value / (1 - momenta[path[:-1]]) for path, value in statistics.items()}
         given = {**state, "batch_stats": unflatten_dict(statistics)}
         return self._run(params, given, query, train, rngs, own=False)[0]
 
