@@ -14,7 +14,7 @@ from pathlib import Path
 runpy.run_path(str(Path(__file__).parents[1] / "train" / "entry.py"))["require_ours"](Path(__file__).parents[1])
 
 # Each wing registers its data sets when it is imported.
-from data import graphs, images, sequences, tables, text
+from data import episodes, graphs, images, sequences, tables, text
 from data.dataset import ArraySource, Dataset, Field, Source, Spec
 from data.image import ImageReader, decode_image
 from data.images.strokes import StrokeReader
@@ -36,6 +36,7 @@ __all__ = [
     "TextReader",
     "batch_indices",
     "decode_image",
+    "episodes",
     "from_arrays",
     "graphs",
     "images",

@@ -155,6 +155,20 @@ MODELS: dict[str, Row] = {
         num_features=7,
         intermediates={"block1": (4, 4, 4), "block2": (2, 2, 6), "block3": (1, 1, 8)},
     ),
+    "conv4": Row(
+        112_261,
+        (8, 8, 1),
+        {"features": 4, "num_layers": 2, "num_classes": 3},
+        num_features=4,
+        intermediates={"block1": (4, 4, 4), "block2": (2, 2, 4)},
+    ),
+    "conv4_pool": Row(
+        112_261,
+        (8, 8, 1),
+        {"features": 4, "num_layers": 2, "num_classes": 3},
+        num_features=16,
+        intermediates={"block1": (4, 4, 4), "block2": (2, 2, 4)},
+    ),
     "lenet5": Row(
         61_706,
         (32, 32, 1),

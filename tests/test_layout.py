@@ -14,7 +14,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 WINGS = {
-    "data": [("data",), ("data.graphs", "data.images", "data.sequences", "data.tables", "data.text")],
+    "data": [
+        ("data",),
+        ("data.graphs", "data.images", "data.sequences", "data.tables", "data.text"),
+        ("data.episodes",),
+    ],
     "zoo": [
         ("zoo",),
         ("zoo.layers",),

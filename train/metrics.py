@@ -53,6 +53,43 @@ class Mean(NamedTuple):
         return float(total / weight)
 
 
+class HalfWidth(NamedTuple):
+    """Half the width of the 95 % confidence interval of a mean of n values: 1.96 standard deviations / √n.
+
+    Attributes:
+      deviations: Σ (vᵢ − m)² within parts, each around its own mean m.
+      total: Σ vᵢ of each part.
+      squares: (Σ vᵢ)² / n of each part, so that parts may be added.
+      weight: n.
+    """
+
+    deviations: jax.Array
+    total: jax.Array
+    squares: jax.Array
+    weight: jax.Array
+
+    @classmethod
+    def of(cls, value: jax.Array, mask: jax.Array | None = None) -> HalfWidth:
+        """Of values `[batch]`, those that `mask` (0 or 1) keeps."""
+        kept = jnp.ones(value.shape, bool) if mask is None else mask > 0
+        value = jnp.where(kept, value.astype(jnp.float32), 0)
+        weight = kept.sum(dtype=jnp.float32)
+        mean = value.sum() / jnp.maximum(weight, 1)
+        return cls(jnp.where(kept, jnp.square(value - mean), 0).sum(), value.sum(), value.sum() * mean, weight)
+
+    def merge(self, other: HalfWidth) -> HalfWidth:
+        """Of both sets of values."""
+        return _added(self, other)
+
+    def summary(self) -> float:
+        """See the class; NaN for a single value."""
+        deviations, total, squares, weight = (np.asarray(part).sum(dtype=np.float64) for part in self)
+        if weight < 2:
+            return math.nan
+        variance = max(deviations + squares - total**2 / weight, 0.0) / (weight - 1)
+        return float(1.96 * math.sqrt(variance / weight))
+
+
 class Perplexity(Mean):
     """The parts of a mean cross-entropy in nats, summarised as its exponential."""
 

@@ -21,7 +21,7 @@ from zoo.layers import activations, attention, convolution, recurrent
 from zoo.layers.fusion import fuse
 from zoo.registry import Card, create_model, list_models, model_card, register
 from zoo.text import bert, char_lm, gpt, llama, transformer
-from zoo.vision import alexnet, cnn, convnext, densenet, efficientnet, lenet, mobilenet, resnet, vgg, vit
+from zoo.vision import alexnet, cnn, conv4, convnext, densenet, efficientnet, lenet, mobilenet, resnet, vgg, vit
 
 # A family is imported without its wing too: `from zoo.resnet import ResNet`.
 for _wing in (basic, generative, graphs, layers, text, vision):
@@ -41,6 +41,7 @@ __all__ = [
     "bert",
     "char_lm",
     "cnn",
+    "conv4",
     "convnext",
     "convolution",
     "create_model",

@@ -125,7 +125,9 @@ def folder(
     names = _classes(folders or {"train": root}, classes)
 
     def read() -> dict[str, Source]:
-        listed = {split: _list(where, names) for split, where in (folders or {"train": root}).items()}
+        listed = {
+            split: _list([where / name for name in names]) for split, where in (folders or {"train": root}).items()
+        }
         whole = sum(len(files) for files, _ in listed.values()) * int(np.prod(reader.shape))
         keep = whole <= IN_MEMORY_BYTES if in_memory is None else in_memory
         sources = _sources(listed, reader, keep=keep, skip=unreadable == "skip")
@@ -146,6 +148,16 @@ def folder(
         reader=reader,
         stratified=True,
     )
+
+
+def read_classes(folders: Sequence[Path], reader: ImageReader) -> Source:
+    """The pictures of these folders in memory, sorted by class: the first folder's have the label 0.
+
+    Raises:
+        ValueError: if a folder holds no file, or files that cannot be read; all of them are named.
+    """
+    files, labels = _list(folders)
+    return _sources({"train": (files, labels)}, reader, keep=True, skip=False)["train"]
 
 
 _SHOWN = 20
@@ -186,13 +198,13 @@ def _classes(folders: Mapping[str, Path], wanted: Sequence[str] | None) -> tuple
     return tuple(names)
 
 
-def _list(where: Path, classes: Sequence[str]) -> tuple[list[Path], np.ndarray]:
+def _list(folders: Sequence[Path]) -> tuple[list[Path], np.ndarray]:
     """The files of all classes and their labels."""
     files, labels = [], []
-    for label, name in enumerate(classes):
-        found = list(_files(where / name))
+    for label, where in enumerate(folders):
+        found = list(_files(where))
         if not found:
-            raise ValueError(f"the class {name!r} is empty: there is no file in {where / name}")
+            raise ValueError(f"the class {where.name!r} is empty: there is no file in {where}")
         files += sorted(found)
         labels += [label] * len(found)
     return files, np.array(labels, np.int32)

@@ -36,6 +36,7 @@ COMMANDS = {
     "diagnose": diagnosis.diagnose,
     "convert": models.convert,
     "predict": inference.predict,
+    "adapt": inference.adapt,
     "export": inference.export,
     "bench": models.bench,
 }

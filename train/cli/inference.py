@@ -13,6 +13,10 @@ from train.cli.arguments import Json, RunFolder
 
 def evaluate(
     run: RunFolder,
+    settings: Annotated[
+        Positional[tuple[str, ...]],
+        arg(metavar="NAME=VALUE", help="of a few-shot run, other tasks to judge it by, such as data_options.shots=5"),
+    ] = (),
     split: Annotated[str, arg(help="train, validation or test")] = "test",
     classifier: Annotated[
         Path | None, arg(help="the run of a classifier, to judge the images that a generative run draws")
@@ -23,7 +27,7 @@ def evaluate(
     importance_samples: Annotated[int, arg(help="of the importance-weighted bound of a VAE; 0 for none")] = 0,
     json: Json = False,
 ) -> None:
-    """Evaluate the best checkpoint of a run.
+    """Evaluate the best checkpoint of a run; a few-shot learner on 600 tasks, with 95 % confidence intervals.
 
     With --out also: confusion matrix, ROC and precision-recall curves, reliability diagram and worst mistakes of a
     classifier; true against predicted numbers and residuals of a regression.
@@ -33,7 +37,7 @@ def evaluate(
 
     if out is not None:
         require_writable(out)
-    loaded = load_with_data(run)
+    loaded = load_with_data(run, settings)
     evaluation = examine(loaded, split)
     report = dict(evaluation.report)
     if importance_samples:
@@ -98,6 +102,36 @@ def predict(
         else:
             shares = ", ".join(f"{label} ({share:.1%})" for label, share in each.top(top))
             print(console.printable(f"{each.file}: {shares}"))
+
+
+def adapt(
+    run: RunFolder,
+    support: Annotated[Path, arg(metavar="FOLDER", help="a folder for each class, with a few pictures in each")],
+    query: Annotated[
+        UseAppendAction[tuple[Path, ...]],
+        arg(metavar="FILE", help="pictures to classify, folders of them or wildcards"),
+    ],
+    steps: Annotated[int | None, arg(help="inner steps; by default those of the run's evaluation")] = None,
+    transductive: Annotated[
+        bool | None, arg(help="whether batch norm sees all queries together; by default as the run was trained")
+    ] = None,
+    top: Annotated[int | None, arg(help="how many of the most probable classes to print; all by default")] = None,
+    json: Json = False,
+) -> None:
+    """Teach a few-shot learner (MAML, ANIL, Reptile, prototypical networks) classes of your own, and classify pictures.
+
+    Nothing is written. --query may be given several times.
+    """
+    from train.inference.adaptation import adapt as adapt_run
+
+    if top is not None and top < 1:
+        raise ValueError(f"--top must be at least 1, not {top}")
+    found = adapt_run(run, support, query, steps=steps, transductive=transductive)
+    if json:
+        return console.print_json([prediction._asdict() for prediction in found])
+    for each in found:
+        shares = ", ".join(f"{label} ({share:.1%})" for label, share in each.top(top or len(each.probabilities)))
+        print(console.printable(f"{each.file}: {shares}"))
 
 
 def export(run: RunFolder, out: Annotated[Path, arg(help="the file to write")], json: Json = False) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,27 +20,39 @@ from train.inference.scores import ClassPredictions, Estimates, class_report, ra
 from train.loop import evaluate as evaluate_task
 from train.loop import parallel
 from train.loop.feed import padded_rows, require_split
-from train.recipe import load_data
+from train.recipe import load_data, override
 from train.state import State
 from train.tasks import TASKS, task_option
+from train.tasks.few_shot import FEW_SHOT
+from train.tasks.few_shot.episode import statistics_of
 from train.tasks.vae import binarize, importance_weighted_bound
 from zoo.checkpoint import saved_meta
 
 _LOG = logging.getLogger(__name__)
 
 
-def evaluate(folder: str | Path, split: str = "test") -> dict[str, Any]:
-    """The metrics of the best checkpoint on one split, and for classifiers the scores of each class."""
-    return examine(load_with_data(folder), split).report
+def evaluate(folder: str | Path, split: str = "test", settings: Sequence[str] = ()) -> dict[str, Any]:
+    """The metrics of the best checkpoint on one split, and for classifiers the scores of each class.
+
+    `settings` are those of `load_with_data`.
+    """
+    return examine(load_with_data(folder, settings), split).report
 
 
-def load_with_data(folder: str | Path) -> Run:
+def load_with_data(folder: str | Path, settings: Sequence[str] = ()) -> Run:
     """The best checkpoint of a run, and the data that it was trained on.
 
+    Args:
+      folder: the run.
+      settings: of a few-shot learner, other tasks to judge it by, or another way to learn them, such as
+        `data_options.shots=5` or `task_options.test_steps=10`.
+
     Raises:
-      ValueError: the run names no data, or they are not those that it was trained on.
+      ValueError: the run names no data, or they are not those that it was trained on; or a setting is not possible.
     """
     run = load(folder)
+    if settings:
+        return _judged_by_others(run, settings)
     if not run.recipe.data:
         raise ValueError(f"{folder} holds weights that were not trained here: it names no data to evaluate them on")
     dataset = load_data(run.recipe)
@@ -55,6 +68,30 @@ def load_with_data(folder: str | Path) -> Run:
     if seen := meta.get("data"):
         require_same_data(folder, seen, dataset, exactly=False)
     return run._replace(dataset=dataset)
+
+
+def _judged_by_others(run: Run, settings: Sequence[str]) -> Run:
+    """A few-shot learner with other tasks."""
+    if run.recipe.task not in FEW_SHOT:
+        raise ValueError(
+            f"settings change the tasks that a few-shot learner is judged by; this run does {run.recipe.task}: leave "
+            f"out {settings[0]}"
+        )
+    for setting in settings:
+        if not setting.startswith(("data_options.", "task_options.")):
+            raise ValueError(
+                "of a trained run data_options and task_options can be set, such as data_options.shots=5, "
+                f"not {setting}"
+            )
+    recipe = override(run.recipe, settings)
+    dataset = load_data(recipe)
+    ways, outputs = dataset.spec.num_classes, getattr(run.model, "num_classes", None)
+    if recipe.task != "prototypical" and ways and ways != outputs:
+        raise ValueError(
+            f"the model has {outputs} outputs, and the tasks have {ways} classes; only prototypical networks take any "
+            "number"
+        )
+    return run._replace(recipe=recipe, dataset=dataset)
 
 
 def likelihood_bound(folder: str | Path, split: str = "test", *, samples: int = 64) -> float:
@@ -115,6 +152,9 @@ def examine(run: Run, split: str) -> Evaluation:
     metrics = evaluate_task(task, run.dataset, state, split=split, plan=plan, batch_size=run.recipe.batch_size)
     names = [*(name for name in _FIRST if name in metrics), *(name for name in metrics if name not in _FIRST)]
     result: dict[str, Any] = {f"{split}_{name}": metrics[name] for name in names}
+    if run.recipe.task in FEW_SHOT:
+        result["tasks"] = len(run.dataset.splits[split])
+        result["batch_norm"] = statistics_of(task_option(run.recipe, "transductive"))
     if run.recipe.task == "seq2seq":
         inputs = task_option(run.recipe, "inputs")
         result[f"{split}_exact_match"] = exact_match(run.model, run.variables, run.dataset, split, inputs=inputs)

@@ -18,6 +18,7 @@ from data.scaling import to_unit
 from train.inference.loading import Run, classes_of, is_classifier, load
 from train.inference.nodes import class_of_nodes
 from train.tasks.classification import class_probabilities
+from train.tasks.few_shot import FEW_SHOT
 
 _BATCH = 64
 """The most image files that are classified at a time."""
@@ -82,6 +83,11 @@ def predict(
     reader = run.dataset.reader
     if texts and not isinstance(reader, data.TextReader):
         raise ValueError(f"the data of this run ({run.recipe.data}) are no texts; give files")
+    if run.recipe.task in FEW_SHOT:
+        raise ValueError(
+            "a few-shot learner knows no classes until it is shown pictures of them: zoo adapt RUN --support FOLDER "
+            "--query FILE…"
+        )
     if run.recipe.task == "node_classification":
         names, values = class_of_nodes(run, [str(file) for file in files])
         return _predictions(names, values, classes_of(run))
@@ -91,8 +97,7 @@ def predict(
     if field not in run.dataset.spec.fields:
         raise ValueError(
             f"the data of this run ({run.recipe.data}) are no images, table, texts or nodes of a graph; they have the "
-            f"fields "
-            f"{', '.join(run.dataset.spec.fields)}"
+            f"fields {', '.join(run.dataset.spec.fields)}"
         )
     outputs = jax.jit(_outputs(run, field))
     names: list[str] = []

@@ -12,6 +12,7 @@ import numpy as np
 
 from data.scaling import to_unit
 from train.files import as_json, write_whole
+from train.inference.adaptation import adapted_curves
 from train.inference.evaluation import Evaluation
 from train.inference.loading import Run
 from train.inference.scores import ClassPredictions, Estimates, class_report, confusion_matrix, top_label_bins
@@ -33,7 +34,8 @@ def write(run: Run, split: str, evaluation: Evaluation, folder: str | Path, *, t
     - `confusion_matrix.png`, `roc.png`, `precision_recall.png` and `reliability.png`;
     - `mistakes.png`, of images those whose right class was found the least probable, where there are any.
 
-    Of a regression `predictions.csv`, `predicted.png` and `residuals.png`.
+    Of a regression `predictions.csv`, `predicted.png` and `residuals.png`. Of a few-shot regression of one number
+    `adaptation.png`, some tasks before and after the inner steps.
 
     Args:
       run: with its data.
@@ -60,6 +62,9 @@ def write(run: Run, split: str, evaluation: Evaluation, folder: str | Path, *, t
         evaluation_pictures.predicted(found, folder / "predicted.png", title=title)
         evaluation_pictures.residuals(found, folder / "residuals.png", title=title)
         names += ["predictions.csv", "predicted.png", "residuals.png"]
+    elif (waves := adapted_curves(run, split)) is not None:
+        pictures.adaptation(waves, folder / "adaptation.png", title=title)
+        names.append("adaptation.png")
     return [folder / name for name in names]
 
 

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
+from train.inference.adaptation import Curve
 from train.loop.checkpoints import History
 from train.metrics import higher_is_better
 
@@ -240,4 +241,26 @@ def bars(
     axes.set(xlabel=label)
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
+
+
+@as_it_stands
+def adaptation(curves: Sequence[Curve], path: str | Path, *, title: str = "") -> None:
+    """Draws what a learner tells of curves before and after it has seen a few points of each, as a PNG."""
+    figure = Figure(figsize=(5 * len(curves), 3.6), layout="constrained")
+    panels = figure.subplots(1, len(curves), squeeze=False, sharey=True).ravel()
+    for axes, curve in zip(panels, curves, strict=True):
+        axes.plot(*curve.query, "o", color="0.6", markersize=4, label="queries")
+        for steps, values in curve.told.items():
+            if steps == 0:
+                axes.plot(curve.x, values, color=ORANGE, linestyle=":", label="before")
+            else:
+                last = steps == max(curve.told)
+                label = f"after {steps} step{'s' if steps > 1 else ''}"
+                axes.plot(curve.x, values, color=BLUE, alpha=1.0 if last else 0.4, label=label)
+        axes.plot(*curve.support, "k^", label="support set")
+        axes.set_xlabel("input")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].legend(frameon=False, fontsize="small")
+    figure.suptitle(title)
     figure.savefig(path, dpi=120)

@@ -1,5 +1,27 @@
 """The recipes that come with the zoo, one file a domain; importing this package enters them."""
 
-from train.recipes import comparisons, folders, generative, graphs, images, sequences, tables, text, translation
+from train.recipes import (
+    comparisons,
+    few_shot,
+    folders,
+    generative,
+    graphs,
+    images,
+    sequences,
+    tables,
+    text,
+    translation,
+)
 
-__all__ = ["comparisons", "folders", "generative", "graphs", "images", "sequences", "tables", "text", "translation"]
+__all__ = [
+    "comparisons",
+    "few_shot",
+    "folders",
+    "generative",
+    "graphs",
+    "images",
+    "sequences",
+    "tables",
+    "text",
+    "translation",
+]

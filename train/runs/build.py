@@ -122,7 +122,9 @@ def _taken(recipe: Recipe, dataset: data.Dataset, example: dict[str, Any]) -> An
                 f"data set {recipe.data!r} has no field {name!r} for the model; it has "
                 f"{', '.join(dataset.spec.fields)}: set task_options.inputs"
             )
-    return example[inputs] if isinstance(inputs, str) else tuple(example[name] for name in inputs)
+    if not isinstance(inputs, str):
+        return tuple(example[name] for name in inputs)
+    return example[inputs][0] if inputs.startswith(SUPPORT) else example[inputs]  # of one episode
 
 
 def _optimizer(

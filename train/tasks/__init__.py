@@ -8,6 +8,7 @@ from train.recipe import Recipe
 from train.state import Task
 from train.tasks.classification import classification
 from train.tasks.diffusion import diffusion
+from train.tasks.few_shot import anil, maml, prototypical, reptile
 from train.tasks.gan import gan
 from train.tasks.graph_classification import graph_classification
 from train.tasks.language_modeling import language_modeling
@@ -21,6 +22,7 @@ from train.tasks.vae import vae
 Constructor = TypeVar("Constructor", bound=Callable[..., Task])
 
 TASKS: dict[str, Callable[..., Task]] = {
+    "anil": anil,
     "classification": classification,
     "diffusion": diffusion,
     "gan": gan,
@@ -28,8 +30,11 @@ TASKS: dict[str, Callable[..., Task]] = {
     "language_modeling": language_modeling,
     "link_prediction": link_prediction,
     "node_classification": node_classification,
+    "maml": maml,
+    "prototypical": prototypical,
     "reconstruction": reconstruction,
     "regression": regression,
+    "reptile": reptile,
     "seq2seq": seq2seq,
     "vae": vae,
 }
@@ -75,16 +80,20 @@ def task_option(recipe: Recipe, name: str) -> Any:
 __all__ = [
     "CLASSIFIERS",
     "TASKS",
+    "anil",
     "classification",
     "diffusion",
     "gan",
     "graph_classification",
     "language_modeling",
     "link_prediction",
+    "maml",
     "node_classification",
+    "prototypical",
     "reconstruction",
     "register",
     "regression",
+    "reptile",
     "seq2seq",
     "task_option",
     "vae",

@@ -38,6 +38,9 @@ Gradients = Callable[[Any, Batch, jax.Array], Any]
 Prepare = Callable[[Batch, jax.Array], Batch]
 """(batch, key) → the batch with fields that are drawn anew each time, such as noise."""
 
+Forward = Callable[[Any, Batch, jax.Array, bool, Any], tuple[Any, Any]]
+"""(variables, batch, steps taken, in training or not, rngs) → (outputs, collections beside the parameters)."""
+
 _LATENT, _PREPARE = 1, 2
 """What is folded into a step's key for the draws that are not dropout's."""
 
@@ -50,6 +53,7 @@ def gradient_task(
     *,
     inputs: str | Sequence[str],
     prepare: Prepare | None = None,
+    forward: Forward | None = None,
     measure: Measure | None = None,
     gradients_by_hand: Gradients | None = None,
     ema_decay: float | None = None,
@@ -70,6 +74,8 @@ def gradient_task(
       per_example: gives the loss and what else is reported.
       inputs: the field of the batch that the model takes, or several, which it takes in this order.
       prepare: draws what is random in an example, in training and in evaluation, before the model sees it.
+      forward: how outputs come of variables and a batch, in the place of `model.apply`. An example is then an episode,
+        and the model takes a batch `[support, …]` of what is in one.
       measure: what evaluation reports in place of the means of `per_example`; "loss" is among it.
       gradients_by_hand: computes the gradients in the place of `jax.grad`.
       ema_decay: keeps an exponential moving average of the variables, which evaluation then uses. Where the optimizer
@@ -110,7 +116,7 @@ def gradient_task(
         def arguments(key: jax.Array) -> tuple[Any, ...]:
             example = jax.tree.map(lambda x: jnp.asarray(np.zeros((1, *x.shape[1:]), x.dtype)), dict(batch))
             example = prepared(example, key)
-            return tuple(example[name] for name in names)
+            return tuple(example[name] if forward is None else example[name][0] for name in names)
 
         state = create_state(key, lambda key: model.init(key, *arguments(key)), tx.init)
         if start is not None:
@@ -127,14 +133,19 @@ def gradient_task(
         trained, kept = partition(state.params, frozen)
 
         def objective(trained: Any) -> tuple[jax.Array, tuple[Metrics, Any]]:
+            variables = {"params": merge(trained, kept), **state.model_state}
+            rngs = {"dropout": key, "latent": jax.random.fold_in(key, _LATENT)}
             with nn.intercept_methods(in_inference(state.params, frozen)):
-                outputs, model_state = model.apply(
-                    {"params": merge(trained, kept), **state.model_state},
-                    *(batch[name] for name in names),
-                    train=True,
-                    rngs={"dropout": key, "latent": jax.random.fold_in(key, _LATENT)},
-                    mutable=list(state.model_state),
-                )
+                if forward is not None:
+                    outputs, model_state = forward(variables, batch, state.step, True, rngs)
+                else:
+                    outputs, model_state = model.apply(
+                        variables,
+                        *(batch[name] for name in names),
+                        train=True,
+                        rngs=rngs,
+                        mutable=list(state.model_state),
+                    )
             values = per_example(outputs, batch)
             values = {**values, "loss": _weighted(values["loss"], batch)}
             metrics = weigh(values, batch.get("mask"))
@@ -181,7 +192,10 @@ def gradient_task(
         key = evaluation_key(state)
         batch = prepared(batch, key)
         rngs = {"latent": jax.random.fold_in(key, _LATENT)}
-        outputs = model.apply(state.variables, *(batch[name] for name in names), rngs=rngs)
+        if forward is not None:
+            outputs, _ = forward(state.variables, batch, state.step, False, rngs)
+        else:
+            outputs = model.apply(state.variables, *(batch[name] for name in names), rngs=rngs)
         if measure is not None:
             return sum_over_devices(measure(outputs, batch))
         return sum_over_devices(weigh(per_example(outputs, batch), batch.get("mask")))

@@ -3,6 +3,7 @@
 from zoo.layers.basic import (
     BATCH_AXIS,
     adaptive_avg_pool,
+    apart,
     batch_axis,
     flatten,
     global_avg_pool,
@@ -26,6 +27,7 @@ __all__ = [
     "Embed",
     "SpatialDropout",
     "adaptive_avg_pool",
+    "apart",
     "batch_axis",
     "flatten",
     "global_avg_pool",

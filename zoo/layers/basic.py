@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -18,11 +22,29 @@ def batch_axis() -> str | None:
     A sharded `jit` sees the whole batch and needs no collectives; `pmap` sees a part of it and does. Asking here lets
     one model and one train step be right under both.
     """
+    if _alone.get():
+        return None
     try:
         lax.axis_size(BATCH_AXIS)
     except NameError:
         return None
     return BATCH_AXIS
+
+
+_alone: ContextVar[bool] = ContextVar("alone", default=False)
+
+
+@contextlib.contextmanager
+def apart() -> Iterator[None]:
+    """Inside, what is traced is a batch of its own, whatever axis is mapped over: as the pictures of one task are.
+
+    Batch norm then takes no means over devices, of which each has other tasks.
+    """
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
 
 
 def flatten(x: jax.Array) -> jax.Array:

@@ -143,7 +143,7 @@ def kernel_gradient(x: jax.Array, g: jax.Array, at: Geometry) -> jax.Array:
     """The transpose in w: Σ x[s·u + t·d − p] g[u] over examples and positions, for each tap t."""
     x, at = cropped(x, at)
     if at.window == (1, 1) and at.groups == 1:
-        (tap,) = _taps(x, at)
+        (tap,) = windows(x, at)
         return product.matmul(tap.reshape(-1, tap.shape[-1]), g.reshape(-1, g.shape[-1]), transpose_a=True)[None, None]
     if _is_half(x):
         return kernel_gradient(x.astype(jnp.float32), g.astype(jnp.float32), at).astype(x.dtype)
@@ -161,7 +161,7 @@ def _thin_output(x: jax.Array, kernel: jax.Array, at: Geometry) -> jax.Array:
     """One product of the image, as it lies, with all taps, then sums of shifted numbers, few at each position."""
     inputs, outputs = kernel.shape[2:]
     products = x.reshape(-1, inputs) @ kernel.transpose(2, 0, 1, 3).reshape(inputs, -1)
-    parts = _taps(products.reshape(*x.shape[:3], -1), at)
+    parts = windows(products.reshape(*x.shape[:3], -1), at)
     return sum(part[..., t * outputs : (t + 1) * outputs] for t, part in enumerate(parts))  # type: ignore[return-value]
 
 
@@ -170,7 +170,7 @@ def _thin_kernel_gradient(x: jax.Array, g: jax.Array, at: Geometry) -> jax.Array
 
     def rows(x: jax.Array, at: Geometry) -> jax.Array:
         # Channels first: else the innermost loops would be as short as there are channels.
-        taps = _taps(x.transpose(3, 0, 1, 2).reshape(-1, *x.shape[1:3], 1), at)
+        taps = windows(x.transpose(3, 0, 1, 2).reshape(-1, *x.shape[1:3], 1), at)
         return jnp.stack(taps).reshape(len(taps) * x.shape[-1], -1)
 
     inputs, outputs = x.shape[-1], g.shape[-1]
@@ -194,7 +194,7 @@ def _depthwise_kernel_gradient(x: jax.Array, g: jax.Array, at: Geometry) -> jax.
     → 5.8; 5×5, 240 channels 28×28, 13.5 → 2.8; stride 2, 3×3, 96 channels 112×112, 12.7 → 7.9.
     """
     if 0 in (*x.shape, *g.shape) or not onednn.takes(x.dtype):
-        rows = [(tap * g).sum((0, 1, 2)) for tap in _taps(x, at)]
+        rows = [(tap * g).sum((0, 1, 2)) for tap in windows(x, at)]
         return jnp.stack(rows).reshape(*at.window, 1, -1)
 
     def with_examples_in_channels(x: jax.Array) -> jax.Array:
@@ -298,7 +298,7 @@ def _padded(x: jax.Array, at: Geometry) -> tuple[jax.Array, Geometry]:
     return x, at._replace(size=(x.shape[1], x.shape[2]), pads=((0, 0), (0, 0)))
 
 
-def _taps(x: jax.Array, at: Geometry) -> list[jax.Array]:
+def windows(x: jax.Array, at: Geometry) -> list[jax.Array]:
     """What each element of the kernel sees, `[batch, height', width', channels]`."""
     rows, columns = at.out()
     x, at = _padded(x, at)

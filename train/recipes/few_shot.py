@@ -1,0 +1,128 @@
+"""Recipes of few-shot learning: each example is a task of its own (guide, section 13.2).
+
+All are evaluated on 600 test tasks; ± is half the width of a 95 % confidence interval. Of Omniglot's 1,623 characters,
+shuffled by a constant seed, 1,100 are trained on, 100 are for validation and 423 for the test, each with its four
+rotations as classes.
+"""
+
+from typing import Any
+
+from train.recipe import Recipe, recipe
+
+
+def _sinusoid(task: str, **options: Any) -> Recipe:
+    return Recipe(
+        model="mlp",
+        data="sinusoid",
+        data_options={"shots": 5, "queries": 10, "episodes": 1_750_000},
+        task=task,
+        task_options={"loss": "mse", "inputs": "support_inputs", "inner_rate": 0.01, "test_steps": 10, **options},
+        model_options={"hidden_sizes": [40, 40], "dropout_rate": 0.0, "num_classes": 1, "init_std": 0.01},
+        batch_size=25,
+        epochs=1.0,
+        evaluate_every=5000,
+        monitor="validation_loss",
+    )
+
+
+@recipe
+def maml_sinusoid() -> Recipe:
+    """MAML on sine waves, 5 points each (Finn et al. 2017, section 5.1): 40-40 units, one inner step of rate .01.
+
+    70,000 steps of 25 waves with Adam at 1e-3, as in the paper. Parameters start as in its code, with a standard
+    deviation of .01: from He's initialisation ten steps diverged.
+
+    Command: zoo train maml_sinusoid
+    Time: 109 s on 2 very busy CPU cores; a step takes .6 ms on less busy ones.
+    Reached: with 5 points a squared error of 0.676 ± 0.074 after 1 step, 0.410 ± 0.058 after 5 and 0.366 ± 0.051 after
+      10, by the checkpoint of the lowest validation loss; the paper has .67, .38 and .35. Trained on 10 points a wave,
+      0.725 ± 0.086 after 1 step on 5, but one of 600 waves diverged in 10.
+      With task_options.inner_steps=5 task_options.per_step_losses=1000000000, the queries told after each of five
+      steps, validation has 0.70, 0.31 and 0.26 after 30,000 steps.
+    """
+    return _sinusoid("maml")
+
+
+@recipe
+def fomaml_sinusoid() -> Recipe:
+    """First-order MAML on sine waves; all else as `maml_sinusoid`. Not measured yet.
+
+    Command: zoo train fomaml_sinusoid
+    """
+    return _sinusoid("maml", first_order=True)
+
+
+def _omniglot(task: str, **options: Any) -> Recipe:
+    return Recipe(
+        model="conv4",
+        data="omniglot",
+        data_options={"ways": 5, "shots": 1, "queries": 15, "train_queries": 3, "episodes": 19_200},
+        task=task,
+        task_options={"inner_rate": 0.4, "test_steps": 3, **options},
+        batch_size=16,
+        learning_rate=3e-3,
+        schedule="cosine",
+        epochs=1.0,
+        evaluate_every=600,
+    )
+
+
+@recipe
+def maml_omniglot() -> Recipe:
+    """MAML on Omniglot, 5 ways and 1 shot, second order: one inner step of rate .4 in training, three in the test.
+
+    A budget for a CPU: 1,200 steps of 16 tasks with 3 queries a class, where the paper takes 60,000 of 32. Batch norm
+    is transductive, as in the paper. For 5 shots: data_options.shots=5.
+
+    Command: zoo train maml_omniglot
+    Time: 20 minutes on 2 very busy CPU cores (3 minutes of CPU time).
+    Reached: 92.6 ± 0.5 %, and it still rose; the paper has 98.7 %. data_options.episodes=128000 trains longer.
+    """
+    return _omniglot("maml")
+
+
+@recipe
+def fomaml_omniglot() -> Recipe:
+    """First-order MAML on Omniglot; all else as `maml_omniglot`. Not measured yet.
+
+    Command: zoo train fomaml_omniglot
+    """
+    return _omniglot("maml", first_order=True)
+
+
+@recipe
+def anil_omniglot() -> Recipe:
+    """ANIL on Omniglot: the inner steps move the last layer alone; all else as `maml_omniglot`. Not measured.
+
+    Command: zoo train anil_omniglot
+    """
+    return _omniglot("anil")
+
+
+@recipe
+def protonet_omniglot() -> Recipe:
+    """Prototypical networks on Omniglot: trained on 60 ways and 1 shot, tested on 5 ways and 1 shot.
+
+    Batch norm takes running statistics in the test: each query is told by itself. For 5 shots in the test:
+    data_options.shots=5 (with data_options.train_shots=1 the training stays the same).
+
+    Command: zoo train protonet_omniglot
+    Time: 24 minutes on 2 very busy CPU cores (2 minutes of CPU time).
+    Reached: 98.06 ± 0.25 % with 1 shot and 99.60 ± 0.07 % with 5 (zoo evaluate RUN data_options.shots=5); the paper
+      has 98.8 and 99.7 %, trained to its end.
+    """
+    return Recipe(
+        model="conv4_pool",
+        data="omniglot",
+        data_options={
+            **{"ways": 5, "shots": 1, "queries": 15, "train_ways": 60, "train_shots": 1, "train_queries": 4},
+            "episodes": 700,
+        },
+        task="prototypical",
+        model_options={"num_classes": 0},
+        batch_size=1,
+        learning_rate=2e-3,
+        schedule="cosine",
+        epochs=1.0,
+        evaluate_every=350,
+    )
