@@ -1,5 +1,34 @@
 """Networks that see images."""
 
-from zoo.vision import alexnet, cnn, convnext, densenet, efficientnet, lenet, mobilenet, resnet, vgg, vit
+from zoo.vision import (
+    alexnet,
+    cells,
+    cnn,
+    convnext,
+    darts,
+    densenet,
+    efficientnet,
+    lenet,
+    mobilenet,
+    nas_bench,
+    resnet,
+    vgg,
+    vit,
+)
 
-__all__ = ["alexnet", "cnn", "convnext", "densenet", "efficientnet", "lenet", "mobilenet", "resnet", "vgg", "vit"]
+__all__ = [
+    "alexnet",
+    "cells",
+    "cnn",
+    "convnext",
+    "darts",
+    "densenet",
+    "efficientnet",
+    "lenet",
+    "mobilenet",
+    "nas_bench",
+    "resnet",
+    "vgg",
+    "vit",
+    "",
+]
