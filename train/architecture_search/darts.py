@@ -39,9 +39,9 @@ def darts(
 ) -> Task:
     """A step moves α by the loss on `architecture_image`, and then the weights by the loss on `image` (algorithm 1).
 
-    Of order 2, the gradient for α is that at the weights w′ = w + u(∇w L) which a step of `tx` gives (eq. 7), so that it
-    goes through the step: momentum, decay and clipping too. Its product with the mixed second derivative is exact, by
-    forward over reverse mode, at the cost of the finite differences of eq. 8. Of order 1, w′ = w.
+    Of order 2, the gradient for α is that at the weights w′ = w + u(∇w L) which a step of `tx` gives (eq. 7), so that
+    it goes through the step: momentum, decay and clipping too. Its product with the mixed second derivative is exact,
+    by forward over reverse mode, at the cost of the finite differences of eq. 8. Of order 1, w′ = w.
 
     Args:
       model: a supernet, whose parameters that begin with `alpha_` are those of the architecture.

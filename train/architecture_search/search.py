@@ -1,8 +1,9 @@
 """The search of a cell for a recipe, by one of several methods with one budget, and what each of them finds.
 
 The folder of a search holds `search.json` (what is searched), `trials.json` with a run folder for each trial in
-`trials/`, or `supernet/`; then `genotype.json`, `cell.png`, `report.json`, and the run of the found network in `found/`,
-for `zoo predict`, `zoo evaluate` and `zoo export`. A search that was interrupted goes on when it is called again.
+`trials/`, or `supernet/`; then `genotype.json`, `cell.png`, `report.json`, and the run of the found network in
+`found/`, for `zoo predict`, `zoo evaluate` and `zoo export`. A search that was interrupted goes on when it is
+called again.
 """
 
 from __future__ import annotations
@@ -150,7 +151,7 @@ def _claim(folder: Path, plan: dict[str, Any]) -> None:
         kept = read_json(folder / SEARCH, dict[str, Any])
         if changed := [f"{n}: {kept.get(n)} → {plan[n]}" for n in plan if kept.get(n) != plan[n]]:
             raise ValueError(
-                f"the search in {folder} is another one; go on with what it is, or choose another folder with --run:\n  "
+                f"{folder} holds another search; go on with what it is, or choose another folder with --run:\n  "
                 + "\n  ".join(changed)
             )
         return
@@ -183,17 +184,14 @@ def _by_trials(
             if tuple(row["architecture"]) != architecture:
                 raise ValueError(f"{folder / 'trials.json'}: trial {number} is not what this search draws")
         else:
-            row = {
-                "trial": number,
-                "architecture": list(architecture),
-                "genotype": space.genotype(architecture).plain(),
-            }
+            drawn = space.genotype(architecture)
+            row = {"trial": number, "architecture": list(architecture), "genotype": drawn.plain()}
             if architecture in known:
                 row |= {"value": known[architecture], "seconds": 0.0, "known": True}
             else:
                 began = time.perf_counter()
                 place = folder / "trials" / f"{number:04d}"
-                candidate = Candidate(number, with_genotype(short, space.genotype(architecture)), place)
+                candidate = Candidate(number, with_genotype(short, drawn), place)
                 (outcome,) = evaluate([candidate], lambda number, history: False)
                 if outcome.failure:
                     raise ValueError(f"trial {number} in {place} cannot be trained: {outcome.failure}")

@@ -62,9 +62,8 @@ def search(
         console.print_report({n: v for n, v in report.items() if n not in ("genotype", "found")})
         for kind, edges in report["genotype"].items():
             print(f"{kind}: " + ", ".join(f"{operation} from {source}" for operation, source in edges))
-        print(
-            f"\nkept in {report['found']}, for `zoo evaluate`, `zoo predict`, `zoo export`; the cell in {folder}/cell.png"
-        )
+        print(f"\nkept in {report['found']}, for `zoo evaluate`, `zoo predict`, `zoo export`")
+        print(f"the cell: {folder}/cell.png")
         return print(f'to train it otherwise: zoo train {name} "model_options.genotype=$(cat {folder}/genotype.json)"')
     try:
         numbers = [int(seed) for seed in seeds.split(",")]

@@ -143,7 +143,10 @@ def darts_digits() -> Recipe:
 
     Two nodes in a cell, three cells, 8 features, 4,600 parameters with the cell that it starts with.
 
-    Command: zoo train darts_digits
+    Command: zoo search darts_digits && zoo evaluate runs/search_darts_digits/found
+    Time: a minute of one CPU core for a search of 6 passes over the data, compiling and this training included.
+    Reached: 98.6 % of the 360 test images with a cell of such a short search by DARTS (one seed); 97 to 99 % is what any
+      small network reaches on these images, so that they tell little about a search.
     """
     return Recipe(
         model="mini_darts",

@@ -17,6 +17,7 @@ from zoo.vision import (
 )
 
 __all__ = [
+    "",
     "alexnet",
     "cells",
     "cnn",
@@ -30,5 +31,4 @@ __all__ = [
     "resnet",
     "vgg",
     "vit",
-    "",
 ]

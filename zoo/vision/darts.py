@@ -186,8 +186,8 @@ def num_edges(num_nodes: int) -> int:
 class DARTSSupernet(nn.Module):
     """The network in which a genotype is searched: all operations on all edges, mixed by the softmax of α (eq. 2).
 
-    `alpha_normal` and `alpha_reduce`, `[edges, operations]`, are shared by the cells of a kind; batch norms in cells have no
-    parameters. `operations` are of `zoo.cells.OPERATIONS`.
+    `alpha_normal` and `alpha_reduce`, `[edges, operations]`, are shared by the cells of a kind; batch norms in cells
+    have no parameters. `operations` are of `zoo.cells.OPERATIONS`.
     """
 
     operations: Sequence[str] = OPERATIONS

@@ -77,8 +77,8 @@ class ResidualReduction(nn.Module):
 class NASBench201(nn.Module):
     """The supernet of the space: three stages of cells, a residual block that halves the image between them.
 
-    `alpha_cell`, `[6, operations]`, is shared by all cells, whose batch norms have no parameters. With `genotype`, six names
-    of operations, it is the network of that genotype, which has no α, and whose batch norms all have parameters.
+    `alpha_cell`, `[6, operations]`, is shared by all cells, whose batch norms have no parameters. With `genotype`, six
+    names of operations, it is the network of that genotype, which has no α, and whose batch norms all have parameters.
     """
 
     genotype: Sequence[str] | None = None
