@@ -125,7 +125,7 @@ def test_the_best_trial_is_found_and_an_interrupted_search_ends_the_same(tmp_pat
     again = search(digits(), tmp_path / "twice", **options)
     assert again["genotype"] == report["genotype"]
     assert len(untrained) < report["architectures"]
-    with pytest.raises(ValueError, match="holds another search.*\n  budget: 40 → 44"):
+    with pytest.raises(ValueError, match="budget: 40 → 44"):
         search(digits(), tmp_path / "twice", **{**options, "budget": 44})
 
 
