@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -92,13 +92,13 @@ def darts(
             training, held, tx, weights, alphas, state.opt_state["weights"], order=order
         )
         updates, alpha_memory = architecture_tx.update(gradient, state.opt_state["architecture"], alphas)
-        alphas = optax.apply_updates(alphas, updates)
+        alphas = dict(cast(Params, optax.apply_updates(alphas, updates)))
         gradients, (more, model_state) = jax.grad(loss, has_aux=True)(weights, alphas, state, batch, "")
         updates, memory = tx.update(sum_over_devices(gradients), state.opt_state["weights"], weights)
         state = dataclasses.replace(
             state,
             step=state.step + 1,
-            params={**optax.apply_updates(weights, updates), **alphas},
+            params={**cast(Params, optax.apply_updates(weights, updates)), **alphas},
             model_state=model_state,
             opt_state={"weights": memory, "architecture": alpha_memory},
         )

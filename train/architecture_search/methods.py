@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -127,7 +128,7 @@ def reinforce(
     def update(params, memory, chosen, advantages):
         def objective(params):
             def one(chosen, advantage):
-                _, log_probability, entropy = controller.apply(params, root, chosen)
+                _, log_probability, entropy = cast(Any, controller.apply(params, root, chosen))
                 return -advantage * log_probability - entropy_weight * entropy
 
             return jax.vmap(one)(chosen, advantages).mean()

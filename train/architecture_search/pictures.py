@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ def _arrow(axes: Any, start: tuple[float, float], end: tuple[float, float], colo
     axes.annotate("", xy=end, xytext=start, arrowprops={**style, "connectionstyle": f"arc3,rad={bend}"}, zorder=1)
 
 
-def skips(epochs: Sequence[float], counts: dict[str, Sequence[int]], path: str | Path, *, edges: int) -> None:
+def skips(epochs: Sequence[float], counts: Mapping[str, Sequence[int]], path: str | Path, *, edges: int) -> None:
     """Draws the number of skip connections in the cell that a supernet stands for, by epoch, as a PNG.
 
     Args:

@@ -279,7 +279,7 @@ def compare(
             place = folder / f"{method}_seed{seed}"
             reports.append(search(replace(recipe, seed=seed), place, method=method, tell=tell, **options))
         rows.append({"method": method, **_summary(reports)})
-    result = {"budget": reports[0]["budget"], "seeds": list(seeds), "methods": rows}
+    result = {"budget": options.get("budget", 40.0), "seeds": list(seeds), "methods": rows}
     write_whole(folder / "compare.json", as_json(result) + "\n")
     return result
 

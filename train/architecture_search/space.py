@@ -112,7 +112,7 @@ def derive_bench(weights: np.ndarray, operations: Sequence[str], *, max_skips: i
         chosen = weights.argmax(axis=1)
         skips = [edge for edge in range(len(weights)) if chosen[edge] == column]
         if max_skips is None or len(skips) <= max_skips:
-            return tuple(operations[kind] for kind in chosen)
+            return tuple(operations[int(kind)] for kind in chosen)
         weights[min(skips, key=lambda edge: weights[edge, column]), column] = -1
 
 

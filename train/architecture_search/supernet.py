@@ -15,6 +15,7 @@ import numpy as np
 import optax
 
 import data
+from data.dataset import labels_of, take
 from data.pipeline import held_out
 from train.architecture_search.darts import HELD, Paired, darts, split_params
 from train.files import read_json, write_whole
@@ -63,10 +64,10 @@ def in_halves(dataset: data.Dataset, seed: int) -> data.Dataset:
       ValueError: a half would be empty.
     """
     train = dataset.splits["train"]
-    labels = data.dataset.labels_of(train) if dataset.stratified else None
+    labels = labels_of(train) if dataset.stratified else None
     where = f"data set {dataset.name!r}"
     parts = held_out(len(train), 0.5, seed, what="the architecture's half", where=where, epoch=-2, labels=labels)
-    paired: Any = Paired(*(data.dataset.take(train, rows) for rows in parts))
+    paired: Any = Paired(*(take(train, rows) for rows in parts))
     if all(isinstance(half, data.ArraySource) for half in paired.halves):
         paired = data.ArraySource(paired[np.arange(len(paired))])  # so that it lies on the device
 

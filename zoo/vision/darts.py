@@ -23,6 +23,7 @@ from zoo.vision.cells import (
     OPERATIONS,
     Edge,
     FactorizedReduce,
+    Genotype,
     Layers,
     MixedOperation,
     ReLUConvNorm,
@@ -117,7 +118,7 @@ class DARTS(nn.Module):
     adds its loss. `num_classes=0` gives pooled features; `stem` and `cell1` … are named intermediates.
     """
 
-    genotype: str | Mapping[str, Any] = "darts_v2"
+    genotype: str | Mapping[str, Any] | Genotype = "darts_v2"
     num_classes: int = 10
     features: int = 36
     num_cells: int = 20
@@ -125,6 +126,11 @@ class DARTS(nn.Module):
     drop_path_rate: float = 0.0
     dtype: Any = None
     param_dtype: Any = jnp.float32
+
+    def __post_init__(self) -> None:
+        if isinstance(self.genotype, Mapping):  # else the module has no hash
+            object.__setattr__(self, "genotype", read_genotype(self.genotype))
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> Any:
