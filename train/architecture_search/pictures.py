@@ -82,8 +82,8 @@ def skips(epochs: Sequence[float], counts: Mapping[str, Sequence[int]], path: st
     """
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
-    for (label, values), colour in zip(counts.items(), (BLUE, ORANGE, "#3f8f5b"), strict=False):
-        axes.step(epochs, values, where="post", color=colour, label=label)
+    for (label, values), colour, line in zip(counts.items(), (BLUE, ORANGE), ("-", "--"), strict=False):
+        axes.step(epochs, values, line, where="post", color=colour, label=label)
     axes.set(xlabel="epoch", ylabel=f"skip connections of {edges} edges", ylim=(-0.2, edges + 0.2))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
