@@ -63,6 +63,30 @@ def _vgg(num_parameters: int, *, batch_norm: bool) -> Row:
     )
 
 
+def _darts(num_parameters: int) -> Row:
+    """Small, all are the same module: a normal cell of one node and two that reduce."""
+    cell = [["sep_conv_3x3", 0], ["dil_conv_3x3", 1]]
+    return Row(
+        num_parameters,
+        (4, 4, 3),
+        {"genotype": {"normal": cell, "reduce": cell}, "features": 4, "num_cells": 3, "num_classes": 3},
+        num_features=16,
+        intermediates={"stem": (4, 4, 12), "cell1": (4, 4, 4), "cell2": (2, 2, 8), "cell3": (1, 1, 16)},
+    )
+
+
+def _supernet(num_parameters: int) -> Row:
+    """Small, both are the same module: mixtures of four operations."""
+    small = {"operations": ("none", "avg_pool_3x3", "skip_connect", "dil_conv_3x3"), "num_nodes": 1}
+    return Row(
+        num_parameters,
+        (4, 4, 3),
+        {**small, "features": 4, "num_cells": 3, "num_classes": 3},
+        num_features=16,
+        intermediates={"stem": (4, 4, 12), "cell1": (4, 4, 4), "cell2": (2, 2, 8), "cell3": (1, 1, 16)},
+    )
+
+
 def _efficientnet(num_parameters: int) -> Row:
     """Small, all are the same module; its last convolution has 8 times as many features as the stem."""
     return Row(
@@ -265,6 +289,18 @@ MODELS: dict[str, Row] = {
     "vit_tiny_patch16_224": _vit(5_717_416),
     "vit_small_patch16_224": _vit(22_050_664),
     "vit_base_patch16_224": _vit(86_567_656),
+    "darts_v1": _darts(3_169_414),
+    "darts_v2": _darts(3_349_342),
+    "mini_darts": _darts(4_610),
+    "darts_supernet": _supernet(1_930_842),
+    "mini_darts_supernet": _supernet(36364),
+    "nas_bench_201": Row(
+        1686136,
+        (3, 3, 3),
+        {"features": 4, "num_cells": 1, "num_classes": 3},
+        num_features=16,
+        intermediates={"stage1": (3, 3, 4), "stage2": (2, 2, 8), "stage3": (1, 1, 16)},
+    ),
     "autoencoder": Row(
         222_384,
         (2, 3, 1),

@@ -35,6 +35,7 @@ WINGS = {
         ("train.runs",),
         ("train.recipes",),
         ("train.search",),
+        ("train.architecture_search",),
         ("train.cli",),
     ],
 }
@@ -152,8 +153,10 @@ zoo.appnp: APPNP
 zoo.autoencoder: ConvAutoencoder DenseAutoencoder
 zoo.bert: BERT
 zoo.char_lm: CharLSTM
+zoo.cells: GENOTYPES OPERATIONS Genotype read_genotype
 zoo.cnn: CNN
 zoo.convnext: ConvNeXt
+zoo.darts: DARTS DARTSSupernet
 zoo.densenet: DenseNet
 zoo.diffusion: UNet generate noise_schedule
 zoo.efficientnet: EfficientNet
@@ -172,6 +175,7 @@ zoo.lenet: LeNet5
 zoo.llama: Llama
 zoo.mlp: MLP
 zoo.mobilenet: MobileNetV3
+zoo.nas_bench: NASBench201
 zoo.observe: observe
 zoo.perceptron: Perceptron
 zoo.resnet: ResNet
@@ -180,6 +184,10 @@ zoo.transformer: Block Transformer TransformerClassifier mean_over_tokens
 zoo.vae: VAE
 zoo.vgg: VGG
 zoo.vit: ViT
+train.architecture_search.darts: architecture_gradient darts
+train.architecture_search.methods: evolution random_search reinforce
+train.architecture_search.search: compare search
+train.architecture_search.space: CellSpace derive
 train.callbacks: csv_history early_stopping log_to progress_bar sigterm tensorboard
 train.comparison: Comparison compare comparison get_comparison list_comparisons variants_of
 train.checkpoint: Checkpoints CheckpointError

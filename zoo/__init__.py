@@ -21,7 +21,22 @@ from zoo.layers import activations, attention, convolution, recurrent
 from zoo.layers.fusion import fuse
 from zoo.registry import Card, create_model, list_models, model_card, register
 from zoo.text import bert, char_lm, gpt, llama, transformer
-from zoo.vision import alexnet, cnn, conv4, convnext, densenet, efficientnet, lenet, mobilenet, resnet, vgg, vit
+from zoo.vision import (
+    alexnet,
+    cells,
+    cnn,
+    conv4,
+    convnext,
+    darts,
+    densenet,
+    efficientnet,
+    lenet,
+    mobilenet,
+    nas_bench,
+    resnet,
+    vgg,
+    vit,
+)
 
 # A family is imported without its wing too: `from zoo.resnet import ResNet`.
 for _wing in (basic, generative, graphs, layers, text, vision):
@@ -39,12 +54,14 @@ __all__ = [
     "backpropagation",
     "basic",
     "bert",
+    "cells",
     "char_lm",
     "cnn",
     "conv4",
     "convnext",
     "convolution",
     "create_model",
+    "darts",
     "densenet",
     "diffusion",
     "efficientnet",
@@ -69,6 +86,7 @@ __all__ = [
     "mlp",
     "mobilenet",
     "model_card",
+    "nas_bench",
     "perceptron",
     "pretrained",
     "recurrent",

@@ -17,7 +17,7 @@ import tyro
 from tyro.conf import UseAppendAction, arg
 
 from train import launch
-from train.cli import console, diagnosis, generation, inference, models, training, tuning
+from train.cli import architecture, console, diagnosis, generation, inference, models, training, tuning
 from train.cli.arguments import positionals_first
 
 COMMANDS = {
@@ -26,6 +26,7 @@ COMMANDS = {
     "recipes": training.recipes,
     "train": training.train,
     "tune": tuning.tune,
+    "search": architecture.search,
     "evaluate": inference.evaluate,
     "sample": generation.sample,
     "generate": generation.generate,

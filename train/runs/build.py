@@ -29,6 +29,7 @@ from train.recipe import Recipe, load_data, require_ranges
 from train.runs.transfer import frozen_layers, start_variables
 from train.state import Task
 from train.tasks import CLASSIFIERS, TASKS, task_option
+from train.tasks.few_shot.episode import SUPPORT
 from train.tasks.step import gradient_task
 from zoo.options import check_options
 from zoo.registry import unknown

@@ -36,6 +36,7 @@ def classification(
     class_weight: ClassWeight | str | None = None,
     inputs: str | Sequence[str] = "image",
     gradients: Literal["autodiff", "by_hand"] = "autodiff",
+    auxiliary_weight: float = 0.4,
     **options: Any,
 ) -> Task:
     """Trains `model` to give logits `[batch, classes]`, or `[batch, 1]` where there are two classes.
@@ -59,6 +60,7 @@ def classification(
         and what says which of them are no padding.
       gradients: "by_hand" for those of `zoo.backpropagation` in the place of `jax.grad`; for an `mlp` alone, with ReLU,
         without dropout and norms.
+      auxiliary_weight: of the loss of a second head, for a model that gives (logits, logits of that head) in training.
       **options: `ema_decay`, `sam_rho`, `loss_scaling`, `frozen`, `start`, see `gradient_task`.
 
     Raises:
@@ -82,7 +84,13 @@ def classification(
             raise ValueError(f"the perceptron criterion takes one logit, not {logits.shape[-1]}")
         return losses.cross_entropy(logits, labels, label_smoothing=label_smoothing)
 
-    def per_example(logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+    def per_example(outputs: Any, batch: Batch) -> dict[str, jax.Array]:
+        if not isinstance(outputs, tuple):
+            return of_head(outputs, batch)
+        values, auxiliary = (of_head(logits, batch) for logits in outputs)
+        return {**values, "loss": values["loss"] + auxiliary_weight * auxiliary["loss"]}
+
+    def of_head(logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
         labels = batch["label"]
         _require_logits(logits)
         right = _is_right(logits, _classes(labels))

@@ -21,12 +21,14 @@ class BatchNorm(nn.Module):
     """Batch normalisation (Ioffe & Szegedy 2015; guide, eq. 29–32) over all axes but the last.
 
     Running statistics keep `momentum` of their old value each step (PyTorch's 0.1 is 0.9 here) and take the biased
-    variance. The batch is the whole batch under every plan: `pmap` averages the statistics over devices.
+    variance. The batch is the whole batch under every plan: `pmap` averages the statistics over devices. Where it is
+    not `affine`, nothing is learnt: the scale stays 1 and the bias 0.
     """
 
     momentum: float = 0.9
     epsilon: float = 1e-5
     scale_init: Initializer = nn.initializers.ones
+    affine: bool = True
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -34,8 +36,11 @@ class BatchNorm(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """Normalises by the batch where `train` is true, updating `batch_stats`, else by the running statistics."""
         features = x.shape[-1:]
-        scale = self.param("scale", self.scale_init, features, self.param_dtype)
-        bias = self.param("bias", nn.initializers.zeros, features, self.param_dtype)
+        if self.affine:
+            scale = self.param("scale", self.scale_init, features, self.param_dtype)
+            bias = self.param("bias", nn.initializers.zeros, features, self.param_dtype)
+        else:
+            scale, bias = jnp.ones(features, self.param_dtype), jnp.zeros(features, self.param_dtype)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, features, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, features, jnp.float32)
         if train:

@@ -1,16 +1,34 @@
 """Networks that see images."""
 
-from zoo.vision import alexnet, cnn, conv4, convnext, densenet, efficientnet, lenet, mobilenet, resnet, vgg, vit
+from zoo.vision import (
+    alexnet,
+    cells,
+    cnn,
+    conv4,
+    convnext,
+    darts,
+    densenet,
+    efficientnet,
+    lenet,
+    mobilenet,
+    nas_bench,
+    resnet,
+    vgg,
+    vit,
+)
 
 __all__ = [
     "alexnet",
+    "cells",
     "cnn",
     "conv4",
     "convnext",
+    "darts",
     "densenet",
     "efficientnet",
     "lenet",
     "mobilenet",
+    "nas_bench",
     "resnet",
     "vgg",
     "vit",
