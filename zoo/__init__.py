@@ -12,9 +12,10 @@ from pathlib import Path
 runpy.run_path(str(Path(__file__).parents[1] / "train" / "entry.py"))["require_ours"](Path(__file__).parents[1])
 
 # Each wing registers its models when it is imported.
-from zoo import basic, generative, layers, pretrained, sequence, text, vision
+from zoo import basic, dynamics, generative, layers, pretrained, sequence, text, vision
 from zoo.basic import backpropagation, mlp, perceptron
 from zoo.checkpoint import load_model, save_model
+from zoo.dynamics import ode_net
 from zoo.generative import autoencoder, diffusion, gan, vae
 from zoo.layers import activations, attention, convolution, recurrent
 from zoo.layers.fusion import fuse
@@ -23,7 +24,7 @@ from zoo.text import bert, char_lm, gpt, llama, transformer
 from zoo.vision import alexnet, cnn, convnext, densenet, efficientnet, lenet, mobilenet, resnet, vgg, vit
 
 # A family is imported without its wing too: `from zoo.resnet import ResNet`.
-for _wing in (basic, generative, layers, text, vision):
+for _wing in (basic, dynamics, generative, layers, text, vision):
     for _name, _room in list(vars(_wing).items()):
         if getattr(_room, "__name__", None) == f"{_wing.__name__}.{_name}":
             sys.modules.setdefault(f"{__name__}.{_name}", _room)  # a wing keeps its name: zoo.basic
@@ -44,6 +45,7 @@ __all__ = [
     "create_model",
     "densenet",
     "diffusion",
+    "dynamics",
     "efficientnet",
     "fuse",
     "gan",
@@ -57,6 +59,7 @@ __all__ = [
     "mlp",
     "mobilenet",
     "model_card",
+    "ode_net",
     "perceptron",
     "pretrained",
     "recurrent",
