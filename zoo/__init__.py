@@ -15,7 +15,7 @@ runpy.run_path(str(Path(__file__).parents[1] / "train" / "entry.py"))["require_o
 from zoo import basic, dynamics, generative, layers, pretrained, sequence, text, vision
 from zoo.basic import backpropagation, mlp, perceptron
 from zoo.checkpoint import load_model, save_model
-from zoo.dynamics import ode_net
+from zoo.dynamics import ffjord, latent_ode, neural_ode, ode_net
 from zoo.generative import autoencoder, diffusion, gan, vae
 from zoo.layers import activations, attention, convolution, recurrent
 from zoo.layers.fusion import fuse
@@ -47,10 +47,12 @@ __all__ = [
     "diffusion",
     "dynamics",
     "efficientnet",
+    "ffjord",
     "fuse",
     "gan",
     "generative",
     "gpt",
+    "latent_ode",
     "layers",
     "lenet",
     "list_models",
@@ -59,6 +61,7 @@ __all__ = [
     "mlp",
     "mobilenet",
     "model_card",
+    "neural_ode",
     "ode_net",
     "perceptron",
     "pretrained",

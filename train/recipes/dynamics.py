@@ -33,3 +33,56 @@ def ode_mnist_ablation() -> Recipe:
     """ODE-Net's network on MNIST without its ODE.
     """
     return _ode_net("ode_net_without_block", {})
+
+
+@recipe
+def latent_ode_spirals() -> Recipe:
+    """A latent ODE on spirals.
+    """
+    return Recipe(
+        model="latent_ode",
+        data="spirals",
+        task="latent_ode",
+        batch_size=100,
+        epochs=300.0,
+        learning_rate=1e-2,
+        schedule="cosine",
+        optimizer_options={"clip_norm": 10.0},
+        evaluate_every=100,
+        checkpoint_every=5,
+        monitor="validation_loss",
+    )
+
+
+@recipe
+def cnf_moons() -> Recipe:
+    """FFJORD on two moons.
+    """
+    return Recipe(
+        model="ffjord",
+        data="moons",
+        task="density",
+        batch_size=500,
+        epochs=60.0,
+        learning_rate=5e-3,
+        schedule="cosine",
+        evaluate_every=90,
+        checkpoint_every=2,
+        monitor="validation_loss",
+    )
+
+
+@recipe
+def anode_rings() -> Recipe:
+    """An augmented neural ODE on rings.
+    """
+    return Recipe(
+        model="augmented_neural_ode",
+        data="rings",
+        batch_size=100,
+        epochs=30.0,
+        learning_rate=5e-3,
+        schedule="cosine",
+        monitor="validation_loss",
+        checkpoint_every=5,
+    )

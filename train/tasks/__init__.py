@@ -7,9 +7,11 @@ from typing import Any, TypeVar
 from train.recipe import Recipe
 from train.state import Task
 from train.tasks.classification import classification
+from train.tasks.density import density
 from train.tasks.diffusion import diffusion
 from train.tasks.gan import gan
 from train.tasks.language_modeling import language_modeling
+from train.tasks.latent_ode import latent_ode
 from train.tasks.reconstruction import reconstruction
 from train.tasks.regression import regression
 from train.tasks.seq2seq import seq2seq
@@ -19,9 +21,11 @@ Constructor = TypeVar("Constructor", bound=Callable[..., Task])
 
 TASKS: dict[str, Callable[..., Task]] = {
     "classification": classification,
+    "density": density,
     "diffusion": diffusion,
     "gan": gan,
     "language_modeling": language_modeling,
+    "latent_ode": latent_ode,
     "reconstruction": reconstruction,
     "regression": regression,
     "seq2seq": seq2seq,
@@ -66,9 +70,11 @@ def task_option(recipe: Recipe, name: str) -> Any:
 __all__ = [
     "TASKS",
     "classification",
+    "density",
     "diffusion",
     "gan",
     "language_modeling",
+    "latent_ode",
     "reconstruction",
     "register",
     "regression",
