@@ -18,7 +18,7 @@ WINGS = {
     "zoo": [
         ("zoo",),
         ("zoo.layers",),
-        ("zoo.basic", "zoo.vision", "zoo.text", "zoo.sequence", "zoo.generative"),
+        ("zoo.basic", "zoo.dynamics", "zoo.vision", "zoo.text", "zoo.sequence", "zoo.generative"),
         ("zoo.pretrained",),
     ],
     "train": [
@@ -150,14 +150,19 @@ zoo.cnn: CNN
 zoo.convnext: ConvNeXt
 zoo.densenet: DenseNet
 zoo.diffusion: UNet generate noise_schedule
+zoo.dynamics: Method Solution SolverError solve
 zoo.efficientnet: EfficientNet
+zoo.ffjord: FFJORD
 zoo.gan: GAN resample
 zoo.gpt: GPT
 zoo.lenet: LeNet5
+zoo.latent_ode: LatentODE
 zoo.llama: Llama
 zoo.mlp: MLP
 zoo.mobilenet: MobileNetV3
+zoo.neural_ode: NeuralODE
 zoo.observe: observe
+zoo.ode_net: ODENet
 zoo.perceptron: Perceptron
 zoo.resnet: ResNet
 zoo.sequence: AttentionRegressor SequenceRegressor
@@ -189,7 +194,7 @@ train.search: search tune
 train.search.populations: Evaluated Exploit Member Trained fit_population
 train.state: State Task
 train.step: gradient_task
-train.tasks: TASKS classification diffusion gan language_modeling reconstruction regression seq2seq vae
+train.tasks: TASKS classification density diffusion gan language_modeling latent_ode reconstruction regression seq2seq vae
 train.transfer: frozen_layers
 train.translate: translate
 """
@@ -210,7 +215,7 @@ def test_what_users_import_stays_where_it_is(line):
 NOT_AT_START = {
     "import train.cli": "jax flax numpy orbax matplotlib tensorflow_datasets sklearn PIL zoo data",
     "import data": "jax flax orbax matplotlib tensorflow_datasets sklearn PIL",
-    "import zoo": "orbax matplotlib tensorflow_datasets sklearn torch h5py tokenizers huggingface_hub train data",
+    "import zoo": "diffrax equinox orbax matplotlib tensorflow_datasets sklearn torch h5py tokenizers huggingface_hub train data",
     "from train.loop import fit": "matplotlib tensorflow_datasets sklearn tensorboardX tyro",
     "from train.inference import predict": "matplotlib tensorflow_datasets sklearn tensorboardX tyro",
     "import train.runs.run": "tensorflow_datasets sklearn tensorboardX tyro",

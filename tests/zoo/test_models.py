@@ -22,6 +22,7 @@ BATCH = 16
 WITHOUT_BATCH_NORM = (
     *("perceptron", "mlp", "lenet5", "autoencoder", "conv_autoencoder", "vae", "ddpm_unet"),
     *("alexnet", "vgg11", "convnext_tiny", "vit_tiny_patch16_224"),
+    *("ode_net", "ode_net_without_block", "neural_ode", "ffjord", "latent_ode"),
     *("lstm_regressor", "gru_regressor", "bilstm_regressor", "attention_regressor", "char_lstm"),
     *("transformer_classifier", "transformer_base", "gpt2", "llama_15m", "bert_tiny"),
 )

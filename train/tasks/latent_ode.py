@@ -29,7 +29,13 @@ class _Root(Mean):
 
 @checked
 def latent_ode(
-    model: nn.Module, tx: optax.GradientTransformation, *, noise: float = 0.3, beta: float = 1.0, **options: Any
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    *,
+    noise: float = 0.3,
+    beta: float = 1.0,
+    inputs: str = "inputs",
+    **options: Any,
 ) -> Task:
     """Trains `model` to maximise the evidence lower bound of what was observed (Chen et al. 2018, section 5).
 
@@ -43,6 +49,7 @@ def latent_ode(
       tx: the optimizer.
       noise: standard deviation of p(x|z).
       beta: weight of the KL term.
+      inputs: the field of the batch that holds the observations.
       **options: `ema_decay`, `loss_scaling`, see `gradient_task`.
     """
     if noise not in POSITIVE:
@@ -52,7 +59,7 @@ def latent_ode(
         if not isinstance(output, LatentODEOutput):
             raise ValueError("the task latent_ode trains a model that gives a LatentODEOutput, as zoo.latent_ode does")
         seen = batch["observed"][..., None] > 0
-        error = jnp.where(seen, batch["inputs"] - output.prediction, 0) / noise
+        error = jnp.where(seen, batch[inputs] - output.prediction, 0) / noise
         constant = math.log(noise) + math.log(2 * math.pi) / 2
         nll = jnp.where(seen, jnp.square(error) / 2 + constant, 0).sum(axis=(1, 2))
         kl = kl_to_standard_normal(output.mean, output.log_var)
@@ -61,7 +68,7 @@ def latent_ode(
     def measure(output: LatentODEOutput, batch: Batch) -> Metrics:
         mask = batch.get("mask")
         metrics: Metrics = dict(weigh(per_example(output, batch), mask))
-        square = jnp.square(output.prediction - batch.get("target", batch["inputs"])).mean(axis=-1)
+        square = jnp.square(output.prediction - batch.get("target", batch[inputs])).mean(axis=-1)
         times, seen = batch["times"], batch["observed"] > 0
         last = jnp.where(seen, times, -jnp.inf).max(axis=1, keepdims=True)
         real = jnp.ones(len(times), bool) if mask is None else mask > 0
@@ -70,4 +77,4 @@ def latent_ode(
             metrics[name] = _Root(jnp.where(kept, square, 0).sum(), kept.sum(dtype=jnp.float32))
         return metrics
 
-    return gradient_task(model, tx, per_example, inputs=("inputs", "times", "observed"), measure=measure, **options)
+    return gradient_task(model, tx, per_example, inputs=(inputs, "times", "observed"), measure=measure, **options)

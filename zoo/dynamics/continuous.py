@@ -15,7 +15,8 @@ from zoo.dynamics.solve import Adjoint, ErrorControl, Field, Method, Solution, S
 class Continuous(nn.Module):
     """A model with a vector field; its options are those of `zoo.dynamics.solve.Method`.
 
-    Each call reports the metrics `steps` and `evaluations` of an example, which tasks add to their own.
+    Each call reports the metrics `solver_steps` and `field_evaluations` of an example, and of an adaptive solver the share
+    `unsolved`, which tasks add to their own.
     """
 
     solver: Solver = "tsit5"
@@ -49,7 +50,11 @@ class Continuous(nn.Module):
     def integrate(self, field: Field, y: jax.Array, times: Any, args: Any) -> Solution:
         """`zoo.dynamics.solve.solve` in float32 by the model's own method."""
         solution = solve(field, y.astype(jnp.promote_types(y.dtype, jnp.float32)), times, args, method=self.method)
-        values = {"steps": solution.steps, "evaluations": solution.evaluations, "unsolved": ~solution.solved}
+        values = {
+            "solver_steps": solution.steps,
+            "field_evaluations": solution.evaluations,
+            "unsolved": ~solution.solved,
+        }
         if not self.method.is_adaptive:
             del values["unsolved"]
         for metric, value in values.items() if not self.is_initializing() else ():

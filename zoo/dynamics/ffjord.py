@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from zoo.dynamics.continuous import Continuous
 from zoo.dynamics.neural_ode import MLPField
-from zoo.dynamics.solve import solve
+from zoo.dynamics.solve import Field, solve
 from zoo.registry import register
 
 
@@ -57,28 +57,13 @@ class FFJORD(Continuous):
         if train and self.trace == "hutchinson":
             probe = jax.random.rademacher(self.make_rng("latent"), x.shape, x.dtype)
         start = jnp.concatenate([x, jnp.zeros_like(x[:, :1])], axis=-1)
-        end = self.integrate(self._with_divergence, start, (1.0, 0.0), (params, probe)).values[-1]
+        end = self.integrate(_with_divergence(self._module), start, (1.0, 0.0), (params, probe)).values[-1]
         log_density = normal_log_density(end[:, :-1]) - end[:, -1] - of_noise
         return log_density.astype(self.dtype or log_density.dtype)
 
     @property
     def _module(self) -> nn.Module:
-        return MLPField(tuple(self.hidden_sizes), self.activation, dtype=self.dtype, param_dtype=self.param_dtype)
-
-    def _with_divergence(self, t: jax.Array, state: jax.Array, args: Any) -> jax.Array:
-        """The field of points and −tr ∂f/∂z, `[batch, features + 1]`."""
-        params, probe = args
-        module, points = self._module, state[:, :-1]
-
-        def field(z: jax.Array) -> jax.Array:
-            return module.apply({"params": params}, z, t)  # type: ignore[return-value]
-
-        directions = [probe] if probe is not None else list(_axes(points))
-        slope, divergence = points, jnp.zeros(len(points))
-        for direction in directions:
-            slope, along = jax.jvp(field, (points,), (direction,))
-            divergence += (along * direction).sum(axis=-1)
-        return jnp.concatenate([slope, -divergence[:, None]], axis=-1).astype(state.dtype)
+        return MLPField(tuple(self.hidden_sizes), self.activation, dtype=self.dtype, param_dtype=self.param_dtype, parent=None)
 
     def flow(self, variables: Any, noise: jax.Array, times: Any = (0.0, 1.0)) -> jax.Array:
         """Points of the flow that starts as `noise` `[n, features + augment]` at times that begin at 0.
@@ -106,8 +91,28 @@ class FFJORD(Continuous):
             return normal_log_density(points)
         start = jnp.concatenate([points, jnp.zeros_like(points[:, :1])], axis=-1)
         args = (variables["params"]["field"], None)
-        end = solve(self._with_divergence, start, (time, 0.0), args, method=self.method).values[-1]
+        end = solve(_with_divergence(self._module), start, (time, 0.0), args, method=self.method).values[-1]
         return normal_log_density(end[:, :-1]) - end[:, -1]
+
+
+def _with_divergence(module: nn.Module) -> Field:
+    """The field of points and −tr ∂f/∂z, `[batch, features + 1]`; its args are parameters and the probe, or None."""
+
+    def augmented(t: jax.Array, state: jax.Array, args: Any) -> jax.Array:
+        params, probe = args
+        points = state[:, :-1]
+
+        def field(z: jax.Array) -> jax.Array:
+            return module.apply({"params": params}, z, t)  # type: ignore[return-value]
+
+        directions = [probe] if probe is not None else list(_axes(points))
+        slope, divergence = points, jnp.zeros(len(points))
+        for direction in directions:
+            slope, along = jax.jvp(field, (points,), (direction,))
+            divergence += (along * direction).sum(axis=-1)
+        return jnp.concatenate([slope, -divergence[:, None]], axis=-1).astype(state.dtype)
+
+    return augmented
 
 
 def _axes(points: jax.Array) -> jax.Array:

@@ -91,7 +91,7 @@ class LatentODE(Continuous):
         if train or self.has_rng("latent"):
             z = mean + jnp.exp(log_var / 2) * jax.random.normal(self.make_rng("latent"), mean.shape, mean.dtype)
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        field, params = self.field_of(MLPField((self.hidden_size,) * 2, "elu", time=False, **types), z)
+        field, params = self.field_of(MLPField((self.hidden_size,) * 2, "elu", time=False, **types, parent=None), z)
         whole = jnp.concatenate([jnp.zeros((batch, 1)), times], axis=1)
         states = jnp.moveaxis(self.integrate(field, z, whole, params).values[1:], 0, 1)
         y = relu(Dense(self.hidden_size, **types, name="decoder")(states.astype(z.dtype)))

@@ -58,7 +58,7 @@ class NeuralODE(Continuous):
             raise ValueError(f"augment, the number of dimensions that are added, must be at least 0, not {self.augment}")
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         y = jnp.pad(flatten(x), ((0, 0), (0, self.augment)))
-        field, params = self.field_of(MLPField(self.hidden_sizes, self.activation, **types), y)
+        field, params = self.field_of(MLPField(self.hidden_sizes, self.activation, **types, parent=None), y)
         y = self.integrate(field, y, (0.0, 1.0), params).values[-1]
         y = y.astype(self.dtype or jnp.result_type(y))
         record(self, "flow", y)
@@ -66,7 +66,7 @@ class NeuralODE(Continuous):
 
     def vector_field(self, variables: Any, y: jax.Array, t: jax.Array) -> jax.Array:
         """dy/dt at states `[batch, features + augment]`; a function of the variables."""
-        field = MLPField(self.hidden_sizes, self.activation, dtype=self.dtype, param_dtype=self.param_dtype)
+        field = MLPField(self.hidden_sizes, self.activation, dtype=self.dtype, param_dtype=self.param_dtype, parent=None)
         return field.apply({"params": variables["params"]["field"]}, y, t)  # type: ignore[return-value]
 
 

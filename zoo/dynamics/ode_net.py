@@ -14,10 +14,12 @@ from zoo.layers import Conv, Dense, global_avg_pool, record, require_image
 from zoo.registry import register
 
 _GROUPS = 32
+"""The most groups of a group norm, as its authors have it."""
 
 
 def _group_norm(features: int, **options: Any) -> nn.GroupNorm:
-    return nn.GroupNorm(min(_GROUPS, features), epsilon=1e-5, **options)
+    """Of two channels or more: in a group of one the bias before it would do nothing."""
+    return nn.GroupNorm(max(1, min(_GROUPS, features // 2)), epsilon=1e-5, **options)
 
 
 class ConvField(nn.Module):
@@ -59,7 +61,7 @@ class ODENet(Continuous):
         x = conv(4, strides=2, padding=1, name="conv3")(nn.relu(norm(name="norm2")(x)))
         record(self, "stem", x)
         if self.block == "ode":
-            field, params = self.field_of(ConvField(self.features, **types), x)
+            field, params = self.field_of(ConvField(self.features, **types, parent=None), x)
             x = self.integrate(field, x, (0.0, 1.0), params).values[-1].astype(x.dtype)
             record(self, "block", x)
         x = global_avg_pool(nn.relu(norm(name="norm3")(x)))
