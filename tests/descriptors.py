@@ -308,9 +308,7 @@ MODELS: dict[str, Row] = {
     ),
     "neural_ode": _neural_ode(4_552),
     "augmented_neural_ode": _neural_ode(4_683),
-    "ffjord": Row(
-        4_546, (3,), {"hidden_sizes": (5, 4), "solver": "fixed_rk4", "num_steps": 2}, output_shapes=[()]
-    ),
+    "ffjord": Row(4_546, (3,), {"hidden_sizes": (5, 4), "solver": "fixed_rk4", "num_steps": 2}, output_shapes=[()]),
     "latent_ode": Row(
         1_679,
         (6, 2),

@@ -194,7 +194,8 @@ train.search: search tune
 train.search.populations: Evaluated Exploit Member Trained fit_population
 train.state: State Task
 train.step: gradient_task
-train.tasks: TASKS classification density diffusion gan language_modeling latent_ode reconstruction regression seq2seq vae
+train.tasks: TASKS classification density diffusion gan language_modeling latent_ode
+train.tasks: reconstruction regression seq2seq vae
 train.transfer: frozen_layers
 train.translate: translate
 """
@@ -215,7 +216,8 @@ def test_what_users_import_stays_where_it_is(line):
 NOT_AT_START = {
     "import train.cli": "jax flax numpy orbax matplotlib tensorflow_datasets sklearn PIL zoo data",
     "import data": "jax flax orbax matplotlib tensorflow_datasets sklearn PIL",
-    "import zoo": "diffrax equinox orbax matplotlib tensorflow_datasets sklearn torch h5py tokenizers huggingface_hub train data",
+    "import zoo": "orbax matplotlib tensorflow_datasets sklearn torch h5py tokenizers huggingface_hub train data "
+    "diffrax equinox",
     "from train.loop import fit": "matplotlib tensorflow_datasets sklearn tensorboardX tyro",
     "from train.inference import predict": "matplotlib tensorflow_datasets sklearn tensorboardX tyro",
     "import train.runs.run": "tensorflow_datasets sklearn tensorboardX tyro",

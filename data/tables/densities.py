@@ -58,7 +58,9 @@ def _density(
     def draw(split: int, examples: int) -> ArraySource:
         rng = np.random.default_rng([seed, split])
         points = place(rng, examples) + noise * rng.standard_normal((examples, 2))
-        logs = np.concatenate([_log_mixture(part, centres, noise) for part in np.array_split(points, examples // 500 + 1)])
+        logs = np.concatenate(
+            [_log_mixture(part, centres, noise) for part in np.array_split(points, examples // 500 + 1)]
+        )
         return ArraySource({"features": points.astype(np.float32), "log_density": logs.astype(np.float32)})
 
     return Dataset(

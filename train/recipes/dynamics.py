@@ -23,22 +23,19 @@ def _ode_net(model: str, options: dict[str, Any]) -> Recipe:
 
 @recipe
 def ode_mnist() -> Recipe:
-    """ODE-Net on MNIST.
-    """
+    """ODE-Net on MNIST."""
     return _ode_net("ode_net", {"solver": "fixed_heun", "num_steps": 2})
 
 
 @recipe
 def ode_mnist_ablation() -> Recipe:
-    """ODE-Net's network on MNIST without its ODE.
-    """
+    """ODE-Net's network on MNIST without its ODE."""
     return _ode_net("ode_net_without_block", {})
 
 
 @recipe
 def latent_ode_spirals() -> Recipe:
-    """A latent ODE on spirals.
-    """
+    """A latent ODE on spirals."""
     return Recipe(
         model="latent_ode",
         data="spirals",
@@ -56,8 +53,7 @@ def latent_ode_spirals() -> Recipe:
 
 @recipe
 def cnf_moons() -> Recipe:
-    """FFJORD on two moons.
-    """
+    """FFJORD on two moons."""
     return Recipe(
         model="ffjord",
         data="moons",
@@ -74,8 +70,7 @@ def cnf_moons() -> Recipe:
 
 @recipe
 def anode_rings() -> Recipe:
-    """An augmented neural ODE on rings.
-    """
+    """An augmented neural ODE on rings."""
     return Recipe(
         model="augmented_neural_ode",
         data="rings",

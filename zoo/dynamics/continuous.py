@@ -15,8 +15,8 @@ from zoo.dynamics.solve import Adjoint, ErrorControl, Field, Method, Solution, S
 class Continuous(nn.Module):
     """A model with a vector field; its options are those of `zoo.dynamics.solve.Method`.
 
-    Each call reports the metrics `solver_steps` and `field_evaluations` of an example, and of an adaptive solver the share
-    `unsolved`, which tasks add to their own.
+    Each call reports the metrics `solver_steps` and `field_evaluations` of an example, and of an adaptive solver the
+    share `unsolved`, which tasks add to their own.
     """
 
     solver: Solver = "tsit5"
@@ -42,9 +42,7 @@ class Continuous(nn.Module):
         traces into one that is.
         """
         shape, dtype = (1, *y.shape[1:]), jnp.float32
-        params = self.param(
-            name, lambda key: module.init(key, jnp.zeros(shape, dtype), jnp.zeros((), dtype))["params"]
-        )
+        params = self.param(name, lambda key: module.init(key, jnp.zeros(shape, dtype), jnp.zeros((), dtype))["params"])
         return _call(module), params
 
     def integrate(self, field: Field, y: jax.Array, times: Any, args: Any) -> Solution:

@@ -44,7 +44,9 @@ class FFJORD(Continuous):
         if x.ndim != 2:
             raise ValueError(f"FFJORD takes points [batch, features], not {list(x.shape)}")
         if self.augment < 0:
-            raise ValueError(f"augment, the number of dimensions that are added, must be at least 0, not {self.augment}")
+            raise ValueError(
+                f"augment, the number of dimensions that are added, must be at least 0, not {self.augment}"
+            )
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         of_noise = jnp.zeros(len(x))
         if self.augment:
@@ -63,7 +65,9 @@ class FFJORD(Continuous):
 
     @property
     def _module(self) -> nn.Module:
-        return MLPField(tuple(self.hidden_sizes), self.activation, dtype=self.dtype, param_dtype=self.param_dtype, parent=None)
+        return MLPField(
+            tuple(self.hidden_sizes), self.activation, dtype=self.dtype, param_dtype=self.param_dtype, parent=None
+        )
 
     def flow(self, variables: Any, noise: jax.Array, times: Any = (0.0, 1.0)) -> jax.Array:
         """Points of the flow that starts as `noise` `[n, features + augment]` at times that begin at 0.

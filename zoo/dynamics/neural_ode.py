@@ -55,7 +55,9 @@ class NeuralODE(Continuous):
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """`[batch, …]` → logits `[batch, num_classes]`."""
         if self.augment < 0:
-            raise ValueError(f"augment, the number of dimensions that are added, must be at least 0, not {self.augment}")
+            raise ValueError(
+                f"augment, the number of dimensions that are added, must be at least 0, not {self.augment}"
+            )
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         y = jnp.pad(flatten(x), ((0, 0), (0, self.augment)))
         field, params = self.field_of(MLPField(self.hidden_sizes, self.activation, **types, parent=None), y)
@@ -66,7 +68,9 @@ class NeuralODE(Continuous):
 
     def vector_field(self, variables: Any, y: jax.Array, t: jax.Array) -> jax.Array:
         """dy/dt at states `[batch, features + augment]`; a function of the variables."""
-        field = MLPField(self.hidden_sizes, self.activation, dtype=self.dtype, param_dtype=self.param_dtype, parent=None)
+        field = MLPField(
+            self.hidden_sizes, self.activation, dtype=self.dtype, param_dtype=self.param_dtype, parent=None
+        )
         return field.apply({"params": variables["params"]["field"]}, y, t)  # type: ignore[return-value]
 
 

@@ -68,7 +68,9 @@ class ODENet(Continuous):
         return x if self.num_classes == 0 else Dense(self.num_classes, **types, name="head")(x)
 
 
-_PAPER = "R. Chen, Y. Rubanova, J. Bettencourt, D. Duvenaud, Neural ordinary differential equations, NeurIPS 2018, table 1"
+_PAPER = (
+    "R. Chen, Y. Rubanova, J. Bettencourt, D. Duvenaud, Neural ordinary differential equations, NeurIPS 2018, table 1"
+)
 
 for _name, _num_parameters, _paper, _options in (
     ("ode_net", 208_266, _PAPER, {"solver": "dopri5", "atol": 1e-3, "max_steps": 64}),

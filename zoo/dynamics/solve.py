@@ -116,8 +116,8 @@ def solve(
 
         solution = solve(lambda t, y, args: -args * y, jnp.ones((8, 2)), (0.0, 1.0), 2.0, solver="dopri5")
 
-    Differentiable in y, args and times (with "backsolve" not in times, which is an error). Where it is called with numbers, and not inside `jax.jit`, a problem that is
-    not solved raises `SolverError`. Inside, its values are NaN.
+    Differentiable in y, args and times (with "backsolve" not in times, which is an error). Where it is called with
+    numbers, and not inside `jax.jit`, a problem that is not solved raises `SolverError`. Inside, its values are NaN.
 
     Args:
       field: f. `t` is a scalar; with times of each example `[batch]`.
@@ -164,8 +164,8 @@ def solve(
 def unsolved(steps: float) -> str:
     """What is wrong with a problem that was not solved in so many steps, and what to do."""
     return (
-        f"an ODE was not solved within its limit of {steps:.0f} steps (max_steps): it is stiff, or its field has become "
-        "large or no number. Raise max_steps, loosen rtol and atol, or take a smooth field (tanh or softplus)"
+        f"an ODE was not solved within its limit of {steps:.0f} steps (max_steps): it is stiff, or its field has "
+        "become large or no number. Raise max_steps, loosen rtol and atol, or take a smooth field (tanh or softplus)"
     )
 
 
@@ -233,7 +233,7 @@ def require_diffrax() -> Any:
         import diffrax
     except ImportError:
         raise ImportError(
-            f"the solvers {', '.join(ADAPTIVE)} need diffrax: pip install \"flaxzoo[ode]\"; "
+            f'the solvers {", ".join(ADAPTIVE)} need diffrax: pip install "flaxzoo[ode]"; '
             f"{', '.join(FIXED)} need nothing"
         ) from None
     return diffrax

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 
 import jax
@@ -26,7 +27,9 @@ def mlp_field(t, y, params):
 
 def params_of(dtype, seed=0):
     rng = np.random.default_rng(seed)
-    return [(rng.normal(size=(n, m)).astype(dtype), rng.normal(size=m).astype(dtype)) for n, m in zip(SIZES, SIZES[1:], strict=False)]
+    return [
+        (rng.normal(size=(n, m)).astype(dtype), rng.normal(size=m).astype(dtype)) for n, m in itertools.pairwise(SIZES)
+    ]
 
 
 def start(dtype, batch=3):
@@ -37,7 +40,17 @@ def start(dtype, batch=3):
 @pytest.mark.parametrize("times", [(0.0, 1.0), (1.0, 0.5, 0.2, 0.0)])
 def test_exponential_decay(solver, times):
     y, rates = np.float32([[1.0, 2.0], [3.0, -1.0]]), np.float32([[0.5, 2.0]])
-    found = solve(lambda t, y, rates: -rates * y, y, times, rates, solver=solver, rtol=1e-5, atol=1e-6, num_steps=20, max_steps=2000)
+    found = solve(
+        lambda t, y, rates: -rates * y,
+        y,
+        times,
+        rates,
+        solver=solver,
+        rtol=1e-5,
+        atol=1e-6,
+        num_steps=20,
+        max_steps=2000,
+    )
     passed = np.asarray(times)[:, None, None] - times[0]
     np.testing.assert_allclose(found.values, y * np.exp(-rates * passed), rtol=0.1 if solver == "fixed_euler" else 2e-3)
     assert bool(found.solved.all())
@@ -47,7 +60,14 @@ def test_exponential_decay(solver, times):
 def test_the_order_of_convergence(solver, order):
     with jax.enable_x64(True):
         errors = [
-            abs(float(solve(lambda t, y, _: y * jnp.cos(t), jnp.ones((1,)), (0.0, 2.0), solver=solver, num_steps=n).values[-1, 0]) - np.exp(np.sin(2.0)))
+            abs(
+                float(
+                    solve(
+                        lambda t, y, _: y * jnp.cos(t), jnp.ones((1,)), (0.0, 2.0), solver=solver, num_steps=n
+                    ).values[-1, 0]
+                )
+                - np.exp(np.sin(2.0))
+            )
             for n in (10, 20)
         ]
     assert np.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.25)
