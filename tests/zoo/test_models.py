@@ -273,7 +273,7 @@ def test_refuses_images_that_are_too_small(name, least):
 @of_floats
 def test_refuses_another_number_of_channels(name):
     x = example(name, 1)
-    with pytest.raises((flax.errors.ScopeParamShapeError, ValueError), match=r"kernel|of shape"):
+    with pytest.raises((flax.errors.ScopeParamShapeError, ValueError), match=r"kernel|of shape|generate shape"):
         small(name).apply(variables_of(name), np.concatenate([x, x], axis=-1))
 
 

@@ -48,9 +48,9 @@ class FFJORD(Continuous):
                 f"augment, the number of dimensions that are added, must be at least 0, not {self.augment}"
             )
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        of_noise = jnp.zeros(len(x))
+        of_noise = jnp.zeros(x.shape[:1])
         if self.augment:
-            shape = (len(x), self.augment)
+            shape = (x.shape[0], self.augment)
             drawn = train or self.has_rng("latent")
             noise = jax.random.normal(self.make_rng("latent"), shape) if drawn else jnp.zeros(shape)
             x, of_noise = jnp.concatenate([x, noise], axis=-1), normal_log_density(noise)
@@ -110,7 +110,7 @@ def _with_divergence(module: nn.Module) -> Field:
             return module.apply({"params": params}, z, t)  # type: ignore[return-value]
 
         directions = [probe] if probe is not None else list(_axes(points))
-        slope, divergence = points, jnp.zeros(len(points))
+        slope, divergence = points, jnp.zeros(points.shape[:1])
         for direction in directions:
             slope, along = jax.jvp(field, (points,), (direction,))
             divergence += (along * direction).sum(axis=-1)

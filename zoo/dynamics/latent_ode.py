@@ -104,7 +104,7 @@ class LatentODE(Continuous):
         scan = nn.scan(
             _Encoder, variable_broadcast="params", split_rngs={"params": False}, in_axes=1, out_axes=1, reverse=True
         )
-        h = jnp.zeros((len(x), self.encoder_size), told.dtype)
+        h = jnp.zeros((x.shape[0], self.encoder_size), told.dtype)
         h, _ = scan(self.encoder_size, **types, name="encoder")(h, (told, observed))
         moments = Dense(2 * self.latent_size, **types, name="moments")(h)
         return moments[..., : self.latent_size], moments[..., self.latent_size :]

@@ -138,9 +138,9 @@ def solve(
     if not jnp.issubdtype(y.dtype, jnp.floating) or not y.ndim:
         raise ValueError(f"the state must be real numbers [batch, …], not {y.dtype} {list(y.shape)}")
     times = jnp.asarray(times, y.dtype)
-    if times.ndim not in (1, 2) or times.shape[-1] < 2 or (times.ndim == 2 and len(times) != len(y)):
+    if times.ndim not in (1, 2) or times.shape[-1] < 2 or (times.ndim == 2 and times.shape[0] != y.shape[0]):
         raise ValueError(
-            f"times must be at least two, [times], or of each of the {len(y)} examples, [batch, times]; "
+            f"times must be at least two, [times], or of each of the {y.shape[0]} examples, [batch, times]; "
             f"not {list(times.shape)}"
         )
     if times.ndim == 2 and method.is_adaptive and method.error_control == "batch":
