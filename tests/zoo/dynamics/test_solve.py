@@ -52,7 +52,7 @@ def test_exponential_decay(solver, times):
         max_steps=2000,
     )
     passed = np.asarray(times)[:, None, None] - times[0]
-    np.testing.assert_allclose(found.values, y * np.exp(-rates * passed), rtol=0.1 if solver == "fixed_euler" else 2e-3)
+    np.testing.assert_allclose(found.values, y * np.exp(-rates * passed), rtol=0.15 if solver == "fixed_euler" else 2e-3)
     assert bool(found.solved.all())
 
 
