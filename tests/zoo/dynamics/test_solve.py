@@ -52,7 +52,9 @@ def test_exponential_decay(solver, times):
         max_steps=2000,
     )
     passed = np.asarray(times)[:, None, None] - times[0]
-    np.testing.assert_allclose(found.values, y * np.exp(-rates * passed), rtol=0.15 if solver == "fixed_euler" else 2e-3)
+    np.testing.assert_allclose(
+        found.values, y * np.exp(-rates * passed), rtol={"fixed_euler": 0.15, "fixed_heun": 1e-2}.get(solver, 1e-4)
+    )
     assert bool(found.solved.all())
 
 
@@ -128,9 +130,9 @@ def test_values_and_gradients_are_torchdiffeqs(method):
             lambda params: ((v := solve(mlp_field, y, times, params, **ours[method]).values) ** 2).sum() + 0 * v.sum()
         )
     )(params)
-    np.testing.assert_allclose(found, float(values.square().sum()), rtol=1e-4)
+    np.testing.assert_allclose(found, values.square().sum().item(), rtol=1e-4)
     for ours_, theirs_ in zip(jax.tree.leaves(gradients), [x for layer in leaves for x in layer], strict=True):
-        np.testing.assert_allclose(ours_, theirs_.grad, rtol=1e-3, atol=1e-3 * float(theirs_.grad.abs().max()))
+        np.testing.assert_allclose(ours_, theirs_.grad, rtol=1e-3, atol=1e-3 * theirs_.grad.abs().max().item())
 
 
 @pytest.mark.parametrize("adjoint", ["direct", "checkpoint", "backsolve"])
