@@ -120,7 +120,7 @@ def solve(
     numbers, and not inside `jax.jit`, a problem that is not solved raises `SolverError`. Inside, its values are NaN.
 
     Args:
-      field: f. `t` is a scalar; with times of each example `[batch]`.
+      field: f. `t` is a scalar; with fixed steps and times of each example `[batch]`.
       y: the state at the first time, `[batch, …]`.
       times: rising or falling, at least two, `[times]`. With fixed steps each example may have its own,
         `[batch, times]`.
@@ -145,7 +145,7 @@ def solve(
         )
     if times.ndim == 2 and method.is_adaptive and method.error_control == "batch":
         raise ValueError("with times of its own each example takes its own steps: choose error_control='example'")
-    slope = jax.eval_shape(field, times[..., 0], y, args)
+    slope = jax.eval_shape(field, times.reshape(-1)[0] if method.is_adaptive else times[..., 0], y, args)
     if jax.tree.structure(slope).num_nodes != 1 or slope.shape != y.shape:
         raise ValueError(
             f"the field must give one array of the shape of the state, {list(y.shape)}, not "
@@ -260,7 +260,7 @@ def _adaptive(field: Field, y: jax.Array, times: jax.Array, args: Any, method: M
     values = jnp.where(reached, values, jnp.full((), jnp.nan, values.dtype))
     tableau = _diffrax_solver(method).tableau
     reused = int(tableau.fsal)  # the last slope of a step is the first of the next
-    evaluations = steps * (tableau.num_stages - reused) + reused + 2  # two for the size of the first step
+    evaluations = steps * (tableau.num_stages - reused) + reused
     return Solution(values, steps, evaluations, solved)
 
 
