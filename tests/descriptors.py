@@ -156,6 +156,12 @@ def _recurrent(num_parameters: int, features: tuple[int, int], **options: Any) -
     return Row(num_parameters, (7, 3), small, outputs="num_outputs", intermediates=intermediates)
 
 
+def _neural_ode(num_parameters: int) -> Row:
+    """Small, both are the same module; its fixed steps do not depend on the batch, as an adaptive solver's do."""
+    small = {"hidden_sizes": (5, 4), "augment": 1, "solver": "fixed_rk4", "num_steps": 2, "num_classes": 3}
+    return Row(num_parameters, (3,), small, num_features=4, intermediates={"flow": (4,)})
+
+
 # Encoder and decoder of images of 4×8 with 4 and 6 features, as the convolutional autoencoders have them.
 _CONV_CODER = {
     "encoder": {"down1": (2, 4, 4), "down2": (1, 2, 6)},
@@ -343,6 +349,25 @@ MODELS: dict[str, Row] = {
         {"features": (4, 6), "num_groups": 2},
         intermediates={"down1": (4, 2, 4), "down2": (2, 1, 6), "middle": (2, 1, 6), "up2": (2, 1, 6), "up1": (4, 2, 4)},
         output_shapes=[(4, 2, 1)],
+    ),
+    "ode_net": Row(
+        208_266,
+        (16, 16, 1),
+        {"features": 4, "num_classes": 3, "solver": "fixed_heun", "num_steps": 1},
+        num_features=4,
+        intermediates={"stem": (3, 3, 4), "block": (3, 3, 4)},
+    ),
+    "ode_net_without_block": Row(
+        132_874, (16, 16, 1), {"features": 4, "num_classes": 3}, num_features=4, intermediates={"stem": (3, 3, 4)}
+    ),
+    "neural_ode": _neural_ode(4_552),
+    "augmented_neural_ode": _neural_ode(4_683),
+    "ffjord": Row(4_546, (3,), {"hidden_sizes": (5, 4), "solver": "fixed_rk4", "num_steps": 2}, output_shapes=[()]),
+    "latent_ode": Row(
+        1_679,
+        (6, 2),
+        {"hidden_size": 5, "encoder_size": 4, "latent_size": 3},
+        output_shapes=[(6, 2), (3,), (3,)],
     ),
     "lstm_regressor": _recurrent(29_345, (5, 4)),
     "gru_regressor": _recurrent(22_113, (5, 4)),

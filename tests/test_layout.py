@@ -22,7 +22,15 @@ WINGS = {
     "zoo": [
         ("zoo",),
         ("zoo.layers",),
-        ("zoo.basic", "zoo.vision", "zoo.text", "zoo.sequence", "zoo.generative", "zoo.graphs"),
+        (
+            "zoo.basic",
+            "zoo.dynamics",
+            "zoo.generative",
+            "zoo.graphs",
+            "zoo.sequence",
+            "zoo.text",
+            "zoo.vision",
+        ),
         ("zoo.pretrained",),
     ],
     "train": [
@@ -159,7 +167,9 @@ zoo.convnext: ConvNeXt
 zoo.darts: DARTS DARTSSupernet
 zoo.densenet: DenseNet
 zoo.diffusion: UNet generate noise_schedule
+zoo.dynamics: Method Solution SolverError solve
 zoo.efficientnet: EfficientNet
+zoo.ffjord: FFJORD
 zoo.gan: GAN resample
 zoo.gat: GAT
 zoo.gcn: GCN
@@ -172,11 +182,14 @@ zoo.graphsage: GraphSAGE
 zoo.message_passing: aggregate gather neighbours one_graph smoothing softmax_of_incoming
 zoo.gpt: GPT
 zoo.lenet: LeNet5
+zoo.latent_ode: LatentODE
 zoo.llama: Llama
 zoo.mlp: MLP
 zoo.mobilenet: MobileNetV3
 zoo.nas_bench: NASBench201
+zoo.neural_ode: NeuralODE
 zoo.observe: observe
+zoo.ode_net: ODENet
 zoo.perceptron: Perceptron
 zoo.resnet: ResNet
 zoo.sequence: AttentionRegressor SequenceRegressor
@@ -212,8 +225,8 @@ train.search: search tune
 train.search.populations: Evaluated Exploit Member Trained fit_population
 train.state: State Task
 train.step: gradient_task
-train.tasks: TASKS graph_classification link_prediction node_classification
-train.tasks: classification diffusion gan language_modeling reconstruction regression seq2seq vae
+train.tasks: TASKS classification density diffusion gan graph_classification language_modeling latent_ode
+train.tasks: link_prediction node_classification reconstruction regression seq2seq vae
 train.transfer: frozen_layers
 train.translate: translate
 """
@@ -234,7 +247,8 @@ def test_what_users_import_stays_where_it_is(line):
 NOT_AT_START = {
     "import train.cli": "jax flax numpy orbax matplotlib tensorflow_datasets sklearn PIL zoo data",
     "import data": "jax flax orbax matplotlib tensorflow_datasets sklearn PIL",
-    "import zoo": "orbax matplotlib tensorflow_datasets sklearn torch h5py tokenizers huggingface_hub train data",
+    "import zoo": "orbax matplotlib tensorflow_datasets sklearn torch h5py tokenizers huggingface_hub train data "
+    "diffrax equinox",
     "from train.loop import fit": "matplotlib tensorflow_datasets sklearn tensorboardX tyro",
     "from train.inference import predict": "matplotlib tensorflow_datasets sklearn tensorboardX tyro",
     "import train.runs.run": "tensorflow_datasets sklearn tensorboardX tyro",

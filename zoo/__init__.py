@@ -12,9 +12,10 @@ from pathlib import Path
 runpy.run_path(str(Path(__file__).parents[1] / "train" / "entry.py"))["require_ours"](Path(__file__).parents[1])
 
 # Each wing registers its models when it is imported.
-from zoo import basic, generative, graphs, layers, pretrained, sequence, text, vision
+from zoo import basic, dynamics, generative, graphs, layers, pretrained, sequence, text, vision
 from zoo.basic import backpropagation, mlp, perceptron
 from zoo.checkpoint import load_model, save_model
+from zoo.dynamics import ffjord, latent_ode, neural_ode, ode_net
 from zoo.generative import autoencoder, diffusion, gan, vae
 from zoo.graphs import appnp, gat, gcn, gcnii, gin, graph_classifier, graph_network, graphsage, message_passing
 from zoo.layers import activations, attention, convolution, recurrent
@@ -39,7 +40,7 @@ from zoo.vision import (
 )
 
 # A family is imported without its wing too: `from zoo.resnet import ResNet`.
-for _wing in (basic, generative, graphs, layers, text, vision):
+for _wing in (basic, dynamics, generative, graphs, layers, text, vision):
     for _name, _room in list(vars(_wing).items()):
         if getattr(_room, "__name__", None) == f"{_wing.__name__}.{_name}":
             sys.modules.setdefault(f"{__name__}.{_name}", _room)  # a wing keeps its name: zoo.basic
@@ -64,7 +65,9 @@ __all__ = [
     "darts",
     "densenet",
     "diffusion",
+    "dynamics",
     "efficientnet",
+    "ffjord",
     "fuse",
     "gan",
     "gat",
@@ -77,6 +80,7 @@ __all__ = [
     "graph_network",
     "graphs",
     "graphsage",
+    "latent_ode",
     "layers",
     "lenet",
     "list_models",
@@ -87,6 +91,8 @@ __all__ = [
     "mobilenet",
     "model_card",
     "nas_bench",
+    "neural_ode",
+    "ode_net",
     "perceptron",
     "pretrained",
     "recurrent",

@@ -1,5 +1,5 @@
 """Sequences of numbers."""
 
-from data.sequences import sums
+from data.sequences import spirals, sums
 
-__all__ = ["sums"]
+__all__ = ["spirals", "sums"]

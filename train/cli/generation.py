@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
@@ -14,7 +14,9 @@ from train.cli.arguments import Json, RunFolder, picture_file
 
 def sample(
     run: RunFolder,
-    n: Annotated[int, arg(help="number of images; for the two other kinds a square number")] = 64,
+    n: Annotated[
+        int, arg(help="number of images, or of points of a flow; for the two other kinds a square number")
+    ] = 64,
     out: Annotated[Path, arg(help="the picture to write, a PNG")] = Path("samples.png"),
     seed: Annotated[int, arg(help="the same seed draws the same images")] = 0,
     kind: Annotated[
@@ -23,13 +25,20 @@ def sample(
     ] = "samples",
     json: Json = False,
 ) -> None:
-    """Draw images from the best checkpoint of a VAE, a GAN or a diffusion model."""
+    """Draw images from the best checkpoint of a VAE, a GAN or a diffusion model, or points from a flow.
+
+    The picture of a flow shows its density at several times, the drawn points, and points of the data.
+    """
     from train.inference import image_sampling
+    from train.inference.loading import load
     from train.measure import pictures
 
     side, out = math.isqrt(max(n, 0)), picture_file(out)
     if kind != "samples" and side**2 != n:
         raise ValueError(f"--kind {kind} fills a square: n is a square number such as 64 or 225, not {n}")
+    loaded = load(run)
+    if loaded.recipe.task == "density":
+        return _sample_points(loaded, run, n, out, seed, kind, json)
     if kind == "samples":
         images = image_sampling.sample(run, n, seed)
     elif kind == "interpolation":
@@ -41,6 +50,20 @@ def sample(
     if json:
         return console.print_json({"file": str(out), "images": n, "kind": kind, "seed": seed})
     print(f"{n} images in {out}")
+
+
+def _sample_points(loaded: Any, run: Path, n: int, out: Path, seed: int, kind: str, json: bool) -> None:
+    from train.inference.flow_sampling import draw_points
+    from train.measure import flow_pictures
+
+    if kind != "samples":
+        raise ValueError(f"--kind {kind} is of images; from a flow points are drawn, with --kind samples")
+    points = draw_points(loaded, n, seed)[-1]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    flow_pictures.density_flow(loaded, points, out, title=run.resolve().name)
+    if json:
+        return console.print_json({"file": str(out), "points": points.tolist(), "seed": seed})
+    print(f"{n} points in {out}")
 
 
 def generate(

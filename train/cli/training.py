@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from train.recipe import Recipe
 
 _USES = {
+    "density": ("sample",),
     "diffusion": ("sample",),
     "gan": ("sample",),
     "language_modeling": ("generate",),
+    "latent_ode": (),
     "seq2seq": ("translate",),
     "vae": ("sample",),
 }

@@ -23,6 +23,7 @@ from train.loop.replay import Training, first_in_training
 from train.loop.training_data import Data, as_dataset, first_examples, naming_fields
 from train.metrics import Metrics, higher_is_better, summarize
 from train.state import Batch, State, Task
+from zoo.dynamics.solve import unsolved
 from zoo.options import check_options
 from zoo.registry import unknown
 
@@ -235,6 +236,7 @@ def fit(
             raise DivergedError(
                 f"the loss is {losses[bad]} at step {start + bad + 1}; "
                 + (f"has the model an output for each of the {classes} classes? " if classes and not start else "")
+                + _unsolved(metrics, bad)
                 + ("" if kept is None else replay(kept, start, start + bad + 1))
                 + "Lower the learning rate, clip the gradient (clip_norm) or look at the inputs of that step; "
                 "checkpoints from before it are kept"
@@ -333,6 +335,14 @@ class _Kept(NamedTuple):
 
     step: int
     state: State
+
+
+def _unsolved(metrics: Metrics, index: int) -> str:
+    """What is wrong where a differential equation was not solved in the step, else ""."""
+    if "unsolved" not in metrics or not metrics["unsolved"].total[index] > 0:
+        return ""
+    limit = metrics["solver_steps"].total[index] / metrics["solver_steps"].weight[index]
+    return f"{unsolved(limit)}. "
 
 
 def _best(history: History, monitor: str) -> int:

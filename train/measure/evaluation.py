@@ -16,7 +16,7 @@ from train.inference.adaptation import adapted_curves
 from train.inference.evaluation import Evaluation
 from train.inference.loading import Run
 from train.inference.scores import ClassPredictions, Estimates, class_report, confusion_matrix, top_label_bins
-from train.measure import evaluation_pictures, pictures
+from train.measure import evaluation_pictures, flow_pictures, pictures
 
 MOST_COLUMNS = 100
 """With more classes than that, `predictions.csv` has no column for the probability of each."""
@@ -35,7 +35,8 @@ def write(run: Run, split: str, evaluation: Evaluation, folder: str | Path, *, t
     - `mistakes.png`, of images those whose right class was found the least probable, where there are any.
 
     Of a regression `predictions.csv`, `predicted.png` and `residuals.png`. Of a few-shot regression of one number
-    `adaptation.png`, some tasks before and after the inner steps.
+    `adaptation.png`, some tasks before and after the inner steps. Of a neural ODE in the plane `phase_portrait.png`, of
+    a latent ODE `extrapolation.png`.
 
     Args:
       run: with its data.
@@ -65,6 +66,12 @@ def write(run: Run, split: str, evaluation: Evaluation, folder: str | Path, *, t
     elif (waves := adapted_curves(run, split)) is not None:
         pictures.adaptation(waves, folder / "adaptation.png", title=title)
         names.append("adaptation.png")
+    if flow_pictures.shows_phase_portrait(run):
+        flow_pictures.phase_portrait(run, folder / "phase_portrait.png", title=title)
+        names.append("phase_portrait.png")
+    if run.recipe.task == "latent_ode":
+        flow_pictures.extrapolation(run, split, folder / "extrapolation.png", title=title)
+        names.append("extrapolation.png")
     return [folder / name for name in names]
 
 

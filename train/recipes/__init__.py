@@ -2,6 +2,7 @@
 
 from train.recipes import (
     comparisons,
+    dynamics,
     few_shot,
     folders,
     generative,
@@ -15,6 +16,7 @@ from train.recipes import (
 
 __all__ = [
     "comparisons",
+    "dynamics",
     "few_shot",
     "folders",
     "generative",

@@ -145,23 +145,23 @@ def gcnii_cora() -> Recipe:
 
 
 @recipe
-def gin_rings() -> Recipe:
-    """A graph isomorphism network tells one ring of nodes from two, by the edges alone.
+def gin_motifs() -> Recipe:
+    """A graph isomorphism network (Xu et al. 2019) tells graphs with a house from graphs with a ring.
 
-    Without chords no such network could: each node sees the same, whatever it sends (Xu et al. 2019, lemma 2). What it
-    finds is where chords lie.
+    Nodes have no features: the answer is in the edges alone.
 
-    Command: zoo train gin_rings
-    Time: half a minute on 2 busy CPU cores, start and reports included.
-    Reached: 68.0 % of 500 test graphs.
+    Command: zoo train gin_motifs
+    Time: TIME
+    Reached: REACHED
     """
     return Recipe(
         model="graph_classifier",
-        data="rings",
+        data="motifs",
         task="graph_classification",
         batch_size=50,
-        epochs=20.0,
-        learning_rate=0.01,
+        epochs=40.0,
+        learning_rate=0.005,
+        schedule="cosine",
         model_options={"network": "gin", "network_options": {"hidden_size": 32}, "readout": "sum"},
     )
 

@@ -7,11 +7,13 @@ from typing import Any, TypeVar
 from train.recipe import Recipe
 from train.state import Task
 from train.tasks.classification import classification
+from train.tasks.density import density
 from train.tasks.diffusion import diffusion
 from train.tasks.few_shot import anil, maml, prototypical, reptile
 from train.tasks.gan import gan
 from train.tasks.graph_classification import graph_classification
 from train.tasks.language_modeling import language_modeling
+from train.tasks.latent_ode import latent_ode
 from train.tasks.link_prediction import link_prediction
 from train.tasks.node_classification import node_classification
 from train.tasks.reconstruction import reconstruction
@@ -24,6 +26,7 @@ Constructor = TypeVar("Constructor", bound=Callable[..., Task])
 TASKS: dict[str, Callable[..., Task]] = {
     "anil": anil,
     "classification": classification,
+    "density": density,
     "diffusion": diffusion,
     "gan": gan,
     "graph_classification": graph_classification,
@@ -32,6 +35,7 @@ TASKS: dict[str, Callable[..., Task]] = {
     "node_classification": node_classification,
     "maml": maml,
     "prototypical": prototypical,
+    "latent_ode": latent_ode,
     "reconstruction": reconstruction,
     "regression": regression,
     "reptile": reptile,
@@ -82,10 +86,12 @@ __all__ = [
     "TASKS",
     "anil",
     "classification",
+    "density",
     "diffusion",
     "gan",
     "graph_classification",
     "language_modeling",
+    "latent_ode",
     "link_prediction",
     "maml",
     "node_classification",

@@ -41,6 +41,9 @@ Prepare = Callable[[Batch, jax.Array], Batch]
 Forward = Callable[[Any, Batch, jax.Array, bool, Any], tuple[Any, Any]]
 """(variables, batch, steps taken, in training or not, rngs) → (outputs, collections beside the parameters)."""
 
+OWN_METRICS = "metrics"
+"""The collection into which a model may sow values of each example, `[batch]`, that are reported beside the task's."""
+
 _LATENT, _PREPARE = 1, 2
 """What is folded into a step's key for the draws that are not dropout's."""
 
@@ -138,15 +141,17 @@ def gradient_task(
             with nn.intercept_methods(in_inference(state.params, frozen)):
                 if forward is not None:
                     outputs, model_state = forward(variables, batch, state.step, True, rngs)
+                    own = {}
                 else:
-                    outputs, model_state = model.apply(
+                    outputs, updates = model.apply(
                         variables,
                         *(batch[name] for name in names),
                         train=True,
                         rngs=rngs,
-                        mutable=list(state.model_state),
+                        mutable=[*state.model_state, OWN_METRICS],
                     )
-            values = per_example(outputs, batch)
+                    model_state, own = _own_metrics(updates)
+            values = {**per_example(outputs, batch), **own}
             values = {**values, "loss": _weighted(values["loss"], batch)}
             metrics = weigh(values, batch.get("mask"))
             loss = metrics["loss"].total / sum_over_devices(metrics["loss"].weight)
@@ -192,15 +197,25 @@ def gradient_task(
         key = evaluation_key(state)
         batch = prepared(batch, key)
         rngs = {"latent": jax.random.fold_in(key, _LATENT)}
+        own: Metrics = {}
         if forward is not None:
             outputs, _ = forward(state.variables, batch, state.step, False, rngs)
         else:
-            outputs = model.apply(state.variables, *(batch[name] for name in names), rngs=rngs)
+            given = (batch[name] for name in names)
+            outputs, updates = model.apply(state.variables, *given, rngs=rngs, mutable=[OWN_METRICS])
+            own = weigh(_own_metrics(updates)[1], batch.get("mask"))
         if measure is not None:
-            return sum_over_devices(measure(outputs, batch))
-        return sum_over_devices(weigh(per_example(outputs, batch), batch.get("mask")))
+            return sum_over_devices({**measure(outputs, batch), **own})
+        return sum_over_devices({**weigh(per_example(outputs, batch), batch.get("mask")), **own})
 
     return Task(init, train_step, eval_step)
+
+
+def _own_metrics(updates: Any) -> tuple[dict[str, Any], dict[str, jax.Array]]:
+    """The collections that a model changed, without what it measured of itself, and that, by its last names."""
+    state = dict(updates)
+    found: dict[Any, jax.Array] = flatten_dict(dict(state.pop(OWN_METRICS, {})))
+    return state, {path[-1]: value for path, value in found.items()}
 
 
 def _weighted(loss: jax.Array, batch: Batch) -> jax.Array:

@@ -204,15 +204,24 @@ def test_a_neighbourhood_is_a_function_of_seed_and_example():
     assert len({tuple(row) for row in tree()[many]["nodes"][..., 0].tolist()}) > 5
 
 
-def test_rings_have_as_many_triangles_as_they_say():
-    rings = data.load("rings", size=20, noise=0)
-    batch = rings.splits["train"].arrays
+def test_motifs_hang_on_trees():
+    batch = data.load("motifs", size=20, noise=0).splits["train"].arrays
     for row in range(20):
-        there = batch["senders"][row] < 20
-        a = np.zeros((20, 20))
+        there = batch["senders"][row] < 25
+        a = np.zeros((25, 25))
         a[batch["senders"][row][there], batch["receivers"][row][there]] = 1
         assert (a == a.T).all()
-        assert a.sum(axis=1)[batch["node_mask"][row]].tolist() == [2] * batch["node_mask"][row].sum()
-        assert (np.trace(a @ a @ a) > 0) == batch["label"][row]
-    again = data.load("rings", size=20, noise=0).splits["train"].arrays
+        count = batch["node_mask"][row].sum()
+        assert 10 <= count <= 25
+        # A tree has an edge less than nodes; a house has two edges more, one triangle among them, and a ring one.
+        house = batch["label"][row] == 0
+        assert a.sum() / 2 == count - 1 + (2 if house else 1)
+        assert np.trace(a @ a @ a) / 6 == house
+        degree = a.sum(axis=1)
+        assert (degree[:count] > 0).all()
+        assert (degree[count:] == 0).all()
+    again = data.load("motifs", size=20, noise=0).splits["train"].arrays
     np.testing.assert_array_equal(batch["senders"], again["senders"])
+    noisy = data.load("motifs", size=200).splits["train"].arrays
+    edges = (noisy["senders"] < 25).sum(axis=1) / 2 - noisy["node_mask"].sum(axis=1)
+    assert {*edges[noisy["label"] == 0]} & {*edges[noisy["label"] == 1]}

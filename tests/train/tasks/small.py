@@ -35,6 +35,12 @@ def batch_of(name, batch_size=BATCH):
             return {"tokens": x}
         case "seq2seq":
             return {"inputs": x, "targets": x}
+        case "density":
+            return {"features": x, "log_density": rng.normal(size=batch_size).astype(np.float32)}
+        case "latent_ode":
+            times = np.sort(rng.uniform(size=x.shape[:2]).astype(np.float32), axis=1)
+            observed = (np.arange(x.shape[1])[None] < rng.integers(2, 5, (batch_size, 1))).astype(np.float32)
+            return {"inputs": x, "times": times, "observed": observed}
         case "regression":
             return {"inputs": x, "target": rng.normal(size=(batch_size, row.num_outputs)).astype(np.float32)}
     return {"image": x, "label": (np.arange(batch_size) % row.num_outputs).astype(np.int32)}

@@ -49,7 +49,7 @@ def cases():
             node_classification(sage, optax.sgd(0.1), inputs=INPUTS),
             two_rings(fanouts=(3, 2), draws=2),
         ),
-        "graphs": (graph_classification(gin, optax.sgd(0.01)), data.load("rings", size=16, most_nodes=9)),
+        "graphs": (graph_classification(gin, optax.sgd(0.01)), data.load("motifs", size=16, most_nodes=10)),
         "links": (link_prediction(links, optax.sgd(0.1)), two_rings(examples="links")),
     }
 
