@@ -54,7 +54,7 @@ def latent_ode_spirals() -> Recipe:
 
     Command: zoo train latent_ode_spirals
     Time: 10 minutes of training on 2 very busy CPU cores.
-    Reached: on the 200 test spirals an error (`rmse`) of 0.31 where points are observed, whose noise is 0.1, and of 2.09
+    Reached: on the 200 test spirals an error (`rmse`) of 0.31 where points are observed, with noise of 0.1, and 2.09
       behind them: it fits what it sees, and does not extrapolate, for training never sees the times behind.
     """
     return Recipe(
