@@ -106,5 +106,5 @@ def _parted(args: Any) -> tuple[list[Any], list[Any], Any]:
 
 
 def _sum(weights: np.ndarray, slopes: list[jax.Array]) -> jax.Array:
-    terms = [np.asarray(w, k.dtype) * k for w, k in zip(weights, slopes, strict=False) if w]
+    terms = [jnp.asarray(w, k.dtype) * k for w, k in zip(weights, slopes, strict=False) if w]
     return functools.reduce(jnp.add, terms)

@@ -217,7 +217,7 @@ def _take_fixed_steps(field: Field, y: jax.Array, times: jax.Array, args: Any, m
 
 
 def _weighted(weights: tuple[float, ...], slopes: list[jax.Array]) -> jax.Array:
-    terms = [np.asarray(w, k.dtype) * k for w, k in zip(weights, slopes, strict=False) if w]
+    terms = [jnp.asarray(w, k.dtype) * k for w, k in zip(weights, slopes, strict=False) if w]
     return functools.reduce(jnp.add, terms) if terms else jnp.zeros(())
 
 
