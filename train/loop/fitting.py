@@ -232,13 +232,13 @@ def fit(
         losses = metrics["loss"].total
         if not np.isfinite(losses).all():
             bad = int(np.argmin(np.isfinite(losses)))
-            classes = dataset.spec.num_classes
+            classes, why = dataset.spec.num_classes, _unsolved(metrics, bad)
+            if not why:
+                why = f"has the model an output for each of the {classes} classes? " if classes and not start else ""
+                why += "" if kept is None else replay(kept, start, start + bad + 1)
             raise DivergedError(
-                f"the loss is {losses[bad]} at step {start + bad + 1}; "
-                + (f"has the model an output for each of the {classes} classes? " if classes and not start else "")
-                + _unsolved(metrics, bad)
-                + ("" if kept is None else replay(kept, start, start + bad + 1))
-                + "Lower the learning rate, clip the gradient (clip_norm) or look at the inputs of that step; "
+                f"the loss is {losses[bad]} at step {start + bad + 1}; {why}"
+                "Lower the learning rate, clip the gradient (clip_norm) or look at the inputs of that step; "
                 "checkpoints from before it are kept"
             )
         since.append(metrics)

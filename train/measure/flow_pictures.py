@@ -118,7 +118,8 @@ def extrapolation(run: Run, split: str, path: str | Path, *, title: str = "") ->
     output: Any = jax.jit(run.model.apply)(run.variables, *(batch[n] for n in (inputs, "times", "observed")))
     told = np.asarray(output.prediction)
     figure = Figure(figsize=(13, 8.6), layout="constrained")
-    for axes, index in zip(figure.subplots(2, 3).ravel(), range(len(told)), strict=False):
+    panels = figure.subplots(2, 3).ravel()
+    for axes, index in zip(panels, range(len(told)), strict=False):
         seen = batch["observed"][index] > 0
         last = int(np.flatnonzero(seen)[-1])
         if "target" in batch:
@@ -127,7 +128,7 @@ def extrapolation(run: Run, split: str, path: str | Path, *, title: str = "") ->
         axes.plot(*told[index, last:].T, color=ORANGE, label="extrapolated")
         axes.plot(*batch[inputs][index][seen].T, "o", color="black", markersize=3, label="observed")
         axes.set_aspect("equal")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     _finish(figure, path, title)
 
 

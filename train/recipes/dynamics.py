@@ -23,19 +23,40 @@ def _ode_net(model: str, options: dict[str, Any]) -> Recipe:
 
 @recipe
 def ode_mnist() -> Recipe:
-    """ODE-Net on MNIST."""
+    """ODE-Net (Chen et al. 2018, table 1) on MNIST, its ODE by two steps of Heun's method: 4 evaluations of the field.
+
+    Fixed steps, for on a CPU an adaptive solver's gradient of convolutions is slow. `ode_mnist_ablation` is the same
+    training without the ODE: compare the two before you credit it.
+
+    Command: zoo train ode_mnist
+    Time: a gradient step of 128 images takes 276 ms on 2 busy CPU cores (192 without the ODE), so 12 minutes.
+    Reached: not measured to the end; 98.48 % of 5000 validation images after 2 of 6 epochs. The paper has 99.58 %.
+    """
     return _ode_net("ode_net", {"solver": "fixed_heun", "num_steps": 2})
 
 
 @recipe
 def ode_mnist_ablation() -> Recipe:
-    """ODE-Net's network on MNIST without its ODE."""
+    """ODE-Net's network on MNIST without its ODE: 132,874 of its 208,266 parameters, trained as `ode_mnist` is.
+
+    Command: zoo train ode_mnist_ablation
+    Time: 8 minutes, by the time of a step on 2 busy CPU cores.
+    Reached: not measured to the end. In the authors' program it has an error below 0.6 % (torchdiffeq, issue 32).
+    """
     return _ode_net("ode_net_without_block", {})
 
 
 @recipe
 def latent_ode_spirals() -> Recipe:
-    """A latent ODE on spirals."""
+    """A latent ODE (Chen et al. 2018, section 5) on spirals that are observed at irregular times.
+
+    `zoo evaluate runs/latent_ode_spirals --out report` draws what it extrapolates.
+
+    Command: zoo train latent_ode_spirals
+    Time: 10 minutes of training on 2 very busy CPU cores.
+    Reached: on the 200 test spirals an error (`rmse`) of 0.31 where points are observed, with noise of 0.1, and 2.09
+      behind them: it fits what it sees, and does not extrapolate, for training never sees the times behind.
+    """
     return Recipe(
         model="latent_ode",
         data="spirals",
@@ -53,7 +74,14 @@ def latent_ode_spirals() -> Recipe:
 
 @recipe
 def cnf_moons() -> Recipe:
-    """FFJORD on two moons."""
+    """FFJORD (Grathwohl et al. 2019) on two moons, whose density is known; the trace is exact.
+
+    `zoo sample runs/cnf_moons --n 2000` draws points and the density at five times.
+
+    Command: zoo train cnf_moons
+    Time: 66 s of training on 2 busy CPU cores.
+    Reached: 1.066 nats on the 5000 test points, 0.068 above the true density, in 6 steps of the solver.
+    """
     return Recipe(
         model="ffjord",
         data="moons",
@@ -70,7 +98,14 @@ def cnf_moons() -> Recipe:
 
 @recipe
 def anode_rings() -> Recipe:
-    """An augmented neural ODE on rings."""
+    """A neural ODE with one augmented dimension (Dupont et al. 2019) on a disc inside a ring.
+
+    `zoo evaluate runs/anode_rings --out report` draws the field and the ways of points. `model=neural_ode` has two
+    dimensions alone, in which no flow separates the two.
+
+    Command: zoo train anode_rings
+    Reached: 100 % of the 1000 test points.
+    """
     return Recipe(
         model="augmented_neural_ode",
         data="rings",

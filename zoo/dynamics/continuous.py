@@ -56,7 +56,7 @@ class Continuous(nn.Module):
         if not self.method.is_adaptive:
             del values["unsolved"]
         for metric, value in values.items() if not self.is_initializing() else ():
-            self.sow("metrics", metric, value, reduce_fn=lambda _, new: new, init_fn=lambda: None)
+            self.sow("metrics", metric, value, reduce_fn=lambda _, new: new, init_fn=lambda value=value: value)
         return solution
 
 

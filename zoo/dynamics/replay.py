@@ -6,6 +6,7 @@ a solution is the method's formula and its transpose alone.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -105,5 +106,5 @@ def _parted(args: Any) -> tuple[list[Any], list[Any], Any]:
 
 
 def _sum(weights: np.ndarray, slopes: list[jax.Array]) -> jax.Array:
-    terms = [np.asarray(w, k.dtype) * k for w, k in zip(weights, slopes, strict=False) if w]
-    return sum(terms[1:], terms[0])
+    terms = [jnp.asarray(w, k.dtype) * k for w, k in zip(weights, slopes, strict=False) if w]
+    return functools.reduce(jnp.add, terms)

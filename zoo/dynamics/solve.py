@@ -7,13 +7,13 @@ thread.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.core import Tracer
 
@@ -216,8 +216,8 @@ def _take_fixed_steps(field: Field, y: jax.Array, times: jax.Array, args: Any, m
 
 
 def _weighted(weights: tuple[float, ...], slopes: list[jax.Array]) -> jax.Array:
-    terms = [np.asarray(w, k.dtype) * k for w, k in zip(weights, slopes, strict=False) if w]
-    return sum(terms[1:], terms[0]) if terms else jnp.zeros(())
+    terms = [jnp.asarray(w, k.dtype) * k for w, k in zip(weights, slopes, strict=False) if w]
+    return functools.reduce(jnp.add, terms) if terms else jnp.zeros(())
 
 
 # ---- adaptive steps ----
@@ -310,7 +310,9 @@ def _forward(field: Field, method: Method, y: jax.Array, times: jax.Array, args:
 
 
 def _backward(field: Field, method: Method, kept: Any, cotangents: Any) -> Any:
-    return replayed_gradients(field, _diffrax_solver(method), *kept, cotangents[0])
+    y, times, args, values, ends, states, count = kept
+    solver = _diffrax_solver(method)
+    return replayed_gradients(field, solver, y, times, args, values, ends, states, count, cotangents[0])
 
 
 _values_of.defvjp(_forward, _backward)
