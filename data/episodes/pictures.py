@@ -35,12 +35,12 @@ class Pictures(NamedTuple):
 
     Attributes:
         images: uint8 [picture, height, width, channels].
-        count: how many each class has, int32 [class].
+        counts: how many each class has, int32 [class].
         names: of the classes.
     """
 
     images: np.ndarray
-    count: np.ndarray
+    counts: np.ndarray
     names: Sequence[str]
 
 
@@ -62,23 +62,23 @@ class EpisodeSource(ArraySource):
     def __init__(self, pictures: Pictures, shape: Shape, episodes: int, seed: int, *, rotations: bool, what: str):
         self.arrays = {
             "picture": pictures.images,
-            "first": (np.cumsum(pictures.count) - pictures.count).astype(np.int32),
-            "count": pictures.count.astype(np.int32),
+            "first": (np.cumsum(pictures.counts) - pictures.counts).astype(np.int32),
+            "count": pictures.counts.astype(np.int32),
         }
         self._shape, self._episodes, self._seed, self._turns = shape, episodes, seed, 4 if rotations else 1
-        num_classes = len(pictures.count) * self._turns
+        num_classes = len(pictures.counts) * self._turns
         if num_classes < shape.ways:
             raise ValueError(
                 f"{what} has {num_classes} classes, and an episode takes {shape.ways} (ways); take fewer ways or more "
                 "classes"
             )
-        needed, least = shape.shots + shape.queries, int(np.argmin(pictures.count))
-        if pictures.count[least] < needed:
+        needed, least = shape.shots + shape.queries, int(np.argmin(pictures.counts))
+        if pictures.counts[least] < needed:
             raise ValueError(
-                f"the class {pictures.names[least]!r} of {what} has {pictures.count[least]} pictures, and an episode "
+                f"the class {pictures.names[least]!r} of {what} has {pictures.counts[least]} pictures, and an episode "
                 f"takes {shape.shots} shots + {shape.queries} queries = {needed} of a class; take fewer, or add some"
             )
-        self._most = int(pictures.count.max())
+        self._most = int(pictures.counts.max())
 
     def __len__(self) -> int:
         return self._episodes
@@ -235,6 +235,6 @@ def dataset(
         spec=Spec(fields, tuple(f"class {index + 1}" for index in range(shape.ways))),
         splits=LazySplits(SPLITS, functools.cache(sources)),
         preprocess=prepared,
-        image_shape=reader.shape,
+        image_shape=(reader.shape[0], reader.shape[1], reader.shape[2]),
         reader=reader,
     )

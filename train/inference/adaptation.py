@@ -137,8 +137,7 @@ def _logits(run: Run, seen: Any, told: Any, asked: Any, ways: int, steps: int | 
 def _solver(run: Run, steps: int | None, transductive: bool | None = None) -> Any:
     """(variables, support, what is told of it, queries) → outputs after so many inner steps."""
     recipe = run.recipe
-    if steps is None:
-        steps = task_option(recipe, "test_steps") or task_option(recipe, "inner_steps")
+    usual: int = task_option(recipe, "test_steps") or task_option(recipe, "inner_steps")
     kept: Frozen = lambda path: False  # noqa: E731
     if recipe.task == "anil":
         kept = all_but(run.variables["params"], task_option(recipe, "head"))
@@ -152,7 +151,7 @@ def _solver(run: Run, steps: int | None, transductive: bool | None = None) -> An
             told,
             query,
             inner_rate=task_option(recipe, "inner_rate"),
-            steps=steps,
+            steps=usual if steps is None else steps,
             transductive=whose,
             loss=task_option(recipe, "loss"),
             kept=kept,

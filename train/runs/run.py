@@ -270,7 +270,7 @@ def _meta(recipe: Recipe, parts: Parts) -> dict[str, Any]:
     meta["data"] = data_facts(parts.dataset)
     reader = parts.dataset.reader
     kinds = {data.ImageReader: "preprocessing", data.TableReader: "table", data.TextReader: "texts"}
-    if (kind := kinds.get(type(reader))) is None:
+    if reader is None or (kind := kinds.get(type(reader))) is None:
         return meta
     return {**meta, kind: plain(dataclasses.asdict(reader)), "classes": list(parts.dataset.spec.classes)}
 

@@ -214,7 +214,7 @@ def gradient_task(
 def _own_metrics(updates: Any) -> tuple[dict[str, Any], dict[str, jax.Array]]:
     """The collections that a model changed, without what it measured of itself, and that, by its last names."""
     state = dict(updates)
-    found: dict[Any, jax.Array] = flatten_dict(dict(state.pop(OWN_METRICS, {})))
+    found: Any = flatten_dict(dict(state.pop(OWN_METRICS, {})))
     return state, {path[-1]: value for path, value in found.items()}
 
 
