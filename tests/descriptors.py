@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from tests.graph_descriptors import GRAPHS
+from tests.advanced_descriptors import ADVANCED
 from zoo.summary import abstract_variables
 
 
@@ -60,30 +60,6 @@ def _vgg(num_parameters: int, *, batch_norm: bool) -> Row:
         {"stage_sizes": (1, 2), "features": (4, 6), "batch_norm": batch_norm, "hidden_size": 7, "num_classes": 3},
         num_features=7,
         intermediates={"stage1": (2, 2, 4), "stage2": (1, 1, 6)},
-    )
-
-
-def _darts(num_parameters: int) -> Row:
-    """Small, all are the same module: a normal cell of one node and two that reduce."""
-    cell = [["sep_conv_3x3", 0], ["dil_conv_3x3", 1]]
-    return Row(
-        num_parameters,
-        (4, 4, 3),
-        {"genotype": {"normal": cell, "reduce": cell}, "features": 4, "num_cells": 3, "num_classes": 3},
-        num_features=16,
-        intermediates={"stem": (4, 4, 12), "cell1": (4, 4, 4), "cell2": (2, 2, 8), "cell3": (1, 1, 16)},
-    )
-
-
-def _supernet(num_parameters: int) -> Row:
-    """Small, both are the same module: mixtures of four operations."""
-    small = {"operations": ("none", "avg_pool_3x3", "skip_connect", "dil_conv_3x3"), "num_nodes": 1}
-    return Row(
-        num_parameters,
-        (4, 4, 3),
-        {**small, "features": 4, "num_cells": 3, "num_classes": 3},
-        num_features=16,
-        intermediates={"stem": (4, 4, 12), "cell1": (4, 4, 4), "cell2": (2, 2, 8), "cell3": (1, 1, 16)},
     )
 
 
@@ -156,12 +132,6 @@ def _recurrent(num_parameters: int, features: tuple[int, int], **options: Any) -
     return Row(num_parameters, (7, 3), small, outputs="num_outputs", intermediates=intermediates)
 
 
-def _neural_ode(num_parameters: int) -> Row:
-    """Small, both are the same module; its fixed steps do not depend on the batch, as an adaptive solver's do."""
-    small = {"hidden_sizes": (5, 4), "augment": 1, "solver": "fixed_rk4", "num_steps": 2, "num_classes": 3}
-    return Row(num_parameters, (3,), small, num_features=4, intermediates={"flow": (4,)})
-
-
 # Encoder and decoder of images of 4×8 with 4 and 6 features, as the convolutional autoencoders have them.
 _CONV_CODER = {
     "encoder": {"down1": (2, 4, 4), "down2": (1, 2, 6)},
@@ -169,7 +139,7 @@ _CONV_CODER = {
 }
 
 MODELS: dict[str, Row] = {
-    **{name: Row(**row) for name, row in GRAPHS.items()},
+    **{name: Row(**row) for name, row in ADVANCED.items()},
     "perceptron": Row(5, (4,), {"num_outputs": 3}, outputs="num_outputs"),
     "mlp": Row(
         17_226,
@@ -295,18 +265,6 @@ MODELS: dict[str, Row] = {
     "vit_tiny_patch16_224": _vit(5_717_416),
     "vit_small_patch16_224": _vit(22_050_664),
     "vit_base_patch16_224": _vit(86_567_656),
-    "darts_v1": _darts(3_169_414),
-    "darts_v2": _darts(3_349_342),
-    "mini_darts": _darts(4_610),
-    "darts_supernet": _supernet(1_930_842),
-    "mini_darts_supernet": _supernet(36364),
-    "nas_bench_201": Row(
-        1686136,
-        (3, 3, 3),
-        {"features": 4, "num_cells": 1, "num_classes": 3},
-        num_features=16,
-        intermediates={"stage1": (3, 3, 4), "stage2": (2, 2, 8), "stage3": (1, 1, 16)},
-    ),
     "autoencoder": Row(
         222_384,
         (2, 3, 1),
@@ -349,25 +307,6 @@ MODELS: dict[str, Row] = {
         {"features": (4, 6), "num_groups": 2},
         intermediates={"down1": (4, 2, 4), "down2": (2, 1, 6), "middle": (2, 1, 6), "up2": (2, 1, 6), "up1": (4, 2, 4)},
         output_shapes=[(4, 2, 1)],
-    ),
-    "ode_net": Row(
-        208_266,
-        (16, 16, 1),
-        {"features": 4, "num_classes": 3, "solver": "fixed_heun", "num_steps": 1},
-        num_features=4,
-        intermediates={"stem": (3, 3, 4), "block": (3, 3, 4)},
-    ),
-    "ode_net_without_block": Row(
-        132_874, (16, 16, 1), {"features": 4, "num_classes": 3}, num_features=4, intermediates={"stem": (3, 3, 4)}
-    ),
-    "neural_ode": _neural_ode(4_552),
-    "augmented_neural_ode": _neural_ode(4_683),
-    "ffjord": Row(4_546, (3,), {"hidden_sizes": (5, 4), "solver": "fixed_rk4", "num_steps": 2}, output_shapes=[()]),
-    "latent_ode": Row(
-        1_679,
-        (6, 2),
-        {"hidden_size": 5, "encoder_size": 4, "latent_size": 3},
-        output_shapes=[(6, 2), (3,), (3,)],
     ),
     "lstm_regressor": _recurrent(29_345, (5, 4)),
     "gru_regressor": _recurrent(22_113, (5, 4)),

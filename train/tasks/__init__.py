@@ -11,11 +11,9 @@ from train.tasks.density import density
 from train.tasks.diffusion import diffusion
 from train.tasks.few_shot import anil, maml, prototypical, reptile
 from train.tasks.gan import gan
-from train.tasks.graph_classification import graph_classification
+from train.tasks.graphs import graph_classification, link_prediction, node_classification
 from train.tasks.language_modeling import language_modeling
 from train.tasks.latent_ode import latent_ode
-from train.tasks.link_prediction import link_prediction
-from train.tasks.node_classification import node_classification
 from train.tasks.reconstruction import reconstruction
 from train.tasks.regression import regression
 from train.tasks.seq2seq import seq2seq
