@@ -29,8 +29,8 @@ def ode_mnist() -> Recipe:
     training without the ODE: compare the two before you credit it.
 
     Command: zoo train ode_mnist
-    Time: a gradient step of 128 images takes 276 ms on 2 busy CPU cores (192 without the ODE), so 12 minutes.
-    Reached: not measured to the end; 98.48 % of 5000 validation images after 2 of 6 epochs. The paper has 99.58 %.
+    Time: a gradient step of 128 images takes 276 ms on 2 busy CPU cores (192 without the ODE), so 6 epochs 12 minutes.
+    Reached: 99.51 % of the 10,000 test images. The paper has 99.58 % after 160 epochs.
     """
     return _ode_net("ode_net", {"solver": "fixed_heun", "num_steps": 2})
 
@@ -41,7 +41,8 @@ def ode_mnist_ablation() -> Recipe:
 
     Command: zoo train ode_mnist_ablation
     Time: 8 minutes, by the time of a step on 2 busy CPU cores.
-    Reached: not measured to the end. In the authors' program it has an error below 0.6 % (torchdiffeq, issue 32).
+    Reached: 98.77 % of the 10,000 test images, where `ode_mnist` has 99.51 % after as many epochs (one seed each). Trained
+      for 160 epochs by the authors' program it has more than 99.4 % (torchdiffeq, issue 32), and the ODE 99.58 %.
     """
     return _ode_net("ode_net_without_block", {})
 
