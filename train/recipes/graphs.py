@@ -58,8 +58,8 @@ def sage_cora() -> Recipe:
 
     Command: zoo train sage_cora
     Time: 4 s of training on 2 busy CPU cores.
-    Reached: 81.5 and 81.8 % of the test papers with the seeds 0 and 1, by the least validation loss. DGL has 83.3 %, and
-      GammaGL, which could not reproduce that, 82.0 to 82.4 %.
+    Reached: 81.5 and 81.8 % of the test papers with the seeds 0 and 1, by the least validation loss. DGL has 83.3 %,
+      and GammaGL, which could not reproduce that, 82.0 to 82.4 %.
     """
     return Recipe(
         model="graphsage",
