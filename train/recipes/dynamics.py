@@ -42,7 +42,7 @@ def ode_mnist_ablation() -> Recipe:
     Command: zoo train ode_mnist_ablation
     Time: 8 minutes, by the time of a step on 2 busy CPU cores.
     Reached: 98.77 % of the 10,000 test images, where `ode_mnist` has 99.51 % after as many epochs (one seed each).
-      Trained for 160 epochs by the authors' program it has more than 99.4 % (torchdiffeq, issue 32), and the ODE 99.58 %.
+      After 160 epochs of the authors' program it has more than 99.4 % (torchdiffeq, issue 32), and the ODE 99.58 %.
     """
     return _ode_net("ode_net_without_block", {})
 
