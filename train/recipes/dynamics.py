@@ -29,7 +29,8 @@ def ode_mnist() -> Recipe:
     training without the ODE: compare the two before you credit it.
 
     Command: zoo train ode_mnist
-    Time: a gradient step of 128 images takes 276 ms on 2 busy CPU cores (192 without the ODE), so 6 epochs 12 minutes.
+    Time: 46 minutes on 2 CPU cores among many other programs. A gradient step of 128 images takes 276 ms (192 without
+      the ODE) where fewer run beside it: 12 minutes for 6 epochs.
     Reached: 99.51 % of the 10,000 test images. The paper has 99.58 % after 160 epochs.
     """
     return _ode_net("ode_net", {"solver": "fixed_heun", "num_steps": 2})
@@ -40,7 +41,7 @@ def ode_mnist_ablation() -> Recipe:
     """ODE-Net's network on MNIST without its ODE: 132,874 of its 208,266 parameters, trained as `ode_mnist` is.
 
     Command: zoo train ode_mnist_ablation
-    Time: 8 minutes, by the time of a step on 2 busy CPU cores.
+    Time: 39 minutes on 2 CPU cores among many other programs; 8 minutes by the time of a step, see `ode_mnist`.
     Reached: 98.77 % of the 10,000 test images, where `ode_mnist` has 99.51 % after as many epochs (one seed each).
       After 160 epochs of the authors' program it has more than 99.4 % (torchdiffeq, issue 32), and the ODE 99.58 %.
     """

@@ -33,7 +33,7 @@ def gat_cora() -> Recipe:
 
     Command: zoo train gat_cora
     Time: 20 s of training for 600 epochs on 2 busy CPU cores.
-    Reached: 82.98 ± .39 % of the test papers over 5 seeds with epochs=600, by the least validation loss. The paper has
+    Reached: 82.96 ± .40 % of the test papers over 20 seeds, on a GPU, by the least validation loss. The paper has
       83.0 ± .7 %.
     """
     return Recipe(
@@ -131,7 +131,8 @@ def gcnii_cora() -> Recipe:
 
     Command: zoo train gcnii_cora
     Time: 2 minutes of training on 2 busy CPU cores.
-    Reached: 85.2 % of the test papers with seed 0, at epoch 540. The paper has 85.5 %.
+    Reached: 85.43 ± .30 % of the test papers over 15 seeds, on a GPU, by the least validation loss. The paper has
+      85.5 %.
     """
     return Recipe(
         model="gcnii",
