@@ -59,7 +59,7 @@ def maml_omniglot() -> Recipe:
     """MAML on Omniglot, 5 ways and 1 shot, second order: one inner step of rate .4 in training, three in the test.
 
     10,000 steps of 16 tasks with 3 queries a class, where the paper takes 60,000 of 32. Batch norm is transductive, as
-    in the paper. For 5 shots: data_options.shots=5. First order: task_options.first_order=true. ANIL, whose inner step
+    in the paper. For 5 shots: data_options.shots=5. First order: task_options.first_order=True. ANIL, whose inner step
     moves the last layer alone: task=anil.
 
     Command: zoo train maml_omniglot
