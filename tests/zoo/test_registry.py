@@ -128,6 +128,8 @@ def test_cards_tell_the_truth(name):
     assert card.name == name
     assert card.task
     assert card.paper
+    # The count is told: counting takes a second for a large network, and `zoo list` shows all.
+    assert registry._cards[name].num_parameters == card.num_parameters
     model = zoo.create_model(name)
     chex.assert_shape(card.example(2), (2, *card.input_shape))
     assert count_parameters(abstract_variables(model, card.example())["params"]) == card.num_parameters

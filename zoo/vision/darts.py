@@ -253,12 +253,13 @@ _PAPER = "H. Liu, K. Simonyan, Y. Yang, DARTS: differentiable architecture searc
 SMALL_SPACE = ("none", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "dil_conv_3x3")
 """Of the small networks: what 8×8 images need, and a CPU compiles in seconds."""
 
-for _name, _num_parameters in (("darts_v1", None), ("darts_v2", 3_349_342)):
+for _name, _num_parameters in (("darts_v1", 3_169_414), ("darts_v2", 3_349_342)):
     register(_name, input_shape=(32, 32, 3), num_parameters=_num_parameters, paper=_PAPER, genotype=_name)(DARTS)
 
 register(
     "mini_darts",
     input_shape=(8, 8, 1),
+    num_parameters=4_610,
     paper=f"the guide, section 13.1; {_PAPER}",
     genotype={
         "normal": [["sep_conv_3x3", 0], ["sep_conv_3x3", 1], ["skip_connect", 0], ["sep_conv_3x3", 1]],
@@ -268,10 +269,11 @@ register(
     num_cells=3,
 )(DARTS)
 
-register("darts_supernet", input_shape=(32, 32, 3), paper=_PAPER)(DARTSSupernet)
+register("darts_supernet", input_shape=(32, 32, 3), num_parameters=1_930_842, paper=_PAPER)(DARTSSupernet)
 register(
     "mini_darts_supernet",
     input_shape=(8, 8, 1),
+    num_parameters=36_364,
     paper=f"the guide, section 13.1; {_PAPER}",
     operations=SMALL_SPACE,
     num_nodes=2,

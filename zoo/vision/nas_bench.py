@@ -135,5 +135,6 @@ class NASBench201(nn.Module):
 register(
     "nas_bench_201",
     input_shape=(32, 32, 3),
+    num_parameters=1_686_136,
     paper="X. Dong, Y. Yang, NAS-Bench-201: extending the scope of reproducible neural architecture search, ICLR 2020",
 )(NASBench201)
