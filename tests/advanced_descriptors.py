@@ -22,7 +22,7 @@ def _darts(num_parameters: int) -> dict[str, Any]:
         (4, 4, 3),
         {"genotype": {"normal": cell, "reduce": cell}, "features": 4, "num_cells": 3, "num_classes": 3},
         num_features=16,
-        intermediates={"stem": (4, 4, 12), "cell1": (4, 4, 4), "cell2": (2, 2, 8), "cell3": (1, 1, 16)},
+        intermediates={"stem": (4, 4, 12), "outputs1": (4, 4, 4), "outputs2": (2, 2, 8), "outputs3": (1, 1, 16)},
     )
 
 
@@ -34,7 +34,7 @@ def _supernet(num_parameters: int) -> dict[str, Any]:
         (4, 4, 3),
         {**small, "features": 4, "num_cells": 3, "num_classes": 3},
         num_features=16,
-        intermediates={"stem": (4, 4, 12), "cell1": (4, 4, 4), "cell2": (2, 2, 8), "cell3": (1, 1, 16)},
+        intermediates={"stem": (4, 4, 12), "outputs1": (4, 4, 4), "outputs2": (2, 2, 8), "outputs3": (1, 1, 16)},
     )
 
 

@@ -368,7 +368,7 @@ def random_variables(model: nn.Module, x: Any, seed: int = 0) -> dict[str, Any]:
                 value = rng.uniform(0.5, 1.5, leaf.shape)
             case "embedding":
                 value = rng.normal(0, 0.5, leaf.shape)
-            case "sender" | "receiver":
+            case "sender" | "receiver" | "alpha_normal" | "alpha_reduce" | "alpha_cell":
                 value = rng.normal(0, 0.5, leaf.shape)
             case "epsilon" | "bias" | "recurrent_bias" | "mean" | "class_token" | "position_embedding" | "word_bias":
                 value = rng.normal(0, 0.2, leaf.shape)

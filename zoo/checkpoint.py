@@ -203,10 +203,23 @@ def require_variables(
         raise ValueError(f"these are not the variables of {name!r}: missing {missing}; unexpected {unexpected}")
     for path, leaf in ours.items() if sizes else ():
         if len(leaf.shape) == 1 == np.ndim(theirs[path]) and leaf.shape != np.shape(theirs[path]):
+            if _depends_on_the_input(name, model, path, leaf.shape):
+                continue
             raise ValueError(
                 f"these are not the variables of {name!r} with these options: {path} has {np.shape(theirs[path])[0]} "
                 f"numbers, not {leaf.shape[0]}; give the options that create_model was given, such as num_classes"
             )
+
+
+def _depends_on_the_input(name: str, model: nn.Module, path: str, shape: tuple[int, ...]) -> bool:
+    """Whether a parameter has another shape for wider inputs, as in a flow, whose outputs are as wide as its inputs."""
+    example = model_card(name).example()
+    wider = np.zeros((*example.shape[:-1], example.shape[-1] + 1), example.dtype)
+    try:
+        found: dict[str, Any] = flatten_dict(dict(abstract_variables(model, wider)), sep="/")
+    except (TypeError, ValueError):
+        return False
+    return found[path].shape != shape
 
 
 def best_first(run: Path) -> list[Path]:

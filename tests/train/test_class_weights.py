@@ -213,7 +213,7 @@ def test_a_recipe_weighs_classes():
 
 def test_recipes_that_cannot_weigh_classes():
     recipe = Recipe(model="autoencoder", data="digits", task="reconstruction", class_weight="balanced")
-    with pytest.raises(ValueError, match="of the task classification"):
+    with pytest.raises(ValueError, match="of tasks that tell classes"):
         build(recipe)
     with pytest.raises(ValueError, match=r"set class_weight=…"):
         build(dataclasses.replace(IRIS, task_options={"inputs": "features", "class_weight": [1, 1, 1]}))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -42,8 +41,13 @@ class Continuous(nn.Module):
         traces into one that is.
         """
         shape, dtype = (1, *y.shape[1:]), jnp.float32
-        params = self.param(name, lambda key: module.init(key, jnp.zeros(shape, dtype), jnp.zeros((), dtype))["params"])
-        return _call(module), params
+        apart, example = _Apart(module, name), (jnp.zeros(shape, dtype), jnp.zeros((), dtype))
+        params = self.param(name, lambda key: apart.init(key, *example, method="call")["params"][name])
+
+        def field(t: jax.Array, y: jax.Array, params: Any) -> jax.Array:
+            return apart.apply({"params": {name: params}}, y, t, method="call")  # type: ignore[return-value]
+
+        return field, params
 
     def integrate(self, field: Field, y: jax.Array, times: Any, args: Any) -> Solution:
         """`zoo.dynamics.solve.solve` in float32 by the model's own method."""
@@ -60,11 +64,16 @@ class Continuous(nn.Module):
         return solution
 
 
-def _call(module: nn.Module) -> Callable[..., jax.Array]:
-    def field(t: jax.Array, y: jax.Array, params: Any) -> jax.Array:
-        return module.apply({"params": params}, y, t)  # type: ignore[return-value]
+class _Apart(nn.Module):
+    """A module under the name that it has in a model, which it is not bound to: who looks at layers finds its path."""
 
-    return field
+    module: nn.Module
+    within: str
+
+    @nn.compact
+    def call(self, y: jax.Array, t: jax.Array) -> jax.Array:
+        """Of the state and the time."""
+        return self.module.copy(parent=self, name=self.within)(y, t)
 
 
 def with_time(y: jax.Array, t: jax.Array) -> jax.Array:

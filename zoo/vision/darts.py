@@ -115,7 +115,7 @@ class DARTS(nn.Module):
     `genotype` is a name of `zoo.cells.GENOTYPES`, or plain data, see there. `drop_path_rate` drops edges that are no
     identities. The paper lets it grow from 0 over the training; here it is the same from the start. With `auxiliary`,
     training gives the logits and those of a second head behind the second halving, for the task classification, which
-    adds its loss. `num_classes=0` gives pooled features; `stem` and `cell1` … are named intermediates.
+    adds its loss. `num_classes=0` gives pooled features; `stem` and `outputs1` … of the cells are named intermediates.
     """
 
     genotype: str | Mapping[str, Any] | Genotype = "darts_v2"
@@ -146,7 +146,7 @@ class DARTS(nn.Module):
             edges, name = genotype.reduce if reduces else genotype.normal, f"cell{index + 1}"
             cell = GenotypeCell(edges, features, reduces, made, self.drop_path_rate, train, name=name)
             before, last = last, cell(before, last)
-            record(self, name, last)
+            record(self, f"outputs{index + 1}", last)
             if self.auxiliary and index == 2 * self.num_cells // 3 and (train or self.is_initializing()):
                 auxiliary = AuxiliaryHead(self.num_classes, made, self.dtype, self.param_dtype, name="auxiliary")(last)
         pooled = global_avg_pool(last)
@@ -223,7 +223,7 @@ class DARTSSupernet(nn.Module):
             name = f"cell{index + 1}"
             cell = SearchCell(self.operations, self.num_nodes, features, reduces, made, name=name)
             before, last = last, cell(before, last, weights)
-            record(self, name, last)
+            record(self, f"outputs{index + 1}", last)
         pooled = global_avg_pool(last)
         if not self.num_classes:
             return pooled

@@ -122,7 +122,10 @@ def test_evaluation_tells_intervals_steps_and_whose_statistics(runs):
 
 
 def test_a_learner_is_judged_by_other_tasks(runs):
-    one, two = (evaluate(runs["maml"], settings=[f"data_options.shots={shots}"]) for shots in (1, 2))
+    one, two = (
+        evaluate(runs["maml"], settings=[f"data_options.shots={shots}", "data_options.train_shots=1"])
+        for shots in (1, 2)
+    )
     assert one == evaluate(runs["maml"])
     assert one["test_loss"] != two["test_loss"]
     assert evaluate(runs["prototypical"], settings=["data_options.ways=5"])["test_accuracy"] <= 1

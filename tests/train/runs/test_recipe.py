@@ -225,6 +225,10 @@ def own_data(tmp_path, monkeypatch):
         file = tmp_path / "pictures" / "abc"[index % 3] / f"{index}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((8, 8, 3), 4 * index, np.uint8)).save(file)
+    for index in range(120):
+        file = tmp_path / "texts" / "ab"[index % 2] / f"{index}.txt"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"a text {'of one' if index % 2 else 'of another'} kind")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=with_mnist) if needs_files(n) else n for n in list_recipes()])

@@ -35,6 +35,16 @@ def batch_of(name, batch_size=BATCH):
             return {"tokens": x}
         case "seq2seq":
             return {"inputs": x, "targets": x}
+        case "node_classification":
+            ends = np.arange(batch_size, dtype=np.int32)
+            edges = {"senders": ends, "receivers": np.roll(ends, 1)}
+            return {"nodes": x, **edges, "node": ends, "label": (ends % row.num_outputs).astype(np.int32)}
+        case "graph_classification":
+            ends = np.tile(np.arange(x.shape[1], dtype=np.int32), (batch_size, 1))
+            edges = {"senders": ends, "receivers": np.roll(ends, 1, axis=1)}
+            mask = np.arange(x.shape[1])[None] < rng.integers(1, x.shape[1] + 1, (batch_size, 1))
+            labels = (np.arange(batch_size) % row.num_outputs).astype(np.int32)
+            return {"nodes": x, **edges, "node_mask": mask, "label": labels}
         case "density":
             return {"features": x, "log_density": rng.normal(size=batch_size).astype(np.float32)}
         case "latent_ode":
