@@ -77,17 +77,19 @@ class Controller(nn.Module):
           The choices, the logarithm of their probability, and the entropy of the draws.
         """
         cell = nn.OptimizedLSTMCell(self.hidden_size)
-        carry = cell.initialize_carry(jax.random.key(0), (1, self.hidden_size))
+        carry = cell.initialize_carry(jax.random.key(0), (self.hidden_size,))
         inputs = self.param("start", nn.initializers.normal(0.1), (self.hidden_size,))
         choices, log_probability, entropy = [], jnp.float32(0), jnp.float32(0)
         for index, size in enumerate(self.sizes):
-            carry, output = cell(carry, inputs[None])  # newer versions of Flax take no cell without a batch
-            log_probabilities = jax.nn.log_softmax(nn.Dense(size, name=f"choice{index}")(output[0]))
+            carry, output = cell(carry, inputs)
+            log_probabilities = jax.nn.log_softmax(nn.Dense(size, name=f"choice{index}")(output))
             drawn = jax.random.categorical(jax.random.fold_in(key, index), log_probabilities)
             choice = drawn if chosen is None else chosen[index]
             log_probability += log_probabilities[choice]
             entropy -= (jnp.exp(log_probabilities) * log_probabilities).sum()
-            inputs = nn.Embed(size, self.hidden_size, name=f"embedding{index}")(choice)
+            inputs = nn.Embed(size, self.hidden_size, name=f"embedding{index}")(choice[None])[
+                0
+            ]  # a table of one row takes no scalar
             choices.append(choice)
         return jnp.stack(choices), log_probability, entropy
 

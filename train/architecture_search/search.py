@@ -171,7 +171,7 @@ def _by_trials(
 ) -> tuple[Genotype, dict[str, Any]]:
     table: list[dict[str, Any]] = []
     if (folder / "trials.json").is_file():
-        table = read_json(folder / "trials.json", list)
+        table = json.loads((folder / "trials.json").read_text())
     known: dict[Architecture, float] = {}
     short, evaluate = replace(recipe, epochs=epochs, patience=None), one_by_one()
     best = max if higher_is_better(recipe.monitor) else min

@@ -249,7 +249,7 @@ def _layer(
 
 def _share_of_zero(calls: list[Call]) -> jax.Array | None:
     """For each unit the share of examples for which it is zero at all positions; None without an axis of units."""
-    if calls[0].activation.ndim < 2:
+    if any(call.activation.ndim < 2 for call in calls):
         return None
     silent = [(call.activation == 0).reshape(len(call.activation), -1, call.activation.shape[-1]) for call in calls]
     return jnp.concatenate([each.all(axis=1) for each in silent]).mean(axis=0, dtype=jnp.float32)

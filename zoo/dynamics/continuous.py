@@ -41,7 +41,7 @@ class Continuous(nn.Module):
         traces into one that is.
         """
         shape, dtype = (1, *y.shape[1:]), jnp.float32
-        apart, example = _Apart(module, name), (jnp.zeros(shape, dtype), jnp.zeros((), dtype))
+        apart, example = _Apart(module, name, parent=None), (jnp.zeros(shape, dtype), jnp.zeros((), dtype))
         params = self.param(name, lambda key: apart.init(key, *example, method="call")["params"][name])
 
         def field(t: jax.Array, y: jax.Array, params: Any) -> jax.Array:
