@@ -46,7 +46,8 @@ def split_folders(root: Path) -> dict[str, Path]:
     """The folders of splits; none where there is none for training.
 
     Raises:
-        ValueError: if a split is in two of them, or only the one for training is missing."""
+        ValueError: if a split is in two of them, or only the one for training is missing.
+    """
     folders_here = [entry for entry in sorted(root.iterdir()) if entry.is_dir()]
     found = {split: [each for each in folders_here if each.name.lower() in names] for split, names in SPLITS.items()}
     for split, folders in found.items():
@@ -59,3 +60,8 @@ def split_folders(root: Path) -> dict[str, Path]:
             "expected FOLDER/train/CLASS/FILE"
         )
     return splits
+
+
+def class_folders(root: Path) -> list[Path]:
+    """A folder for each class, by name; those that begin with a dot are passed over."""
+    return sorted(each for each in root.iterdir() if each.is_dir() and each.name[0] != ".")

@@ -13,7 +13,7 @@ from data.episodes.pictures import SPLITS, Pictures, Protocol, dataset
 from data.image import ImageReader
 from data.images.folder import read_classes
 from data.pipeline import TEST_SEED, permutation
-from data.places import find_folder
+from data.places import class_folders, find_folder, split_folders
 from data.registry import register
 
 
@@ -39,9 +39,9 @@ def few_shot_folder(
 ) -> Dataset:
     """N-way K-shot tasks of the pictures in `PATH/CLASS/…`, asked for as `few_shot_folder:PATH`.
 
-    Splits share no class. `PATH/train/CLASS/…`, `PATH/validation/CLASS/…` and `PATH/test/CLASS/…` say which classes are
-    in which; else of the classes, shuffled by a constant seed, a fifth are for the test, a fifth for validation and the
-    rest for training. A path that is not here is looked for in `ZOO_DATA_DIR`.
+    Splits share no class. `PATH/train/CLASS/…`, `PATH/validation/CLASS/…` (or val) and `PATH/test/CLASS/…` say which
+    classes are in which; else of the classes, shuffled by a constant seed, a fifth are for the test, a fifth for
+    validation and the rest for training. A path that is not here is looked for in `ZOO_DATA_DIR`.
 
     Args:
         path: of the folder.
@@ -86,18 +86,13 @@ def few_shot_folder(
 
 def _splits(root: Path) -> dict[str, list[Path]]:
     """The folders of classes of each split."""
-
-    def classes(folder: Path) -> list[Path]:
-        return sorted(each for each in folder.iterdir() if each.is_dir() and each.name[0] != ".")
-
-    named = {split: root / split for split in SPLITS if (root / split).is_dir()}
-    if named:
+    if named := split_folders(root):
         if missing := [split for split in SPLITS if split not in named]:
             raise ValueError(
                 f"{root} has folders for splits, and none for {', '.join(missing)}; add SPLIT/CLASS/PICTURE"
             )
-        return {split: classes(folder) for split, folder in named.items()}
-    found = classes(root)
+        return {split: class_folders(folder) for split, folder in named.items()}
+    found = class_folders(root)
     if len(found) < 6:
         raise ValueError(
             f"{root} has {len(found)} classes (folders of pictures); few-shot learning takes at least 6, 2 each to "

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -202,7 +203,7 @@ def of_zip(file: Path) -> tuple[np.ndarray, list[str]]:
                 if match := _PICTURE.fullmatch(name):
                     drawing = np.asarray(Image.open(io.BytesIO(archive.read(name))).convert("L"))
                     found.setdefault(f"{match[1]}/{match[2]}", {})[int(match[3])] = 255 - drawing
-    except (OSError, zipfile.BadZipFile, zipfile.zlib.error) as error:  # type: ignore[attr-defined]
+    except (OSError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{file} cannot be read ({error}); get it anew") from error
     if not found or len({tuple(sorted(each)) for each in found.values()}) != 1:
         raise ValueError(f"{file} must hold FOLDER/ALPHABET/characterNN/NUMBER_DRAWER.png, as many of each character")

@@ -176,7 +176,11 @@ class Protocol(NamedTuple):
             ValueError: if a number is too small.
         """
         test = Shape(ways, shots, queries)
-        train = Shape(train_ways or ways, train_shots or shots, train_queries or queries)
+        train = Shape(
+            ways if train_ways is None else train_ways,
+            shots if train_shots is None else train_shots,
+            queries if train_queries is None else train_queries,
+        )
         for name, value, least in (
             ("ways", min(test.ways, train.ways), 2),
             ("shots", min(test.shots, train.shots), 1),

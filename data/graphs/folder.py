@@ -1,7 +1,5 @@
 """A graph of one's own: a folder of two CSV files, or one file of NumPy."""
 
-import csv
-import logging
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +10,9 @@ import numpy as np
 from data.dataset import Dataset
 from data.graphs.graph import RawGraph, graph_dataset
 from data.pipeline import held_out
+from data.places import find_file, find_folder
 from data.registry import register
-
-_LOG = logging.getLogger(__name__)
+from data.table_file import TableFile
 
 _SPLITS = ("train", "validation", "test")
 
@@ -42,18 +40,11 @@ def graph(
     options see `data.graphs.graph_dataset`.
 
     Args:
-        path: the folder or the file.
+        path: the folder or the file; looked for in `ZOO_DATA_DIR` too.
         test: this share.
     """
-    place = Path(path).expanduser()
-    if place.is_dir():
-        raw = _of_tables(place)
-    elif place.is_file():
-        raw = _of_arrays(place)
-    else:
-        raise FileNotFoundError(
-            f"there is no graph {place.absolute()}: give a folder with nodes.csv and edges.csv, or a file .npz"
-        )
+    is_arrays = Path(path).suffix.lower() == ".npz"
+    raw = _of_arrays(find_file(path)) if is_arrays else _of_tables(find_folder(path))
     name = f"graph:{path}"
     if examples == "nodes" and not raw.splits:
         known = np.flatnonzero(raw.label >= 0)
@@ -65,58 +56,32 @@ def graph(
     return graph_dataset(name, raw, examples=examples, directed=directed, **options)
 
 
-def _table(path: Path, needed: Sequence[str]) -> tuple[list[str], list[list[str]]]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path.absolute()} is missing; it has the columns {', '.join(needed)}")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        lines = [line for line in csv.reader(file) if line]
-    if not lines or not set(needed) <= set(lines[0]):
-        found = ", ".join(lines[0]) if lines else "none"
-        raise ValueError(f"{path}: the first line names columns, {', '.join(needed)} among them; found: {found}")
-    for number, line in enumerate(lines[1:], start=2):
-        if len(line) != len(lines[0]):
-            raise ValueError(f"{path}, line {number}: {len(line)} values, and there are {len(lines[0])} columns")
-    return lines[0], lines[1:]
-
-
 def _of_tables(folder: Path) -> RawGraph:
-    head, lines = _table(folder / "nodes.csv", ["id"])
-    columns: dict[str, tuple[str, ...]] = (
-        dict(zip(head, zip(*lines, strict=True), strict=True)) if lines else {name: () for name in head}
-    )
-    ids = columns["id"]
+    table = TableFile.read(folder / "nodes.csv")
+    table.require_columns(["id"])
+    ids = table.column("id")
     number = {name: index for index, name in enumerate(ids)}
     if len(number) < len(ids):
         twice = next(name for index, name in enumerate(ids) if number[name] != index)
-        raise ValueError(f"{folder / 'nodes.csv'}: the id {twice!r} stands there more than once")
-    names = [name for name in head if name not in ("id", "label", "split")]
-    features = np.zeros((len(ids), len(names)), np.float32)
-    for place, name in enumerate(names):
-        for row, text in enumerate(columns[name]):
-            try:
-                features[row, place] = float(text)
-            except ValueError:
-                raise ValueError(
-                    f"{folder / 'nodes.csv'}: {name} of node {ids[row]!r} is {text!r}, which is no number"
-                ) from None
+        raise ValueError(f"{table.path}: the id {twice!r} stands there more than once")
+    names = [name for name in table.names if name not in ("id", "label", "split")]
     if not names:
-        raise ValueError(f"{folder / 'nodes.csv'}: nodes have no features: add a column, such as one of ones")
-    edges_head, edge_lines = _table(folder / "edges.csv", ["source", "target"])
-    ends = [edges_head.index("source"), edges_head.index("target")]
-    edges = np.zeros((len(edge_lines), 2), np.int64)
-    for row, line in enumerate(edge_lines):
-        for side, place in enumerate(ends):
-            if line[place] not in number:
-                raise ValueError(
-                    f"{folder / 'edges.csv'}, line {row + 2}: there is no node {line[place]!r} in nodes.csv"
-                )
-            edges[row, side] = number[line[place]]
-    texts = columns.get("label", ("",) * len(ids))
+        raise ValueError(f"{table.path}: nodes have no features: add a column, such as one of ones")
+    features = np.stack([table.numbers(name) for name in names], axis=1)
+    links = TableFile.read(folder / "edges.csv", may_be_empty=True)
+    links.require_columns(["source", "target"])
+    edges = np.zeros((len(links.rows), 2), np.int64)
+    for side, end in enumerate(("source", "target")):
+        for row, name in enumerate(links.column(end)):
+            if name not in number:
+                raise ValueError(f"{links.path}, line {links.lines[row]}: there is no node {name!r} in nodes.csv")
+            edges[row, side] = number[name]
+    texts = table.column("label") if "label" in table.names else [""] * len(ids)
     classes = tuple(sorted({text for text in texts if text}))
     label = np.array([classes.index(text) if text else -1 for text in texts], np.int32)
-    wanted = columns.get("split", ())
+    wanted = table.column("split") if "split" in table.names else []
     if wrong := [each for each in wanted if each and each not in _SPLITS]:
-        raise ValueError(f"{folder / 'nodes.csv'}: split is train, validation or test, not {wrong[0]!r}")
+        raise ValueError(f"{table.path}: split is train, validation or test, not {wrong[0]!r}")
     splits = {s: np.array([i for i, each in enumerate(wanted) if each == s], np.int64) for s in _SPLITS}
     return _with_labels(RawGraph(features, edges, label, classes, _filled(splits)), str(folder))
 

@@ -4,7 +4,6 @@ The files are pickles of Python 2. They are read by an unpickler that knows arra
 refuses everything else: a pickle may otherwise run any program.
 """
 
-import os
 import pickle
 from collections import defaultdict
 from collections.abc import Sequence
@@ -13,10 +12,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data import tfds
 from data.dataset import Dataset
 from data.graphs.graph import RawGraph, graph_dataset
-from data.originals import download, verify
+from data.originals import find
+from data.places import find_folder
 from data.registry import register
 
 URL = "https://raw.githubusercontent.com/kimiyoung/planetoid/af6abf468a772cc055bec88c52e4d6f51b7c37e3/data/"
@@ -53,17 +52,7 @@ def cora(
     split". The files are looked for in the folder "cora" of `ZOO_DATA_DIR`, then in that of TensorFlow Datasets'
     downloads, and last downloaded to there. For the options see `data.graphs.graph_dataset`.
     """
-    root = os.environ.get("ZOO_DATA_DIR")
-    folder = Path(root) / "cora" if root else None
-    if folder is None or not folder.is_dir():
-        folder = tfds.data_dir() / "downloads" / "cora"
-        if not all((folder / file).exists() for file in SHA256):
-            download("cora", URL, SHA256, folder)
-    for file, sha256 in SHA256.items():
-        path = folder / file
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing; get it from {URL}{file}")
-        verify(path.read_bytes(), sha256, f"{path} is not the original file; get it anew from {URL}{file}")
+    folder = find("cora", URL, SHA256)
     options: dict[str, Any] = {"normalize": normalize, "fanouts": fanouts, "draws": draws, "seed": seed}
     return graph_dataset("cora", read(folder, "cora", CLASSES), examples=examples, **options)
 
@@ -84,9 +73,9 @@ def planetoid(
     of `ind.NAME.test.index` the test split. For the options see `data.graphs.graph_dataset`.
 
     Args:
-        path: the folder.
+        path: the folder; looked for in `ZOO_DATA_DIR` too.
     """
-    folder = Path(path).expanduser()
+    folder = find_folder(path)
     names = sorted(file.name.split(".")[1] for file in folder.glob("ind.*.graph"))
     if len(names) != 1:
         found = ", ".join(names) or "none"

@@ -15,7 +15,7 @@ import numpy as np
 from data.dataset import ArraySource, Batch, Dataset, Field, LazySplits, Source, Spec, labels_of, take
 from data.image import ImageReader, open_image, require_image_file
 from data.pipeline import TEST_SEED, held_out
-from data.places import find_folder, split_folders
+from data.places import class_folders, find_folder, split_folders
 from data.registry import register
 
 IN_MEMORY_BYTES = 2**30
@@ -177,7 +177,7 @@ def _classes(folders: Mapping[str, Path], wanted: Sequence[str] | None) -> tuple
     """The names of the classes, the same in all splits."""
     found = {}
     for split, where in folders.items():
-        found[split] = sorted(entry.name for entry in where.iterdir() if entry.is_dir() and entry.name[0] != ".")
+        found[split] = [each.name for each in class_folders(where)]
         if missing := sorted(set(wanted or ()) - set(found[split])):
             raise ValueError(f"{where} has no class {', '.join(missing)}; it has {', '.join(found[split]) or 'none'}")
     if wanted is not None:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -16,20 +12,13 @@ import numpy as np
 from data.dataset import ArraySource, Dataset, Field, Source, Spec, labels_of, take
 from data.pipeline import TEST_SEED, held_out
 from data.registry import register
-
-_MISSING = frozenset(("", "?", "na", "n/a", "nan", "null", "none"))
-
-_DECIMAL_COMMA = re.compile(r"^([+-]?\d+),(\d+)$")
-"""A number as half of the world writes it, in a table whose cells are separated by something else."""
+from data.table_file import TableFile, listed_names
 
 _MOST_CATEGORIES = 100
 """Of a column of texts: more are names or numbers of something, which tell nothing of the next row."""
 
 _MOST_CLASSES = 20
 """A target of more distinct whole numbers is a number."""
-
-_SHOWN = 20
-"""The most problems that an error lists."""
 
 
 @dataclass(frozen=True)
@@ -77,12 +66,11 @@ class TableReader:
             FileNotFoundError: if there is no such file.
             ValueError: if it is no table, lacks a column or a value, or holds a text that is not known.
         """
-        return self.features(_Table.read(path))
+        return self.features(TableFile.read(path))
 
-    def features(self, table: _Table) -> np.ndarray:
+    def features(self, table: TableFile) -> np.ndarray:
         """See `read`."""
-        if absent := [name for name in self.columns if name not in table.names]:
-            raise ValueError(f"{table.path} has no column {', '.join(map(repr, absent))}; it has {table.listed}")
+        table.require_columns(self.columns)
         table.require_values(self.columns, "fill them in, or take the lines out")
         parts = []
         for name, texts in zip(self.columns, self.categories, strict=True):
@@ -95,7 +83,7 @@ class TableReader:
                 if text not in number:
                     raise ValueError(
                         f"{table.path}: column {name!r} holds {text!r} in line {line}, which training did not see; "
-                        f"known are {_some(texts)}"
+                        f"known are {listed_names(texts)}"
                     )
             parts.append(np.eye(len(texts), dtype=np.float32)[[number[text] for text in values]])
         return np.concatenate(parts, axis=1)
@@ -111,114 +99,6 @@ class TableReader:
     def unscaled(self, target: Any) -> Any:
         """What a model tells of the target, in the units of the file."""
         return target * np.float32(self.target_std) + np.float32(self.target_mean)
-
-
-class _Table:
-    """The cells of a CSV file as text."""
-
-    def __init__(self, path: str, names: list[str], rows: list[list[str]], lines: list[int]):
-        self.path = path
-        self.names = names
-        self.rows = rows
-        self.lines = lines
-
-    @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> _Table:
-        where = os.fspath(path)
-        file = Path(path).expanduser()
-        if not file.is_file():
-            raise FileNotFoundError(f"there is no file {file.absolute()}")
-        try:
-            text = file.read_text(encoding="utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{where} is not UTF-8: {error.reason} at byte {error.start}; convert it") from None
-        first = text.partition("\n")[0]
-        delimiter = max(",;\t|", key=first.count)
-        names, rows, lines = [], [], []
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
-        try:
-            for cells in reader:
-                cells = [cell.strip() for cell in cells]
-                if delimiter != ",":
-                    cells = [_DECIMAL_COMMA.sub(r"\1.\2", cell) for cell in cells]
-                if not any(cells):
-                    continue
-                if not names:
-                    names = cells
-                    continue
-                if len(cells) != len(names):
-                    raise ValueError(
-                        f"{where}: line {reader.line_num} has {len(cells)} cells, and the first line names "
-                        f"{len(names)} columns"
-                    )
-                rows.append(cells)
-                lines.append(reader.line_num)
-        except csv.Error as error:
-            raise ValueError(f"{where} is no CSV file: line {reader.line_num}: {error}") from None
-        if not rows:
-            raise ValueError(
-                f"{where} has no rows; expected a line with the names of the columns, then a line for each"
-            )
-        values = [_number(name) for name in names]
-        if None not in values or any(value is not None and not value.is_integer() for value in values):
-            raise ValueError(f"{where}: the first line holds numbers where the names of the columns are expected")
-        if len(set(names)) < len(names) or "" in names:
-            raise ValueError(f"{where}: each column needs a name of its own; the first line has {', '.join(names)}")
-        return cls(where, names, rows, lines)
-
-    @property
-    def listed(self) -> str:
-        return _some(self.names)
-
-    def column(self, name: str) -> list[str]:
-        index = self.names.index(name)
-        return [row[index] for row in self.rows]
-
-    def numbers(self, name: str) -> np.ndarray:
-        values = [_number(text) for text in self.column(name)]
-        for line, text, value in zip(self.lines, self.column(name), values, strict=True):
-            if value is None or not abs(value) <= float(np.finfo(np.float32).max):
-                raise ValueError(
-                    f"{self.path}: column {name!r} holds {text!r} in line {line}, which is no finite number"
-                )
-        return np.array(values, np.float32)
-
-    def is_numeric(self, name: str) -> bool:
-        return all(_number(text) is not None for text in self.column(name))
-
-    def require_one_kind(self, name: str) -> None:
-        """Refuses a column of numbers with a few texts among them: as texts, each number would be a feature."""
-        texts = [
-            (line, text) for line, text in zip(self.lines, self.column(name), strict=True) if _number(text) is None
-        ]
-        if 0 < 2 * len(texts) < len(self.rows):
-            raise ValueError(
-                f"{self.path}: column {name!r} holds numbers, but {texts[0][1]!r} in line {texts[0][0]}"
-                f"{f' and {len(texts) - 1} texts more' if len(texts) > 1 else ''}; mend it, or say that the column "
-                "holds names (categorical)"
-            )
-
-    def require_values(self, names: Sequence[str], advice: str) -> None:
-        problems = []
-        for name in names:
-            empty = [line for line, text in zip(self.lines, self.column(name), strict=True) if text.lower() in _MISSING]
-            if empty:
-                problems.append(f"column {name!r}: {len(empty)} of {len(self.rows)}, the first in line {empty[0]}")
-        if problems:
-            listed = "".join(f"\n  {problem}" for problem in problems[:_SHOWN])
-            rest = f"\n  … and {len(problems) - _SHOWN} columns more" if len(problems) > _SHOWN else ""
-            raise ValueError(f"{self.path} lacks values; {advice}:{listed}{rest}")
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (f" … ({len(names)})" if len(names) > _SHOWN else "")
 
 
 @register("csv")
@@ -254,7 +134,7 @@ def table(
         ValueError: if it is no table, a column is not there, a value is missing, or a column holds too many texts.
     """
     categorical, ignore = ((each,) if isinstance(each, str) else each for each in (categorical, ignore))
-    found = _Table.read(path)
+    found = TableFile.read(path)
     told = found.names[-1] if target is None else target
     for name in (told, *categorical, *ignore):
         if name not in found.names:
@@ -299,7 +179,7 @@ def table(
     )
 
 
-def _answer(found: _Table, target: str, kind: str) -> tuple[np.ndarray, tuple[str, ...]]:
+def _answer(found: TableFile, target: str, kind: str) -> tuple[np.ndarray, tuple[str, ...]]:
     """The target of each line: int32 [line] and the classes, or float32 [line, 1] and none."""
     texts = found.column(target)
     numeric = found.is_numeric(target)

@@ -4,15 +4,13 @@ A text is kept as its characters' places in the vocabulary, a byte each where 25
 whole; a window is cut out where it is needed.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data import tfds
 from data.dataset import ArraySource, Batch, Dataset, Field, Spec
-from data.originals import download, verify
+from data.originals import find
 from data.registry import register
 
 URL = (
@@ -81,19 +79,9 @@ def tiny_shakespeare(*, length: int = 100) -> Dataset:
 
 def shakespeare() -> tuple[bytes, str]:
     """What is in the file of Tiny Shakespeare, and where it is."""
-    root = os.environ.get("ZOO_DATA_DIR")
-    folder = Path(root) / "tiny_shakespeare" if root else None
-    if folder is None or not folder.is_dir():
-        folder = tfds.data_dir() / "downloads" / "tiny_shakespeare"
-        if not all((folder / file).exists() for file in SHA256):
-            download("tiny_shakespeare", URL, SHA256, folder)
-    ((name, sha256),) = SHA256.items()
-    file = folder / name
-    if not file.is_file():
-        raise FileNotFoundError(f"{file} is missing; get it from {URL}{name}")
-    content = file.read_bytes()
-    verify(content, sha256, f"{file} is not the original file; get it anew from {URL}{name}")
-    return content, str(file)
+    (file,) = SHA256
+    path = find("tiny_shakespeare", URL, SHA256) / file
+    return path.read_bytes(), str(path)
 
 
 def _build(name: str, content: bytes, where: str, length: int) -> Dataset:

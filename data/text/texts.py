@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 import zlib
@@ -16,8 +15,9 @@ import numpy as np
 
 from data.dataset import ArraySource, Dataset, Field, Source, Spec
 from data.pipeline import TEST_SEED, held_out
-from data.places import find_file, find_folder, split_folders
+from data.places import class_folders, find_file, find_folder, split_folders
 from data.registry import register
+from data.table_file import TableFile
 from data.text.characters import shakespeare
 from data.text.tokens import PAD, SPECIAL, pad
 
@@ -104,7 +104,9 @@ class TextReader:
         file = Path(path)
         if file.suffix.lower() != ".csv":
             return [_read(file)]
-        return [row[self.column] for row in _csv_rows(file, (self.column,))]
+        table = TableFile.read(file)
+        table.require_columns([self.column])
+        return table.column(self.column)
 
     def read(self, path: str | os.PathLike[str]) -> np.ndarray:
         """Tokens of the texts in a file, int32 [text, time]; see `texts`."""
@@ -149,10 +151,10 @@ def texts(
     if where.is_dir():
         splits = _of_folder(where)
     else:
-        rows = _csv_rows(where, (text_column, label_column))
-        if missing := [str(line) for line, row in enumerate(rows, 1) if not row[label_column].strip()]:
-            raise ValueError(f"{where}: no {label_column!r} in row {_some(missing)}")
-        splits = {"train": [(row[text_column], row[label_column].strip()) for row in rows]}
+        table = TableFile.read(where)
+        table.require_columns([text_column, label_column], ": name them with text_column and label_column")
+        table.require_values([label_column], "give each text its class")
+        splits = {"train": list(zip(table.column(text_column), table.column(label_column), strict=True))}
     if test is not None and "test" in splits:
         raise ValueError(f"test={test} makes a test split where there is none, but {path} has one")
     options = {"length": length, "tokens": tokens, "lowercase": lowercase, "column": text_column}
@@ -260,7 +262,7 @@ def _of_folder(root: Path) -> dict[str, list[tuple[str, str]]]:
     splits = {}
     for split, folder in (split_folders(root) or {"train": root}).items():
         splits[split] = []
-        for kind in sorted(each for each in folder.iterdir() if each.is_dir() and each.name[0] != "."):
+        for kind in class_folders(folder):
             files = sorted(f for f in kind.rglob("*") if f.suffix.lower() in _ENDINGS and f.name[0] != ".")
             if not files:
                 raise ValueError(f"the class {kind.name!r} is empty: there is no .txt file in {kind}")
@@ -275,27 +277,6 @@ def _read(file: Path) -> str:
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not UTF-8: {error.reason} at byte {error.start}; convert it") from None
-
-
-def _csv_rows(file: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """The lines of a CSV file; each has the columns."""
-    content = _read(file)
-    first = content.partition("\n")[0]
-    reader = csv.DictReader(content.splitlines(keepends=True), delimiter=max(",;\t|", key=first.count))
-    names = [name or "" for name in reader.fieldnames or ()]
-    if absent := [name for name in columns if name not in names]:
-        raise ValueError(
-            f"{file} has no column {', '.join(map(repr, absent))}; it has {', '.join(names) or 'none'}: name them with "
-            "text_column and label_column"
-        )
-    rows = []
-    for row in reader:
-        if None in row or None in row.values():
-            raise ValueError(f"{file}: line {reader.line_num} has not as many cells as the first line names columns")
-        rows.append(row)
-    if not rows:
-        raise ValueError(f"{file} has no rows")
-    return rows
 
 
 def _some(names: Sequence[str]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 
@@ -80,7 +82,8 @@ def test_characters_and_scripts_without_spaces(tmp_path):
     assert letters.spec.vocabulary == ("<pad>", "<unknown>", "が", "だ", "犬", "猫")
 
 
-def test_the_speakers_of_shakespeare(shakespeare):
+@pytest.mark.skipif("ZOO_DATA_DIR" not in os.environ, reason="needs Tiny Shakespeare in ZOO_DATA_DIR")
+def test_the_speakers_of_shakespeare():
     dataset = data.load("shakespeare_speakers")
     assert len(dataset.spec.classes) == 10
     assert "Romeo" in dataset.spec.classes
@@ -95,14 +98,6 @@ def test_the_speakers_of_shakespeare(shakespeare):
             assert (source.arrays["label"] == number).sum() == same
     speeches = data.load("shakespeare_speakers", unit="speech", length=64)
     assert len(speeches.splits["train"]) < sizes["train"] / 3
-
-
-@pytest.fixture
-def shakespeare():
-    try:
-        data.load("tiny_shakespeare")
-    except (FileNotFoundError, OSError):
-        pytest.skip("Tiny Shakespeare is not here")
 
 
 @pytest.mark.parametrize(
@@ -123,9 +118,9 @@ def test_options_are_refused(folder, options, message):
     ("rows", "message"),
     [
         (["good,a", "bad,"], "a text without a word says nothing: ''"),
-        (["good,a", ",b"], "no 'label' in row 2"),
+        (["good,a", ",b"], r"lacks values; give each text its class:\n  column 'label': 1 of 2, the first in line 3"),
         (["good,a", "good,b"], "has 1 class; expected two or more"),
-        (["good,a,b"], "line 2 has not as many cells"),
+        (["good,a,b"], "line 2 has 3 cells, and the first line names 2 columns"),
         ([], "has no rows"),
     ],
 )
