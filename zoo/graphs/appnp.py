@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from zoo.graphs.linear import Linear, drop
-from zoo.graphs.message_passing import one_graph, smoothing
+from zoo.graphs.message_passing import Graph, smoothing
+from zoo.graphs.network import NodeNetwork
 from zoo.layers import Dropout, record
 from zoo.registry import register
 
@@ -24,7 +24,7 @@ from zoo.registry import register
     "PageRank, ICLR 2019",
     num_classes=7,
 )
-class APPNP(nn.Module):
+class APPNP(NodeNetwork):
     """A perceptron's outputs H, then Z := (1 − α) Â Z + α H, `num_steps` times from Z = H (eq. 4).
 
     Dropout is before each layer of the perceptron, and with `edge_dropout_rate` on the entries of Â in each step.
@@ -37,22 +37,9 @@ class APPNP(nn.Module):
     teleport: float = 0.1
     dropout_rate: float = 0.5
     edge_dropout_rate: float = 0.5
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
-    @nn.compact
-    def __call__(
-        self,
-        nodes: Any,
-        senders: Any = None,
-        receivers: Any = None,
-        node: Any = None,
-        node_mask: Any = None,
-        *,
-        train: bool = False,
-    ) -> jax.Array:
-        """As `zoo.graphs.gcn.GCN`."""
-        graph = one_graph(nodes, senders, receivers, node_mask)
+    def of_graph(self, graph: Graph, train: bool) -> jax.Array:
+        """See `NodeNetwork`."""
         smooth, h = smoothing(graph), graph.nodes
         for index, size in enumerate(self.hidden_sizes, start=1):
             h = drop(self.dropout_rate, h, train=train)
@@ -68,4 +55,4 @@ class APPNP(nn.Module):
             if train and self.edge_dropout_rate:
                 kept = Dropout(self.edge_dropout_rate)(jnp.ones((entries,), h.dtype), train=True)
             z = (1 - self.teleport) * smooth(z, kept) + self.teleport * h
-        return graph.outputs(z, node)
+        return z

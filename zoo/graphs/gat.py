@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from zoo.graphs.linear import Linear, drop
-from zoo.graphs.message_passing import Graph, Rows, aggregate, gather, one_graph, softmax_of_incoming, with_self_loops
+from zoo.graphs.message_passing import Graph, Rows, aggregate, gather, softmax_of_incoming, with_self_loops
+from zoo.graphs.network import NodeNetwork
 from zoo.layers import Dropout, record
 from zoo.registry import register
 
@@ -60,7 +61,7 @@ class GraphAttention(nn.Module):
     paper="P. Veličković, G. Cucurull, A. Casanova, A. Romero, P. Liò, Y. Bengio, Graph Attention Networks, ICLR 2018",
     num_classes=7,
 )
-class GAT(nn.Module):
+class GAT(NodeNetwork):
     """Attention layers whose heads stand side by side (eq. 5), ELU, and a last one whose heads are averaged (eq. 6).
 
     Dropout is before each layer and on the attention. `num_classes=0` gives the last hidden layer. The defaults are the
@@ -72,22 +73,10 @@ class GAT(nn.Module):
     num_output_heads: int = 1
     num_classes: int = 7
     dropout_rate: float = 0.6
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
-    @nn.compact
-    def __call__(
-        self,
-        nodes: Any,
-        senders: Any = None,
-        receivers: Any = None,
-        node: Any = None,
-        node_mask: Any = None,
-        *,
-        train: bool = False,
-    ) -> jax.Array:
-        """As `zoo.graphs.gcn.GCN`."""
-        graph = with_self_loops(one_graph(nodes, senders, receivers, node_mask))
+    def of_graph(self, graph: Graph, train: bool) -> jax.Array:
+        """See `NodeNetwork`."""
+        graph = with_self_loops(graph)
         rate = self.dropout_rate
         h = graph.nodes
         for index, size in enumerate(self.features, start=1):
@@ -101,4 +90,4 @@ class GAT(nn.Module):
             h = drop(rate, h, train=train)
             heads = (self.num_classes, self.num_output_heads, rate, True)
             h = GraphAttention(*heads, self.dtype, self.param_dtype, name="head")(h, graph, train=train)
-        return graph.outputs(h, node)
+        return h

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from zoo.graphs.linear import Linear, drop
-from zoo.graphs.message_passing import Rows, Smoothing, one_graph, smoothing
+from zoo.graphs.message_passing import Graph, Rows, Smoothing, smoothing
+from zoo.graphs.network import NodeNetwork
 from zoo.layers import record
 from zoo.registry import register
 
@@ -38,7 +39,7 @@ class GraphConv(nn.Module):
     paper="T. Kipf, M. Welling, Semi-Supervised Classification with Graph Convolutional Networks, ICLR 2017",
     num_classes=7,
 )
-class GCN(nn.Module):
+class GCN(NodeNetwork):
     """Layers H' = σ(Â H W + b) (eq. 2), with dropout before each, and ReLU behind all but the last.
 
     `num_classes=0` gives the last hidden layer. The defaults are the paper's network for Cora.
@@ -47,25 +48,9 @@ class GCN(nn.Module):
     hidden_sizes: Sequence[int] = (16,)
     num_classes: int = 7
     dropout_rate: float = 0.5
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
-    @nn.compact
-    def __call__(
-        self,
-        nodes: Any,
-        senders: Any = None,
-        receivers: Any = None,
-        node: Any = None,
-        node_mask: Any = None,
-        *,
-        train: bool = False,
-    ) -> jax.Array:
-        """Nodes `[nodes, inputs]` and edges `[edges]`, or those of many graphs → `[nodes, num_classes]`.
-
-        See `zoo.graphs.message_passing.one_graph`. Where `node [batch]` is given, those nodes' alone.
-        """
-        graph = one_graph(nodes, senders, receivers, node_mask)
+    def of_graph(self, graph: Graph, train: bool) -> jax.Array:
+        """See `NodeNetwork`."""
         smooth, h = smoothing(graph), graph.nodes
         sizes = [*self.hidden_sizes, *([self.num_classes] if self.num_classes else [])]
         for index, size in enumerate(sizes, start=1):
@@ -74,4 +59,4 @@ class GCN(nn.Module):
             if index <= len(self.hidden_sizes):
                 h = nn.relu(h)
                 record(self, f"hidden{index}", graph.outputs(h))
-        return graph.outputs(h, node)
+        return h

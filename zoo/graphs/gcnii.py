@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from zoo.graphs.linear import Linear, drop
-from zoo.graphs.message_passing import one_graph, smoothing
+from zoo.graphs.message_passing import Graph, smoothing
+from zoo.graphs.network import NodeNetwork
 from zoo.layers import Dropout
 from zoo.registry import register
 
@@ -43,7 +44,7 @@ class _Layer(nn.Module):
     paper="M. Chen, Z. Wei, Z. Huang, B. Ding, Y. Li, Simple and Deep Graph Convolutional Networks, ICML 2020",
     num_classes=7,
 )
-class GCNII(nn.Module):
+class GCNII(NodeNetwork):
     """Layers H' = σ(((1 − α) Â H + α H⁰) ((1 − βₗ) I + βₗ Wₗ)), βₗ = log(θ / l + 1) (eq. 5), between two dense ones.
 
     α is `teleport` and θ `identity_strength`. The weights of all layers lie in one array, `convs/linear/kernel`
@@ -56,22 +57,9 @@ class GCNII(nn.Module):
     teleport: float = 0.1
     identity_strength: float = 0.5
     dropout_rate: float = 0.6
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
-    @nn.compact
-    def __call__(
-        self,
-        nodes: Any,
-        senders: Any = None,
-        receivers: Any = None,
-        node: Any = None,
-        node_mask: Any = None,
-        *,
-        train: bool = False,
-    ) -> jax.Array:
-        """As `zoo.graphs.gcn.GCN`."""
-        graph = one_graph(nodes, senders, receivers, node_mask)
+    def of_graph(self, graph: Graph, train: bool) -> jax.Array:
+        """See `NodeNetwork`."""
         h = drop(self.dropout_rate, graph.nodes, train=train)
         h = nn.relu(Linear(self.hidden_size, True, self.dtype, self.param_dtype, name="stem")(h))
         shares = [math.log(self.identity_strength / layer + 1) for layer in range(1, self.num_layers + 1)]
@@ -86,4 +74,4 @@ class GCNII(nn.Module):
         if self.num_classes:
             h = drop(self.dropout_rate, h, train=train)
             h = Linear(self.num_classes, True, self.dtype, self.param_dtype, name="head")(h)
-        return graph.outputs(h, node)
+        return h

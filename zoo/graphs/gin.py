@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from zoo.graphs.linear import Linear, drop
-from zoo.graphs.message_passing import SparseRows, neighbours, one_graph
+from zoo.graphs.message_passing import Graph, SparseRows, neighbours
+from zoo.graphs.network import NodeNetwork
 from zoo.layers import batch_axis, record
 from zoo.registry import register
 
@@ -60,7 +61,7 @@ def _sum(x: jax.Array) -> jax.Array:
     paper="K. Xu, W. Hu, J. Leskovec, S. Jegelka, How Powerful are Graph Neural Networks?, ICLR 2019",
     num_classes=7,
 )
-class GIN(nn.Module):
+class GIN(NodeNetwork):
     """Layers h' = MLP((1 + ε) h + Σ hᵤ over the neighbours) (eq. 4.1) with a learned ε.
 
     Each MLP has two layers, and batch norm follows both. What all layers give stands side by side (section 4.2): a
@@ -72,22 +73,10 @@ class GIN(nn.Module):
     num_layers: int = 4
     num_classes: int = 7
     dropout_rate: float = 0.5
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
-    @nn.compact
-    def __call__(
-        self,
-        nodes: Any,
-        senders: Any = None,
-        receivers: Any = None,
-        node: Any = None,
-        node_mask: Any = None,
-        *,
-        train: bool = False,
-    ) -> jax.Array:
-        """As `zoo.graphs.gcn.GCN`."""
-        graph, dtypes = one_graph(nodes, senders, receivers, node_mask), (self.dtype, self.param_dtype)
+    def of_graph(self, graph: Graph, train: bool) -> jax.Array:
+        """See `NodeNetwork`."""
+        dtypes = (self.dtype, self.param_dtype)
         h, seen = graph.nodes, []
         for index in range(1, self.num_layers + 1):
             epsilon = self.param(f"epsilon{index}", nn.initializers.zeros, (), self.param_dtype)
@@ -107,4 +96,4 @@ class GIN(nn.Module):
         if self.num_classes:
             h = drop(self.dropout_rate, h, train=train)
             h = Linear(self.num_classes, True, *dtypes, name="head")(h)
-        return graph.outputs(h, node)
+        return h

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from zoo.graphs.linear import Linear, drop
-from zoo.graphs.message_passing import neighbours, one_graph
+from zoo.graphs.message_passing import Graph, neighbours
+from zoo.graphs.network import NodeNetwork
 from zoo.layers import record
 from zoo.registry import register
 
@@ -23,7 +23,7 @@ from zoo.registry import register
     "Transactions on Neural Networks 20, 2009",
     num_classes=7,
 )
-class GraphNetwork(nn.Module):
+class GraphNetwork(NodeNetwork):
     """Layers hᵥ' = σ(W hᵥ + Σ hᵤ over the neighbours u of v) (guide, eq. 81), between two dense ones; σ is ReLU.
 
     The sum has the size of h, so that W is square. A sum grows with the degree and the depth; `aggregator="mean"` does
@@ -35,22 +35,10 @@ class GraphNetwork(nn.Module):
     num_classes: int = 7
     aggregator: Literal["sum", "mean"] = "sum"
     dropout_rate: float = 0.5
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
-    @nn.compact
-    def __call__(
-        self,
-        nodes: Any,
-        senders: Any = None,
-        receivers: Any = None,
-        node: Any = None,
-        node_mask: Any = None,
-        *,
-        train: bool = False,
-    ) -> jax.Array:
-        """As `zoo.graphs.gcn.GCN`."""
-        graph, dtypes = one_graph(nodes, senders, receivers, node_mask), (self.dtype, self.param_dtype)
+    def of_graph(self, graph: Graph, train: bool) -> jax.Array:
+        """See `NodeNetwork`."""
+        dtypes = (self.dtype, self.param_dtype)
         h = Linear(self.hidden_size, True, *dtypes, name="stem")(drop(self.dropout_rate, graph.nodes, train=train))
         for index in range(1, self.num_layers + 1):
             own = Linear(self.hidden_size, False, *dtypes, name=f"layer{index}")(h)
@@ -59,4 +47,4 @@ class GraphNetwork(nn.Module):
             h = drop(self.dropout_rate, h, train=train)
         if self.num_classes:
             h = Linear(self.num_classes, True, *dtypes, name="head")(h)
-        return graph.outputs(h, node)
+        return h

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from zoo.graphs.linear import Linear, drop
-from zoo.graphs.message_passing import Graph, Rows, in_degrees, neighbours, one_graph
+from zoo.graphs.message_passing import Graph, Rows, in_degrees, neighbours
+from zoo.graphs.network import NodeNetwork
 from zoo.layers import record
 from zoo.registry import register
 
@@ -52,7 +53,7 @@ class SAGELayer(nn.Module):
     paper="W. Hamilton, R. Ying, J. Leskovec, Inductive Representation Learning on Large Graphs, NeurIPS 2017",
     num_classes=7,
 )
-class GraphSAGE(nn.Module):
+class GraphSAGE(NodeNetwork):
     """Layers h' = σ(W h + W' aggregated + b) (algorithm 1), with dropout before each, and ReLU but for the last.
 
     Aggregators (section 3.3): "mean" of the neighbours; "max" over the neighbours of ReLU(W'' h + b''), the pooling
@@ -65,22 +66,9 @@ class GraphSAGE(nn.Module):
     aggregator: Aggregator = "mean"
     normalize: bool = False
     dropout_rate: float = 0.5
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
 
-    @nn.compact
-    def __call__(
-        self,
-        nodes: Any,
-        senders: Any = None,
-        receivers: Any = None,
-        node: Any = None,
-        node_mask: Any = None,
-        *,
-        train: bool = False,
-    ) -> jax.Array:
-        """As `zoo.graphs.gcn.GCN`."""
-        graph = one_graph(nodes, senders, receivers, node_mask)
+    def of_graph(self, graph: Graph, train: bool) -> jax.Array:
+        """See `NodeNetwork`."""
         h = graph.nodes
         sizes = [*self.hidden_sizes, *([self.num_classes] if self.num_classes else [])]
         for index, size in enumerate(sizes, start=1):
@@ -92,4 +80,4 @@ class GraphSAGE(nn.Module):
                 if self.normalize:
                     h = h * jax.lax.rsqrt(jnp.maximum(jnp.square(h).sum(axis=-1, keepdims=True), 1e-24))
                 record(self, f"hidden{index}", graph.outputs(h))
-        return graph.outputs(h, node)
+        return h
