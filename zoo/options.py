@@ -187,15 +187,21 @@ def fits(value: Any, hint: Any) -> bool:
     """Whether a value is of a type; a list will do for a tuple, a whole number for a float, no boolean for a number."""
     if isinstance(value, bool) and bool not in _alternatives(hint) and Any not in _alternatives(hint):
         return False
-    if isinstance(value, list):
-        value = tuple(value)  # JSON and the command line know lists alone
+    # JSON and the command line know lists alone.
+    forms = (value, tuple(value)) if isinstance(value, list) else (value,)
+    return any(_is_of(form, hint) for form in forms) and not (
+        isinstance(value, list | tuple) and any(isinstance(item, bool) for item in value)
+    )
+
+
+def _is_of(value: Any, hint: Any) -> bool:
     try:
         typeguard.check_type(value, hint, collection_check_strategy=typeguard.CollectionCheckStrategy.ALL_ITEMS)
     except typeguard.TypeCheckError:
         return False
     except TypeError:  # a type that cannot be checked at run time
         return True
-    return not (isinstance(value, tuple) and any(isinstance(item, bool) for item in value))
+    return True
 
 
 def _alternatives(hint: Any) -> Collection[Any]:

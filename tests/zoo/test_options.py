@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import zoo
-from zoo.options import RANGES, Range, check_options
+from zoo.options import RANGES, Range, check_options, fits
 
 
 def function(
@@ -110,3 +110,12 @@ def test_every_model_is_checked():
         zoo.create_model("resnet18", stem="x")
     with pytest.raises(ValueError, match="name is no option of model 'mlp'"):
         zoo.create_model("mlp", name="x")
+
+
+def test_a_list_is_a_list_and_will_do_for_a_tuple():
+    assert fits([1, 2], list[int])
+    assert fits([{"a": True}], list[dict[str, Any]])
+    assert fits([1, 2], tuple[int, ...])
+    assert not fits([1, "2"], list[int])
+    assert not fits([1, True], list[int])
+    assert not fits((1, 2), list[int])
