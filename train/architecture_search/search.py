@@ -31,7 +31,7 @@ from train.runs.build import build
 from train.search.evaluation import Candidate, one_by_one
 from zoo.options import POSITIVE, unknown
 from zoo.vision.cells import Genotype, read_genotype
-from zoo.vision.darts import SMALL_SPACE, DARTSSupernet
+from zoo.vision.darts import SMALL_SPACE
 
 
 class Preset(NamedTuple):
@@ -139,7 +139,6 @@ def _require(
             f"with the task {recipe.task!r}"
         )
     recipe = replace(recipe, monitor=recipe.monitor or "validation_accuracy")
-    PRESETS[space].space.sizes  # noqa: B018  refuses an empty space
     read_genotype(recipe.model_options.get("genotype", "darts_v2"))
     build(recipe)
     return recipe
@@ -171,7 +170,7 @@ def _by_trials(
 ) -> tuple[Genotype, dict[str, Any]]:
     table: list[dict[str, Any]] = []
     if (folder / "trials.json").is_file():
-        table = json.loads((folder / "trials.json").read_text())
+        table = read_json(folder / "trials.json", list[dict[str, Any]])
     known: dict[Architecture, float] = {}
     short, evaluate = replace(recipe, epochs=epochs, patience=None), one_by_one()
     best = max if higher_is_better(recipe.monitor) else min
@@ -220,12 +219,24 @@ def _by_gradient(
 ) -> tuple[Genotype, dict[str, Any]]:
     dataset = load_data(recipe)
     operations, num_nodes = preset.space
-    model = DARTSSupernet(
-        operations, num_nodes, dataset.spec.num_classes, features=preset.features, num_cells=preset.num_cells
-    )
+    options = {
+        "operations": list(operations),
+        "num_nodes": num_nodes,
+        "num_classes": dataset.spec.num_classes,
+        "features": preset.features,
+        "num_cells": preset.num_cells,
+    }
     place = folder / "supernet"
     history = train_supernet(
-        model, dataset, place, epochs=epochs, rates=preset.rates, order=order, seed=recipe.seed, progress=progress
+        zoo.create_model("darts_supernet", **options),
+        dataset,
+        place,
+        meta={"model": "darts_supernet", "model_options": options},
+        epochs=epochs,
+        rates=preset.rates,
+        order=order,
+        seed=recipe.seed,
+        progress=progress,
     )
     over_time = weights_over_time(place)
     normal = [derive(weights["normal"], operations) for _, weights in over_time]

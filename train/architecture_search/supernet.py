@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -86,13 +86,25 @@ def train_supernet(
     dataset: data.Dataset,
     folder: Path,
     *,
+    meta: Mapping[str, Any],
     epochs: float,
-    rates: Rates = Rates(),  # noqa: B008  never changed
+    rates: Rates,
     order: int = 1,
     seed: int = 0,
     progress: bool = False,
 ) -> History:
     """Trains a supernet in a folder, or goes on there to the same bits; the weights are kept at each evaluation.
+
+    Args:
+      model: the supernet.
+      dataset: one half of whose training examples the weights see, and the other half α.
+      folder: of checkpoints, history and weights.
+      meta: the `model` and its `model_options`, for `zoo.load_model`.
+      epochs: passes over a half.
+      rates: how it is trained.
+      order: 1 or 2, see `train.architecture_search.darts`.
+      seed: of the halves, the initialisation and the order of examples.
+      progress: whether to show a bar.
 
     Raises:
       ValueError: sizes do not fit together.
@@ -103,7 +115,6 @@ def train_supernet(
     per_epoch = data.steps_per_epoch(len(halves.splits["train"]), rates.batch_size)
     steps = max(1, round(epochs * per_epoch))
     every = min(per_epoch, steps)
-    meta = {"model": "darts_supernet", "model_options": {}}
     kept = _KeptWeights(folder, meta, monitor="loss", keep=1, every=max(1, steps // every // 5))
     with contextlib.ExitStack() as stack:
         stack.callback(kept.close)

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from data.images.folder import read_classes
+from data.places import class_folders
 from train.inference.loading import Run, load
 from train.inference.prediction import Prediction, files_of
 from train.optim.freezing import Frozen
@@ -106,7 +107,7 @@ def adapt(
 def _class_folders(root: Path) -> list[Path]:
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root}; expected a folder for each class: FOLDER/CLASS/PICTURE")
-    found = sorted(each for each in root.iterdir() if each.is_dir() and each.name[0] != ".")
+    found = class_folders(root)
     if len(found) < 2:
         raise ValueError(
             f"{root} has {'one class' if found else 'no classes'}; expected a folder of pictures for each class, "
@@ -138,9 +139,8 @@ def _solver(run: Run, steps: int | None, transductive: bool | None = None) -> An
     """(variables, support, what is told of it, queries) → outputs after so many inner steps."""
     recipe = run.recipe
     usual: int = task_option(recipe, "test_steps") or task_option(recipe, "inner_steps")
-    kept: Frozen = lambda path: False  # noqa: E731
-    if recipe.task == "anil":
-        kept = all_but(run.variables["params"], task_option(recipe, "head"))
+    anil = recipe.task == "anil"
+    kept: Frozen = all_but(run.variables["params"], task_option(recipe, "head")) if anil else (lambda path: False)
     whose = task_option(recipe, "transductive") if transductive is None else transductive
 
     def solve(variables: Any, support: Any, told: Any, query: Any) -> jax.Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
@@ -12,9 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from train.inference.adaptation import Curve
 from train.loop.checkpoints import History
 from train.metrics import higher_is_better
+
+if TYPE_CHECKING:
+    from train.inference.adaptation import Curve
 
 BLUE, ORANGE = "#2a6fbb", "#d9772b"
 

@@ -122,6 +122,9 @@ def test_a_mixture_is_the_weighted_sum_of_its_operations():
     np.testing.assert_allclose(mixed.apply(variables, x, weights), expected, atol=1e-6)
 
 
+META = {"model": "tiny", "model_options": {}}
+
+
 def digits_like():
     rng = np.random.default_rng(0)
     image, label = rng.normal(size=(41, 2, 2, 1)).astype(np.float32), rng.integers(0, 3, 41)
@@ -141,7 +144,7 @@ def test_an_interrupted_supernet_ends_with_the_same_bits(tmp_path, monkeypatch):
 
     def run(folder):
         rates = module.Rates(batch_size=4, architecture_rate=0.1)
-        return train_supernet(Tiny(), digits_like(), folder, epochs=3, rates=rates, order=2)
+        return train_supernet(Tiny(), digits_like(), folder, meta=META, epochs=3, rates=rates, order=2)
 
     run(tmp_path / "whole")
     write = module.write_whole

