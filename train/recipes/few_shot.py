@@ -64,8 +64,8 @@ def maml_omniglot() -> Recipe:
 
     Command: zoo train maml_omniglot
     Time: 12 minutes of training on 2 CPU cores, 200 s on an H200.
-    Reached: 98.15 ± 0.21 % with 1 shot, and that run 99.61 ± 0.07 % with 5 (zoo evaluate RUN data_options.shots=5); trained with
-      data_options.shots=5, on a GPU, 99.34 ± 0.10 %. The paper has 98.7 and 99.9 %.
+    Reached: 98.15 ± 0.21 % with 1 shot, and that run 99.61 ± 0.07 % with 5 (zoo evaluate RUN data_options.shots=5);
+      trained with data_options.shots=5, on a GPU, 99.34 ± 0.10 %. The paper has 98.7 and 99.9 %.
     """
     return Recipe(
         model="conv4",

@@ -110,8 +110,8 @@ def _mapped_kernel_gradient(x: jax.Array, g: jax.Array, at: Geometry) -> jax.Arr
 def _map(primitive: Any, one_by_one: Any, mapped: Any, kernel: bool) -> None:
     """How `jax.vmap` runs a primitive: with one kernel for all as one batch, with a kernel for each as products.
 
-    XLA would make groups of the kernels: with 16 of 64 → 64 features on 20 images of 14×14 each, value and gradient take
-    850 ms on 2 CPU cores, and 12 as products.
+    XLA would make groups of the kernels: with 16 of 64 → 64 features on 20 images of 14×14 each, value and gradient
+    take 850 ms on 2 CPU cores, and 12 as products.
 
     Args:
       primitive: of (images or outputs, kernel), or of (images, outputs).
