@@ -30,14 +30,17 @@ def abstract_variables(model: nn.Module, x: Any) -> dict[str, Any]:
 
 
 def layers(model: nn.Module, x: Any) -> list[Layer]:
-    """The modules of `model` in the order in which they are called on `x`, children before what they make up."""
-    kinds: list[tuple[tuple[str, ...], str, tuple[int, ...]]] = []
+    """The modules of `model` in the order in which they are called on `x`, children before what they make up.
+
+    One that is called several times, as the field of a differential equation is, stands where it is called first.
+    """
+    kinds: dict[tuple[str, ...], tuple[str, tuple[int, ...]]] = {}
 
     def note(next_call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         y = next_call(*args, **kwargs)
         outputs = [leaf for leaf in jax.tree.leaves(y) if isinstance(leaf, jax.Array)]
         if context.method_name == "__call__" and outputs:
-            kinds.append((context.module.path, type(context.module).__name__, outputs[0].shape))
+            kinds.setdefault(context.module.path, (type(context.module).__name__, outputs[0].shape))
         return y
 
     def init(key: jax.Array, x: Any) -> Any:
@@ -45,7 +48,9 @@ def layers(model: nn.Module, x: Any) -> list[Layer]:
             return model.init(key, x)
 
     params = jax.eval_shape(init, jax.random.key(0), x).get("params", {})
-    return [Layer("/".join(path), kind, shape, count_parameters(_at(params, path))) for path, kind, shape in kinds]
+    return [
+        Layer("/".join(path), kind, shape, count_parameters(_at(params, path))) for path, (kind, shape) in kinds.items()
+    ]
 
 
 def _at(tree: Any, path: tuple[str, ...]) -> Any:

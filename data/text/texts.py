@@ -29,7 +29,7 @@ Tokens = Literal["words", "characters"]
 _WORD = re.compile(r"[぀-ヿ㐀-鿿豈-﫿]|[^\W_]+(?:['’][^\W_]+)*|[^\w\s]|_+")
 """A word with what an apostrophe joins to it, a mark, or a letter of a script that has no spaces between words."""
 
-_ENDINGS = (".txt", ".text", ".md")
+_ENDING = ".txt"
 
 _SHOWN = 5
 """The most problems that an error lists."""
@@ -263,9 +263,9 @@ def _of_folder(root: Path) -> dict[str, list[tuple[str, str]]]:
     for split, folder in (split_folders(root) or {"train": root}).items():
         splits[split] = []
         for kind in class_folders(folder):
-            files = sorted(f for f in kind.rglob("*") if f.suffix.lower() in _ENDINGS and f.name[0] != ".")
+            files = sorted(f for f in kind.rglob("*") if f.suffix.lower() == _ENDING and f.name[0] != ".")
             if not files:
-                raise ValueError(f"the class {kind.name!r} is empty: there is no .txt file in {kind}")
+                raise ValueError(f"the class {kind.name!r} is empty: there is no {_ENDING} file in {kind}")
             splits[split] += [(_read(file), kind.name) for file in files]
     return splits
 

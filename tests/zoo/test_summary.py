@@ -67,6 +67,7 @@ def test_layers_sum_to_the_whole(name):
     for (*module, _), leaf in params.items():
         held["/".join(module)] += leaf.size
     assert found[-1].path == ""
+    assert len({layer.path for layer in found}) == len(found)
     assert set(held) <= {layer.path for layer in found}
     for layer in found:
         inner = [n for path, n in held.items() if f"{path}/".startswith(f"{layer.path}/") or not layer.path]
