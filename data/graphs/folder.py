@@ -43,8 +43,7 @@ def graph(
         path: the folder or the file; looked for in `ZOO_DATA_DIR` too.
         test: this share.
     """
-    is_arrays = Path(path).suffix.lower() == ".npz"
-    raw = _of_arrays(find_file(path)) if is_arrays else _of_tables(find_folder(path))
+    raw = read_graph(path)
     name = f"graph:{path}"
     if examples == "nodes" and not raw.splits:
         known = np.flatnonzero(raw.label >= 0)
@@ -54,6 +53,17 @@ def graph(
         raw = raw._replace(splits={"train": known[rest], "test": known[held]})
     options: dict[str, Any] = {"normalize": normalize, "fanouts": fanouts, "draws": draws, "seed": seed}
     return graph_dataset(name, raw, examples=examples, directed=directed, **options)
+
+
+def read_graph(path: str) -> RawGraph:
+    """The graph in a folder or a file, as `graph` describes them.
+
+    Raises:
+      FileNotFoundError: there is no such folder or file.
+      ValueError: it holds no graph.
+    """
+    is_arrays = Path(path).suffix.lower() == ".npz"
+    return _of_arrays(find_file(path)) if is_arrays else _of_tables(find_folder(path))
 
 
 def _of_tables(folder: Path) -> RawGraph:

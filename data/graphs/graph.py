@@ -52,6 +52,11 @@ class GraphSource(ArraySource):
     def __len__(self) -> int:
         return self._length
 
+    @property
+    def num_nodes(self) -> int:
+        """Nodes of the graph."""
+        return len(self.arrays["nodes" if "nodes" in self.arrays else "columns"])
+
     def gather(self, arrays: Any, indices: Any) -> Any:
         """The graph, and the examples at `indices`."""
         return {name: array if name in self._graph else array[indices] for name, array in arrays.items()}

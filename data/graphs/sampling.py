@@ -1,5 +1,6 @@
 """Neighbourhoods of single nodes, for graphs that no device can hold (Hamilton et al. 2017, section 3.1)."""
 
+import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -68,6 +69,17 @@ class TreeSource:
             "node_mask": there,
             "label": self.labels[indices],
         }
+
+    def of(self, nodes: np.ndarray) -> "TreeSource":
+        """Neighbourhoods of other nodes of the graph, each drawn once; their labels are -1."""
+        other = copy.copy(self)
+        other._nodes, other.labels = np.asarray(nodes), np.full(len(nodes), -1, np.int32)
+        return other
+
+    @property
+    def num_nodes(self) -> int:
+        """Nodes of the graph."""
+        return len(self._first) - 1
 
     def trees(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Nodes of the trees of these examples, int64 [example, tree], and which places are taken, bool."""

@@ -67,7 +67,7 @@ def predict(
         arg(
             metavar="FILE",
             help="images, folders of them or wildcards; of a table or of texts CSV or text files; of a graph numbers "
-            "of nodes",
+            "of nodes, or pairs such as 3-17; of many graphs a folder or .npz file of each",
         ),
     ] = (),
     text: Annotated[
@@ -77,7 +77,7 @@ def predict(
     invert: Annotated[bool, arg(help="the images are dark on light, the training data light on dark")] = False,
     json: Json = False,
 ) -> None:
-    """Classify images, texts, lines of a CSV file or nodes of a graph, with the best checkpoint of a run.
+    """Classify images, texts, lines of a CSV file, nodes of a graph or graphs, with the best checkpoint of a run.
 
     Of a regression the numbers are printed that it tells.
     """

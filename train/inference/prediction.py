@@ -1,4 +1,4 @@
-"""What a trained run says of images, of lines of a table, of texts and of nodes of a graph."""
+"""What a trained run says of images, of lines of a table, of texts and of graphs."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import numpy as np
 import data
 import zoo
 from data.scaling import to_unit
+from train.inference.graphs import ON_GRAPHS
 from train.inference.loading import Run, classes_of, is_classifier, load
-from train.inference.nodes import class_of_nodes
 from train.tasks.classification import class_probabilities
 from train.tasks.few_shot import FEW_SHOT
 
@@ -59,7 +59,7 @@ class Estimate(NamedTuple):
 def predict(
     folder: str | Path, files: Sequence[str | Path] = (), *, texts: Sequence[str] = (), invert: bool = False
 ) -> list[Prediction] | list[Estimate]:
-    """What the best checkpoint of a run says of image files, of lines of CSV files, of texts, or of nodes of its graph.
+    """What the best checkpoint of a run says of image files, of lines of CSV files, of texts, or of graphs.
 
     Args:
       folder: the run of a classifier or a regression, on images, a table or texts; or a folder of `zoo convert`.
@@ -70,7 +70,8 @@ def predict(
       invert: for dark strokes on a light ground, where the data set has light ones on a dark ground. The readers of
         handwritten digits find that out by themselves.
 
-    Of a run of the task node_classification, `files` are numbers of nodes.
+    On graphs, `files` are numbers of nodes of the run's own graph for the task node_classification, pairs of them such
+    as "3-17" for link_prediction, and graphs, as `data.load("graph:…")` takes them, for graph_classification.
 
     Returns:
       For each example, in order, a `Prediction` of a classifier or an `Estimate` of a regression.
@@ -88,15 +89,14 @@ def predict(
             "a few-shot learner knows no classes until it is shown pictures of them: zoo adapt RUN --support FOLDER "
             "--query FILE…"
         )
-    if run.recipe.task == "node_classification":
-        names, values = class_of_nodes(run, [str(file) for file in files])
-        return _predictions(names, values, classes_of(run))
+    if (of_graphs := ON_GRAPHS.get(run.recipe.task)) is not None:
+        return _predictions(*of_graphs(run, [str(file) for file in files]))
     if run.recipe.task != "regression":
         classes_of(run)  # refuses what is no classifier
     field = {data.TableReader: "features", data.TextReader: "tokens"}.get(type(reader), "image")
     if field not in run.dataset.spec.fields:
         raise ValueError(
-            f"the data of this run ({run.recipe.data}) are no images, table, texts or nodes of a graph; they have the "
+            f"the data of this run ({run.recipe.data}) are no images, table or texts; they have the "
             f"fields {', '.join(run.dataset.spec.fields)}"
         )
     outputs = jax.jit(_outputs(run, field))
