@@ -16,6 +16,7 @@ from train.inference.loading import read_recipe
 from train.publishing.headline import headline
 from train.publishing.uses import examples, uses_of
 from train.recipe import Recipe, describe_recipe, differences, get_recipe, list_recipes
+from train.tasks import CLASSIFIERS
 from zoo.checkpoint import saved_meta
 from zoo.hub_folder import WEIGHTS
 from zoo.published import find, is_published, shipped_models
@@ -172,7 +173,8 @@ def _table(facts: Facts) -> str:
         if found is not None:
             size = facts.meta.get("data", {}).get("sizes", {}).get(found.split)
             rows["reached"] = f"{found.words} on the {found.split} split" + (f" of {size:,}" if size else "")
-    if classes := facts.meta.get("classes") or facts.meta.get("data", {}).get("classes"):
+    classes = facts.meta.get("classes") or facts.meta.get("data", {}).get("classes", ())
+    if classes and (facts.recipe is None or facts.recipe.task in CLASSIFIERS):
         more = ", …" if len(classes) > _SHOWN else ""
         rows["classes"] = f"{len(classes)}: {', '.join(classes[:_SHOWN])}{more}"
     if (file := facts.folder / WEIGHTS).is_file():
@@ -200,7 +202,7 @@ def _usage(facts: Facts, name: str) -> str:
     known = uses_of(recipe, facts.meta)
     if "export" in known:
         commands.append(f"zoo export {name} --out model.stablehlo")
-    if _pipeline(facts) == "image-classification":
+    if "preprocessing" in facts.meta:
         commands.append(f"zoo train finetune data=folder:photos weights={name}")
     lines = ["## Use", "", "```bash", 'pip install "flaxzoo[hub]"' if hub else "pip install flaxzoo", *commands, "```"]
     lines += ["", "```python", "import zoo", "", f'model, variables = zoo.load_model("{name}")']
@@ -231,6 +233,8 @@ def _training(facts: Facts) -> str:
         lines += ["Settings that differ from those of `train.recipe.Recipe`:", ""]
         lines += [*(f"- `{each}`" for each in _settings(facts.recipe)), ""]
     rows = {name: facts.report[name] for name in ("steps", "best_step", "seconds") if name in facts.report}
+    if "seconds" in rows:
+        rows["seconds"] = f"{rows['seconds']}, among whatever else the machine did"
     rows |= {name: value for name, value in facts.report.get("conditions", {}).items() if value is not None}
     if rows:
         lines += [

@@ -50,5 +50,7 @@ def headline(task: str, report: Mapping[str, Any]) -> Headline | None:
         for name, words in choices:
             value = report.get(f"{split}_{name}")
             if isinstance(value, int | float):
-                return Headline(f"{split}_{name}", float(value), words.format(value).replace("%", " %"))
+                return Headline(
+                    f"{split}_{name}", float(value), words.format(value).replace("%", " %").replace("-", "−")
+                )
     return None

@@ -64,11 +64,22 @@ class Hub:
         if found and found[1] in self.repositories:
             siblings = [{"rfilename": name} for name in self.repositories[found[1]]]
             return 200, {"id": found[1], "sha": SHA, "siblings": siblings, "private": self.private[found[1]]}, {}
+        found = re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/\w+", path.partition("?")[0])
+        if found and found[1] in self.repositories:
+            files = self.repositories[found[1]].items()
+            entries = [
+                {"type": "file", "path": name, "oid": _oid(content), "size": len(content)} for name, content in files
+            ]
+            return 200, entries, {}
         found = re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path.partition("?")[0])
         if found and found[2] in self.repositories.get(found[1], {}):
             content = self.repositories[found[1]][found[2]]
-            return 200, content, {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": SHA}
+            return 200, content, {"ETag": f'"{_oid(content)}"', "X-Repo-Commit": SHA}
         return 404, {"error": "not found"}, {"X-Error-Code": "RepoNotFound"}
+
+
+def _oid(content: bytes) -> str:
+    return hashlib.sha1(content).hexdigest()
 
 
 @contextmanager
