@@ -31,6 +31,8 @@ class Headline(NamedTuple):
 
 
 _METRICS = {
+    "diffusion": ("classifier_confidence", "classifier’s confidence of {:.3f}"),
+    "gan": ("classifier_confidence", "classifier’s confidence of {:.3f}"),
     "density": ("loss", "negative log-likelihood of {:.3f} nats"),
     "language_modeling": ("bits_per_character", "{:.2f} bits a character"),
     "link_prediction": ("roc_auc", "area under the ROC curve {:.3f}"),

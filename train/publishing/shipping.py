@@ -7,8 +7,10 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from train.inference.evaluation import examine, load_with_data
+from train.inference.fidelity import fidelity
 from train.publishing.cards import Facts, facts_of
 from train.publishing.folder import publish, write_card, write_report
 from train.publishing.headline import Headline, headline
@@ -19,6 +21,9 @@ LICENCE = "apache-2.0"
 
 MOST_BYTES = 12_000_000
 """Of all that ships, together."""
+
+JUDGES = {"digits": "lenet5_digits", "mnist": "lenet5_mnist"}
+"""Classifiers that ship, by the data whose likeness is judged."""
 
 _LEAST_CHANGE = 1e-3
 """float32 is kept where float16 changes the headline figure by a greater share of it."""
@@ -41,8 +46,7 @@ def ship(run: str | Path) -> Facts:
         for half in (True, False):
             place = Path(made) / f"half={half}" / folder.name
             publish(facts.folder, place, facts.recipe_name, licence=LICENCE, half=half)
-            measured = _measured(place)
-            if _alike(_figure(facts), _figure(measured)):
+            if _alike(facts, _measured(place)):
                 break
         size = _bytes_in(SHIPPED) - _bytes_in(folder) + _bytes_in(place)
         if size > MOST_BYTES:
@@ -65,9 +69,19 @@ def _measured(folder: Path) -> Facts:
     if split in run.dataset.splits:
         rest = {n: v for n, v in facts.report.items() if not n.startswith(f"{split}_") and n not in _LATER}
         later = {name: facts.report[name] for name in _LATER if name in facts.report and name != "classes"}
-        report = {"recipe": facts.recipe_name, **rest, **examine(run, split).report, **later}
+        drawn = _drawn(folder, facts, split)
+        report = {"recipe": facts.recipe_name, **rest, **drawn, **examine(run, split).report, **later}
         write_report(folder, report)
     return facts_of(folder)
+
+
+def _drawn(folder: Path, facts: Facts, split: str) -> dict[str, Any]:
+    """What a classifier that ships says of the images that a GAN or a diffusion model draws."""
+    assert facts.recipe is not None
+    if facts.recipe.task not in ("gan", "diffusion"):
+        return {}
+    found = fidelity(folder, SHIPPED / JUDGES[facts.recipe.data], split)
+    return {f"{split}_{name}": value for name, value in found.items() if isinstance(value, float)}
 
 
 _LATER = ("classes", "conditions")
@@ -78,10 +92,14 @@ def _figure(facts: Facts) -> Headline | None:
     return headline(facts.recipe.task, facts.report)
 
 
-def _alike(first: Headline | None, second: Headline | None) -> bool:
-    if first is None or second is None:
-        return first is second
-    return abs(first.value - second.value) <= _LEAST_CHANGE * abs(first.value)
+def _alike(before: Facts, after: Facts) -> bool:
+    """Whether a file does what its run did."""
+    found = _figure(after)
+    if found is None:
+        return True
+    metric = found.metric if found.metric in before.report else f"{found.split}_loss"  # a run draws no images itself
+    first, second = before.report[metric], after.report[metric]
+    return abs(first - second) <= _LEAST_CHANGE * abs(first)
 
 
 def main(runs: Sequence[str]) -> None:

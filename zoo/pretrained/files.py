@@ -134,7 +134,7 @@ def load(
     source = known_weights(name).source if source is None else source
     folder = find(source)
     usual = origin is None and head == "given" and channels == TRAINED_CHANNELS and entry is None
-    if issubclass(model_builder(name), tuple(family.module for family in FAMILIES.values())):
+    if model_builder(name) in [family.module for family in FAMILIES.values()]:
         return _language_model(name, folder, overrides, usual)
     if is_published(folder):
         return _trained_here(name, folder, overrides, usual)
