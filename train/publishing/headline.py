@@ -31,8 +31,8 @@ class Headline(NamedTuple):
 
 
 _METRICS = {
-    "diffusion": ("classifier_confidence", "classifier’s confidence of {:.3f}"),
-    "gan": ("classifier_confidence", "classifier’s confidence of {:.3f}"),
+    "diffusion": ("classifier_confidence", "classifier's confidence of {:.3f}, in real images {real:.3f}"),
+    "gan": ("classifier_confidence", "classifier's confidence of {:.3f}, in real images {real:.3f}"),
     "density": ("loss", "negative log-likelihood of {:.3f} nats"),
     "language_modeling": ("bits_per_character", "{:.2f} bits a character"),
     "link_prediction": ("roc_auc", "area under the ROC curve {:.3f}"),
@@ -52,7 +52,7 @@ def headline(task: str, report: Mapping[str, Any]) -> Headline | None:
         for name, words in choices:
             value = report.get(f"{split}_{name}")
             if isinstance(value, int | float):
-                return Headline(
-                    f"{split}_{name}", float(value), words.format(value).replace("%", " %").replace("-", "−")
-                )
+                real = report.get(f"{split}_classifier_confidence_in_real", float("nan"))
+                said = words.format(value, real=real).replace("%", " %").replace("-", "−")
+                return Headline(f"{split}_{name}", float(value), said)
     return None

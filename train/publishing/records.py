@@ -20,6 +20,6 @@ def in_words(task: str, record: dict[str, Any]) -> str:
     found, conditions = headline(task, record), record["conditions"]
     reached = "" if found is None else f"{found.words} on the {found.split} split; "
     return (
-        f"{reached}{record['seconds']:.0f} s of training, seed {conditions['seed']}, commit {conditions['commit']}, "
-        f"jax {conditions['jax']}, {conditions['device']}, {conditions['cores']} cores"
+        f"{reached}{record['seconds']:.0f} s of training, whatever else ran; seed {conditions['seed']}, commit "
+        f"{conditions['commit']}, jax {conditions['jax']}, {conditions['device']}, {conditions['cores']} cores"
     )
