@@ -42,6 +42,7 @@ WINGS = {
         ("train.measure",),
         ("train.runs",),
         ("train.recipes",),
+        ("train.publishing",),
         ("train.search",),
         ("train.architecture_search",),
         ("train.cli",),
@@ -147,9 +148,9 @@ PUBLIC = """
 data: ArraySource Dataset Field ImageReader Source Spec batch_indices decode_image list_datasets load prefetch
 data.graphs: graph_dataset
 data.augment: POLICIES Policy apply policy
-zoo: Card create_model list_models load_model model_card register save_model
-zoo.pretrained: Preprocessing convert describe from_hub from_keras from_torch load load_tokenizer preprocessing to_hub
-zoo.pretrained: to_torch
+zoo: Card create_model list_models load_model model_card register save_model shipped_models
+zoo.pretrained: KNOWN Preprocessing convert describe from_hub from_keras from_torch load load_tokenizer
+zoo.pretrained: preprocessing to_hub to_torch
 zoo.activations: activation relu sigmoid softmax tanh
 zoo.attention: MultiHeadAttention attend causal_context empty_cache sinusoids
 zoo.convolution: avg_pool conv conv_transpose max_pool

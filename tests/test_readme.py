@@ -1,5 +1,7 @@
 """What the README says is so: its code runs, and its tables agree with the registries."""
 
+import ast
+import fnmatch
 import functools
 import json
 import re
@@ -11,6 +13,7 @@ import pytest
 import data
 import train.recipes  # noqa: F401
 import zoo
+from tests import readme_tables
 from tests.train.cli.command import python
 from train import cli, tasks
 from train import recipe as recipe_module
@@ -53,15 +56,28 @@ def test_the_file_of_ones_own_trains(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("name", zoo.list_models())
-def test_every_model_stands_in_the_table_with_its_count(name):
-    assert re.search(rf"^\| `{name}` \| {zoo.model_card(name).num_parameters:,} \|", README, re.MULTILINE)
+def test_the_tables_are_as_they_are_written():
+    """From the registry and the recorded runs: `python -m tests.readme_tables` writes them anew."""
+    assert readme_tables.written(README) == README
 
 
 @pytest.mark.parametrize("name", list_recipes())
 def test_every_recipe_stands_in_the_table(name):
     """With what it reached: per cent right, or for recipes that make images a figure and what it is of."""
     assert re.search(rf"^\| `{name}` \|[^|]+\|[^|]+\|[^|]*\d[^|]*\|$", README, re.MULTILINE)
+
+
+@pytest.mark.parametrize("pattern", readme_tables.PARITY)
+def test_what_the_table_says_of_parity_is_what_a_test_says(pattern):
+    parity = readme_tables.PARITY[pattern]
+    file, _, name = parity.test.partition("::")
+    source = (Path(__file__).parent / "parity" / f"{file}.py").read_text()
+    functions = {node.name: ast.unparse(node) for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
+    helpers = [
+        text for function, text in functions.items() if function.startswith("assert_") and function in functions[name]
+    ]
+    assert any(str(float(parity.bound)) in text for text in [functions[name], *helpers])
+    assert fnmatch.filter(zoo.list_models(), pattern)
 
 
 @pytest.mark.parametrize("command", re.findall(r"^    (zoo [a-z].*?)(?:  +#.*)?$", README, re.MULTILINE))

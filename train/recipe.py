@@ -47,8 +47,8 @@ class Recipe:
         as `patience`; none for no such lowering.
       augmentation: a name of `data.augment.POLICIES`: how training images are changed at random.
       augmentation_options: of `data.augment.Policy`, over those of the named one.
-      weights: what training starts from: a run, a folder of `zoo convert`, or a file or name that
-        `zoo.pretrained.load` takes; None for random weights.
+      weights: what training starts from: a run, a folder of `zoo convert`, a model that ships with the zoo, or a file
+        or name that `zoo.pretrained.load` takes; None for random weights.
       new_head: whether the last layer starts anew, and does not come from the weights.
       trained_layers: how many of the last layers are trained; None for all, 1 for the head alone.
       layer_rates: learning rates by wildcard, such as `{"head": 1e-3, "stage4_*": 1e-5, "*": 0}`; 0 freezes.

@@ -20,6 +20,7 @@ from zoo.generative import autoencoder, diffusion, gan, vae
 from zoo.graphs import appnp, gat, gcn, gcnii, gin, graph_classifier, graph_network, graphsage, message_passing
 from zoo.layers import activations, attention, convolution, recurrent
 from zoo.layers.fusion import fuse
+from zoo.published import shipped_models
 from zoo.registry import Card, create_model, list_models, model_card, register
 from zoo.text import bert, char_lm, gpt, llama, transformer
 from zoo.vision import (
@@ -100,6 +101,7 @@ __all__ = [
     "resnet",
     "save_model",
     "sequence",
+    "shipped_models",
     "text",
     "transformer",
     "vae",

@@ -19,8 +19,10 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from zoo.checksums import checksums, damaged_array, of_json
+from zoo.hub_folder import CONFIG, read_json
 from zoo.loaded import Loaded, Preprocessing
 from zoo.options import check_entries, check_options
+from zoo.published import find, is_published, read_variables
 from zoo.registry import create_model, model_card
 from zoo.summary import abstract_variables
 
@@ -100,7 +102,7 @@ def saved_meta(path: str | Path) -> dict[str, Any]:
 
 
 def _checkpoint(path: str | Path) -> Path:
-    folder = Path(path).absolute()
+    folder = find(path).absolute()
     return best_first(folder)[0] if (folder / CHECKPOINTS).is_dir() else folder
 
 
@@ -110,17 +112,20 @@ def load_model(path: str | Path) -> Loaded:
         model, variables = zoo.load_model("runs/first")
 
     Args:
-      path: a folder that `save_model` wrote, a run folder (its best checkpoint is taken), or one step of a run.
+      path: a folder that `save_model` wrote, a run folder (its best checkpoint is taken), or one step of a run; a name
+        of `zoo.published.shipped_models()`, which a folder of this name overrides; or `USER/NAME` on the hub of Hugging
+        Face, of a model that `zoo push` put there.
 
     Returns:
       The module and what its `apply` takes, averaged during training (`ema`) where that was asked for; and how images
       are prepared for it, where that was saved.
 
     Raises:
+      ImportError, OSError: as `zoo.published.find`.
       ValueError: the folder holds no model, or a damaged one. Of a run a damaged checkpoint is passed over for the next
         best one.
     """
-    folder = Path(path).absolute()
+    folder = find(path).absolute()
     if not (folder / CHECKPOINTS).is_dir():
         return _read_model(folder)
     problem: ValueError | None = None
@@ -143,7 +148,11 @@ def _read_model(folder: Path) -> Loaded:
         if item in meta.get("items", ()) and not (folder / item).is_dir():
             raise DamagedError(f"the checkpoint {folder} is damaged: its item {item!r} is missing")
     model = _create(folder, meta)
-    variables = read_item(folder, "ema") or {"params": read_item(folder, "params"), **read_item(folder, "model_state")}
+    if is_published(folder):
+        variables = read_variables(folder, meta)
+    else:
+        averaged = read_item(folder, "ema")
+        variables = averaged or {"params": read_item(folder, "params"), **read_item(folder, "model_state")}
     if not variables.get("params"):
         raise ValueError(f"{folder} has no parameters, or an average of them that an older version made; train it anew")
     try:
@@ -305,7 +314,8 @@ def read_meta(folder: Path) -> dict[str, Any]:
       DamagedError: its JSON is damaged.
     """
     try:
-        meta = json.loads((folder / "meta" / "metadata").read_text())
+        published = is_published(folder)
+        meta = read_json(folder / CONFIG) if published else json.loads((folder / "meta" / "metadata").read_text())
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(
             f"{folder} holds no saved model: expected a folder written by save_model, or a run folder"

@@ -209,3 +209,11 @@ def test_licence_of_weights(name):
     assert found is not None
     if config is not None and config.tag != "untrained" and config.license:
         assert found.split(" ")[0].lower() == config.license
+
+
+@pytest.mark.parametrize("name", [name for name, row in pretrained.KNOWN.items() if row.source.startswith("timm/")])
+def test_known_weights_are_those_that_timm_takes_by_default(name):
+    config = timm.models.get_pretrained_cfg(IN_TIMM.get(name, name))
+    known = pretrained.KNOWN[name]
+    assert known.source == f"timm/{config.architecture}.{config.tag}"
+    assert known.licence.lower() == (config.license or "apache-2.0")

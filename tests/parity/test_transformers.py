@@ -20,7 +20,7 @@ from train import losses
 from train.inference.text_generation import generate
 from zoo import pretrained
 from zoo.layers.attention import MultiHeadAttention, sinusoids
-from zoo.pretrained.tensors import read_safetensors
+from zoo.tensor_file import read_safetensors
 from zoo.text.transformer import Block
 
 torch = pytest.importorskip("torch")

@@ -17,12 +17,12 @@ import tyro
 from tyro.conf import UseAppendAction, arg
 
 from train import launch
-from train.cli import architecture, console, diagnosis, generation, inference, models, training, tuning
+from train.cli import architecture, console, diagnosis, generation, inference, models, training, tuning, weights
 from train.cli.arguments import positionals_first
 
 COMMANDS = {
     "list": models.list_,
-    "card": models.card,
+    "card": weights.card,
     "recipes": training.recipes,
     "train": training.train,
     "tune": tuning.tune,
@@ -40,6 +40,8 @@ COMMANDS = {
     "adapt": inference.adapt,
     "export": inference.export,
     "bench": models.bench,
+    "weights": weights.weights,
+    "push": weights.push,
 }
 
 

@@ -12,7 +12,10 @@ from tyro.conf import Positional, arg
 
 Json = Annotated[bool, arg(help="print JSON instead of text")]
 ModelOptions = Annotated[Positional[tuple[str, ...]], arg(metavar="OPTION=VALUE", help="options of the model")]
-RunFolder = Annotated[Positional[Path], arg(metavar="RUN", help="a folder that `zoo train` made")]
+RunFolder = Annotated[
+    Positional[Path],
+    arg(metavar="RUN", help="a folder that `zoo train` made, a model of `zoo weights`, or USER/NAME on the hub"),
+]
 
 
 def model_options(settings: tuple[str, ...]) -> dict[str, Any]:

@@ -61,7 +61,13 @@ def evaluate(
 
 
 def predict(
-    run: Annotated[Positional[Path], arg(metavar="RUN", help="a folder that `zoo train` or `zoo convert` made")],
+    run: Annotated[
+        Positional[Path],
+        arg(
+            metavar="RUN",
+            help="a folder that `zoo train` or `zoo convert` made, a model of `zoo weights`, or USER/NAME on the hub",
+        ),
+    ],
     files: Annotated[
         Positional[tuple[Path, ...]],
         arg(

@@ -1,4 +1,4 @@
-"""Commands on models: list, card, convert, bench."""
+"""Commands on models: list, convert, bench."""
 
 from __future__ import annotations
 
@@ -30,48 +30,16 @@ def list_(
     console.print_table(rows, ("name", "parameters", "input", "paper"))
 
 
-def card(
-    name: Annotated[Positional[str], arg(metavar="NAME", help="a model of `zoo list`")],
-    settings: ModelOptions = (),
-    json: Json = False,
-) -> None:
-    """Show a model: options, layer table, parameters, FLOPs of one inference."""
-    import zoo
-    from zoo import summary
-
-    entry = zoo.model_card(name)
-    given = model_options(settings)
-    model = zoo.create_model(name, **given)
-    x = entry.example()
-    try:
-        layers = summary.layers(model, x)
-    except TypeError as error:
-        raise ValueError(f"model {name!r} cannot be built with {', '.join(settings)}: {error}") from error
-    total = summary.count_parameters(summary.abstract_variables(model, x)["params"])
-    facts = {
-        "name": name,
-        "task": entry.task,
-        "paper": entry.paper,
-        "input": list(x.shape),
-        "parameters": total,
-        "flops": summary.flops(model, x),
-        "options": {k: getattr(v, "__name__", v) for k, v in {**entry.options, **given}.items()},
-        "weights_licence": entry.weights_licence,
-    }
-    if json:
-        return console.print_json({**facts, "layers": [layer._asdict() for layer in layers]})
-    for fact, value in facts.items():
-        print(f"{fact:16}{value:,}" if isinstance(value, int) else f"{fact:16}{value}")
-    print()
-    console.print_table([layer._asdict() for layer in layers], ("path", "kind", "output_shape", "num_parameters"))
-
-
 def convert(
     name: Annotated[Positional[str], arg(metavar="NAME", help="a model of `zoo list`")],
     source: Annotated[
         Positional[str],
-        arg(metavar="FILE", help="weights of timm, torchvision or Keras: a file, a folder or a name on Hugging Face"),
-    ],
+        arg(
+            metavar="FILE",
+            help="weights of timm, torchvision or Keras: a file, a folder or a name on Hugging Face; by default what "
+            "`zoo weights` has for this model",
+        ),
+    ] = "",
     settings: Annotated[
         Positional[tuple[str, ...]],
         arg(metavar="OPTION=VALUE", help="options of the model; channels; image_size, crop, mean, std, interpolation"),
@@ -92,10 +60,12 @@ def convert(
     """Convert weights of others to a folder for `zoo predict`, `zoo export` and the field `weights` of a recipe."""
     from zoo import pretrained
 
+    if "=" in source and not Path(source).exists():
+        source, settings = "", (source, *settings)
     head: Literal["given", "new"] = "new" if new_head else "given"
     weights = pretrained.convert(
         name,
-        source,
+        source or None,
         out,
         origin=origin,
         head=head,

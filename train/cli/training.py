@@ -7,39 +7,12 @@ import glob
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from tyro.conf import Positional, arg
 
 from train.cli import console
 from train.cli.arguments import Json, picture_file
-
-if TYPE_CHECKING:
-    from train.recipe import Recipe
-
-_USES = {
-    "density": ("sample",),
-    "diffusion": ("sample",),
-    "gan": ("sample",),
-    "language_modeling": ("generate",),
-    "latent_ode": (),
-    "seq2seq": ("translate",),
-    "vae": ("sample",),
-}
-"""Commands for a run beside `evaluate`, by its task."""
-
-
-def _uses(recipe: Recipe, folder: Path) -> tuple[str, ...]:
-    """The commands that a run is good for."""
-    from zoo.checkpoint import saved_meta
-
-    meta = saved_meta(folder)
-    fields, classes = (meta.get("data", {}).get(name, ()) for name in ("fields", "classes"))
-    if recipe.task in _USES:
-        return ("evaluate", *_USES[recipe.task])
-    if "image" in fields and (classes or recipe.task == "regression"):
-        return ("evaluate", "predict", "export") if classes else ("evaluate", "predict")
-    return ("evaluate", "predict") if "table" in meta else ("evaluate",)
 
 
 def recipes(
@@ -50,13 +23,17 @@ def recipes(
 ) -> None:
     """List the recipes, or show one: what it trains, its command, its time and what it reached."""
     import train.recipes  # noqa: F401
+    from train.publishing.records import in_words, record_of
     from train.recipe import describe_recipe, get_recipe, list_recipes
 
     whole = bool(name) and not glob.has_magic(name)
     names = [name] if whole else fnmatch.filter(list_recipes(), name or "*")
     if not names:
         raise ValueError(f"no recipe matches {name!r}; `zoo recipes` shows all")
-    rows = [{"name": n, "about": describe_recipe(n), "settings": asdict(get_recipe(n))} for n in names]
+    rows = [
+        {"name": n, "about": describe_recipe(n), "settings": asdict(get_recipe(n)), "record": record_of(n)}
+        for n in names
+    ]
     if json:
         return console.print_json(rows)
     if not whole:
@@ -64,6 +41,8 @@ def recipes(
         return console.print_table(table, ("name", "model", "data", "about"))
     for row in rows:
         print(f"{row['name']}\n    " + row["about"].replace("\n", "\n    ").rstrip() + "\n")
+        if row["record"] is not None:
+            print(f"    Recorded: {in_words(row['settings']['task'], row['record'])}.\n")
     print(get_recipe(name).to_json())
 
 
@@ -99,6 +78,7 @@ def train(
     """
     import train.recipes  # noqa: F401
     from train.loop.fitting import InterruptedTraining
+    from train.publishing.uses import uses
     from train.recipe import get_recipe, override, recipe_name
     from train.runs import run as runs
 
@@ -119,7 +99,7 @@ def train(
         return console.print_json(report)
     console.print_report(report)
     if report:
-        print(f"\nkept in {folder}, for {', '.join(f'`zoo {use}`' for use in _uses(wanted, folder))}")
+        print(f"\nkept in {folder}, for {', '.join(f'`zoo {use}`' for use in uses(wanted, folder))}")
 
 
 def _recipe_and_settings(words: Sequence[str]) -> tuple[str | None, tuple[str, ...]]:
@@ -228,10 +208,11 @@ def _compare_variants(
 def _compare_runs(runs: list[Path], metric: str, out: Path, json: bool) -> None:
     from train.loop.callbacks import read_history
     from train.measure import pictures
+    from zoo.published import find
 
     if not runs:
         raise ValueError("no run given: zoo compare RUN RUN…, or zoo compare RECIPE NAME=VALUE,VALUE")
-    histories = {str(run): read_history(run / "history.csv") for run in runs}
+    histories = {str(run): read_history(find(run) / "history.csv") for run in runs}
     out.parent.mkdir(parents=True, exist_ok=True)
     pictures.compare(histories, out, metric=metric)
     columns = (metric, f"validation_{metric}")

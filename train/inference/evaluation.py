@@ -27,6 +27,7 @@ from train.tasks.few_shot import FEW_SHOT
 from train.tasks.few_shot.episode import statistics_of
 from train.tasks.vae import binarize, importance_weighted_bound
 from zoo.checkpoint import saved_meta
+from zoo.published import find
 
 _LOG = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ def load_with_data(folder: str | Path, settings: Sequence[str] = ()) -> Run:
     Raises:
       ValueError: the run names no data, or they are not those that it was trained on; or a setting is not possible.
     """
+    folder = find(folder)
     run = load(folder)
     if settings:
         return _judged_by_others(run, settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from train.user_code import source_of
 from zoo.checkpoint import saved_meta
 from zoo.options import unknown
 from zoo.pretrained.state_dict import require_same_entries
+from zoo.published import find, is_published, shipped_models
 from zoo.summary import abstract_variables
 
 
@@ -34,13 +36,15 @@ class Run(NamedTuple):
 def load(folder: str | Path) -> Run:
     """The best checkpoint of a run and what its recipe names. The data themselves are read only when asked for.
 
-    A folder of `zoo convert` will do as well: it is as a run that was trained on pictures which are not here.
+    A folder of `zoo convert` will do as well: it is as a run that was trained on pictures which are not here. So will a
+    model that ships with the zoo, by its name, and one on the hub; see `zoo.published.find`.
 
     Raises:
+      ImportError, OSError: a model on the hub cannot be fetched.
       ValueError: the folder is no run, or has no checkpoint yet.
     """
-    folder = Path(folder)
-    if (folder / "recipe.json").exists() or not (folder / "meta").is_dir():
+    folder = find(folder)
+    if (folder / "recipe.json").exists() or not ((folder / "meta").is_dir() or is_published(folder)):
         recipe = read_recipe(folder)
     else:
         recipe = Recipe(model=saved_meta(folder)["model"], data="")
@@ -117,13 +121,18 @@ def read_recipe(folder: Path) -> Recipe:
     path = folder / "recipe.json"
     if not path.is_file():
         here = Path("runs") / folder
-        advice = f"; did you mean {here}?" if (here / "recipe.json").is_file() else ""
+        advice = f"; did you mean {here}?" if (here / "recipe.json").is_file() else _nearest(str(folder))
         advice = "; the run comes first: zoo predict RUN FILE…" if folder.is_file() else advice
         raise ValueError(f"{folder} is not a run folder: it has no recipe.json, which `zoo train` writes{advice}")
     try:
         return from_json(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def _nearest(name: str) -> str:
+    near = difflib.get_close_matches(name, shipped_models())
+    return f"; of the models that ship with the zoo, nearest is {near[0]}" if near else ""
 
 
 def classes_of(run: Run) -> tuple[str, ...]:

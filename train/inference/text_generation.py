@@ -26,6 +26,7 @@ from data.text.tokens import encode
 from train.files import read_json
 from train.inference.loading import read_recipe
 from train.loop.feed import require_known_tokens
+from zoo.published import find
 
 VOCABULARY = "vocabulary.json"
 """The file in the folder of a run that holds what its tokens stand for, in order."""
@@ -334,12 +335,12 @@ class TextRun(NamedTuple):
 
 
 def load(folder: str | Path) -> TextRun:
-    """The best checkpoint of a run that models text.
+    """The best checkpoint of a run that models text, or a model that ships with the zoo or is on the hub.
 
     Raises:
       ValueError: the folder is no run, has no checkpoint yet, or its run does something else.
     """
-    folder = Path(folder)
+    folder = find(folder)
     recipe = read_recipe(folder)
     if recipe.task != "language_modeling":
         raise ValueError(f"this run models no language, but does {recipe.task}")

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from train.files import as_json, read_json, write_whole
 from train.launch import keep_memory
+from train.machine import machine
 from train.measure import peers, report
 from train.measure.processes import beside
 from zoo.options import unknown
@@ -153,37 +152,6 @@ def _measurer() -> Callable[..., dict[str, Any]]:
     return measure
 
 
-def machine() -> dict[str, Any]:
-    """What the times depend on: processor, cores, and the versions of the libraries."""
-    libraries = {}
-    for name in ("jax", "jaxlib", "torch", "keras", "tensorflow", "tensorflow-cpu", "transformers", "timm"):
-        try:
-            libraries[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return {
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "libraries": libraries,
-    }
-
-
 def _load() -> float | None:
     """How many processes have run or waited, on average over the last minute; None on Windows."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-
-
-def _processor() -> str:
-    """As Linux tells it, with its family, since virtual machines often leave the model out of the name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    name = facts.get("model name", platform.machine())
-    numbers = [
-        f"{word} {facts[field]}" for word, field in (("family", "cpu family"), ("model", "model")) if field in facts
-    ]
-    return f"{name} ({', '.join(numbers)})" if numbers else name

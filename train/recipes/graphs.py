@@ -9,7 +9,7 @@ def gcn_cora() -> Recipe:
 
     Command: zoo train gcn_cora
     Time: .3 s of training on 2 CPU cores, less than 10 s with start, compilation and reports.
-    Reached: 81.44 ± .66 % of the test papers over 20 seeds, by the least validation loss; 81.35 ± .67 % after the last
+    Seeds: 20 of them reach 81.44 ± .66 % of the test papers, by the least validation loss; 81.35 ± .67 % after the last
       epoch. The paper has 81.5 %.
     """
     return Recipe(

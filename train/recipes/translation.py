@@ -9,7 +9,7 @@ def transformer_dates() -> Recipe:
 
     Command: zoo train transformer_dates
     Time: 3 minutes of training on 2 busy CPU cores.
-    Reached: greedy decoding finds 99.95 % of the 2000 test dates, all on days that it was not trained on.
+    The test dates are on days that it was not trained on.
     """
     return Recipe(
         model="transformer_tiny",

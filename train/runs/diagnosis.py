@@ -18,6 +18,7 @@ from train.metrics import higher_is_better
 from train.runs.build import Parts, build
 from train.state import State
 from zoo.checkpoint import CHECKPOINTS, saved_meta
+from zoo.published import find, is_published
 
 
 class DiagnosedRun(NamedTuple):
@@ -43,7 +44,12 @@ def diagnose_run(folder: str | Path, *, examples: int = EXAMPLES) -> DiagnosedRu
     """
     if examples < 1:
         raise ValueError(f"examples must be at least 1, not {examples}")
-    folder = Path(folder)
+    folder = find(folder)
+    if is_published(folder):
+        raise ValueError(
+            f"{folder} is a published model: its weights alone, without the state of its training; diagnose a run that "
+            "`zoo train` made"
+        )
     recipe = dataclasses.replace(
         read_recipe(folder), weights=None, plan="jit", schedule="constant", schedule_options={}
     )

@@ -32,6 +32,7 @@ from train.inference.text_generation import VOCABULARY
 from train.loop import callbacks
 from train.loop.checkpoints import Checkpoints, History, finished_steps
 from train.loop.fitting import Callback, fit
+from train.machine import commit, machine, zoo_version
 from train.measure import pictures
 from train.metrics import higher_is_better
 from train.recipe import Recipe, differences, override
@@ -231,9 +232,26 @@ def _report(recipe: Recipe, parts: Parts, folder: Path, history: History) -> dic
         "best_step": step,
         **{name: value for name, value in best.items() if name in _shown(best, recipe.monitor)},
         **({} if examined is None else examined.report),
+        "conditions": _conditions(recipe),
     }
     write_whole(folder / "report.json", as_json(summary) + "\n")
     return summary
+
+
+def _conditions(recipe: Recipe) -> dict[str, Any]:
+    """What the figures of a report depend on beside the recipe."""
+    found = machine()
+    device = jax.local_devices()[0]
+    return {
+        "seed": recipe.seed,
+        "commit": commit(),
+        "flaxzoo": zoo_version(),
+        "jax": found["libraries"]["jax"],
+        "python": found["python"],
+        "device": found["processor"] if device.platform == "cpu" else device.device_kind,
+        "devices": jax.device_count(),
+        "cores": found["cores"],
+    }
 
 
 def _shown(row: dict[str, float], monitor: str) -> set[str]:

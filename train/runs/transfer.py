@@ -20,6 +20,7 @@ from train.optim.freezing import Frozen, matches
 from train.recipe import Recipe, list_recipes
 from zoo import pretrained
 from zoo.checkpoint import CHECKPOINTS, saved_meta
+from zoo.published import find, is_published
 from zoo.registry import unknown
 from zoo.summary import abstract_variables, layers
 
@@ -79,8 +80,8 @@ def start_variables(recipe: Recipe, model: nn.Module, x: Any) -> dict[str, Any] 
     """The variables that a recipe's training starts from, without the last layer where that is to be new.
 
     Args:
-      recipe: its `weights` are a run, a folder of `zoo convert` or `zoo.save_model`, or what `zoo.pretrained.load`
-        takes.
+      recipe: its `weights` are a run, a folder of `zoo convert` or `zoo.save_model`, a model that ships with the zoo,
+        or what `zoo.pretrained.load` takes.
       model: what the recipe trains.
       x: a batch, of which only the shape matters.
 
@@ -184,5 +185,6 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
 
 
 def _is_saved(weights: str) -> bool:
-    """Whether this is a folder that Orbax wrote, of a run or of a model alone."""
-    return any((Path(weights) / inside).is_dir() for inside in (CHECKPOINTS, "meta"))
+    """Whether these are weights of ours: of a run, of a model alone, of one that ships, or of one on the hub."""
+    folder = find(weights)
+    return is_published(folder) or any((folder / inside).is_dir() for inside in (CHECKPOINTS, "meta"))

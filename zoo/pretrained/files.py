@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from zoo.checkpoint import save_model
+from zoo.checkpoint import load_model, save_model, saved_meta
+from zoo.hub_folder import CONFIG, WEIGHT_FILES, WEIGHTS, fetched_folder, file_in, read_json, require_types
 from zoo.loaded import Loaded, Preprocessing
 from zoo.options import check_options
 from zoo.pretrained import keras, torchvision_layout
 from zoo.pretrained.adapt import TRAINED_CHANNELS
-from zoo.pretrained.folder import CONFIG, WEIGHTS, fetched_folder, file_in, read_json, require_types
+from zoo.pretrained.hugging_face import from_hub
+from zoo.pretrained.hugging_face_layout import FAMILIES
 from zoo.pretrained.imagenet import IMAGENET_CLASSES, imagenet_classes
 from zoo.pretrained.inputs import preprocessing
+from zoo.pretrained.known import known_weights
 from zoo.pretrained.state_dict import from_torch, layout_of
 from zoo.pretrained.tensors import read_state_dict, refuse_entry
-from zoo.registry import model_card
+from zoo.published import find, is_published
+from zoo.registry import model_builder, model_card
 
 _KERAS = (".keras", ".h5")
-_FILES = (*_KERAS, ".safetensors", ".pt", ".pth", ".bin")
 
 
 class Weights(NamedTuple):
@@ -87,7 +91,7 @@ def _open(
 
 def load(
     name: str,
-    source: str | Path,
+    source: str | Path | None = None,
     *,
     origin: str | None = None,
     head: Literal["given", "new"] = "given",
@@ -97,7 +101,7 @@ def load(
 ) -> Loaded:
     """A model with weights of others, and how its images are prepared.
 
-        resnet = pretrained.load("resnet50", "timm/resnet50.a1_in1k")
+        resnet = pretrained.load("resnet50")  # timm's default weights: "timm/resnet50.a1_in1k"
         model, variables = resnet
         reader = data.ImageReader.of(**resnet.preprocessing._asdict())
 
@@ -105,7 +109,9 @@ def load(
       name: of a registered model.
       source: a file: `.safetensors`, `.keras`, `.weights.h5` or `.h5` of Keras, or what `torch.save` wrote (never
         unpickling more than tensors); a folder with `model.safetensors` and `config.json`, as timm saves them; or the
-        name of a repository on the hub of Hugging Face, such as "timm/resnet18.a1_in1k".
+        name of a repository on the hub of Hugging Face, such as "timm/resnet18.a1_in1k". None for what
+        `zoo.pretrained.KNOWN` has for this model. BERT, GPT-2 and Llama are read as `from_hub` does, and what was
+        trained here and published as `zoo.load_model` does.
       origin: see `describe`.
       head: "given" takes the last layer from the file; "new" leaves it out, and the model's own starts at zero.
       channels: of the images. A first convolution for three channels is adapted to others as timm does: those for red,
@@ -123,9 +129,16 @@ def load(
       FileNotFoundError: there is no such file.
       ImportError: a file of PyTorch's needs PyTorch, one of Keras's h5py, a repository huggingface_hub.
       OSError: the repository cannot be fetched.
-      ValueError: the file holds no weights, or as `from_torch` and `from_keras`.
+      ValueError: the file holds no weights, or as `from_torch` and `from_keras`; or no weights of this name are known.
     """
-    weights, state = _open(name, source, origin, entry, overrides)
+    source = known_weights(name).source if source is None else source
+    folder = find(source)
+    usual = origin is None and head == "given" and channels == TRAINED_CHANNELS and entry is None
+    if model_builder(name) in [family.module for family in FAMILIES.values()]:
+        return _language_model(name, folder, overrides, usual)
+    if is_published(folder):
+        return _trained_here(name, folder, overrides, usual)
+    weights, state = _open(name, folder, origin, entry, overrides)
     if head == "given" and weights.num_classes is not None:
         overrides.setdefault("num_classes", weights.num_classes)
     overrides = {**weights.model_options, **overrides}
@@ -141,6 +154,35 @@ def load(
     if prepared is not None:
         prepared = _for_channels(prepared._replace(image_size=_seen_size(model, prepared)), channels)
     return Loaded(model, found.variables, prepared, classes if head == "given" else (), faults=found.faults)
+
+
+def _trained_here(name: str, folder: Path, overrides: Mapping[str, Any], usual: bool) -> Loaded:
+    """A published model of ours; its options are those that it was trained with."""
+    if (own := saved_meta(folder)["model"]) != name:
+        raise ValueError(f"the weights {folder} are those of {own!r}, not of {name!r}")
+    if overrides or not usual:
+        raise ValueError(
+            f"the weights {folder} were trained here, and bring the options of their model along: leave out all but "
+            "the source; a new last layer is what a recipe with these `weights` begins with"
+        )
+    return load_model(folder)
+
+
+def _language_model(name: str, folder: Path, overrides: Mapping[str, Any], usual: bool) -> Loaded:
+    """A BERT, GPT-2 or Llama in the format of Hugging Face, of the size that the name stands for."""
+    if not usual:
+        raise ValueError(f"origin, head, channels and entry are for images; {name!r} is a language model")
+    if is_published(folder):
+        return _trained_here(name, folder, overrides, usual)
+    found = from_hub(folder, **overrides)
+    wanted = model_card(name).options
+    for size in ("hidden_size", "num_layers"):
+        if (has := getattr(found.model, size)) != overrides.get(size, wanted[size]):
+            raise ValueError(
+                f"the weights {folder} are of another model than {name!r}: they have {size} = {has}, not "
+                f"{wanted[size]}; from_hub reads them without a name"
+            )
+    return found
 
 
 def _seen_size(model: Any, prepared: Preprocessing) -> Any:
@@ -160,7 +202,7 @@ def _for_channels(prepared: Preprocessing, channels: int) -> Preprocessing | Non
 
 def convert(
     name: str,
-    source: str | Path,
+    source: str | Path | None,
     out: str | Path,
     *,
     origin: str | None = None,
@@ -190,6 +232,7 @@ def convert(
     """
     if Path(out).exists():
         raise FileExistsError(f"{out} exists; choose another folder or remove it")
+    source = known_weights(name).source if source is None else source
     own = set(Preprocessing._fields) - set(model_card(name).options)
     prepared = {field: overrides.pop(field) for field in own & set(overrides)}
     check_options(Preprocessing, prepared, "the preprocessing")
@@ -264,7 +307,7 @@ class _Inner(NamedTuple):
 def _locate(source: str | Path) -> tuple[Path, _Configuration | None]:
     """The file of weights, and what timm's configuration beside it says, where there is one."""
     path = Path(source)
-    if not path.exists() and path.suffix not in _FILES:
+    if not path.exists() and path.suffix not in WEIGHT_FILES:
         path = fetched_folder(source)
     if not path.is_dir():
         return path, None

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from zoo.pretrained.tensors import printable
+from zoo.tensor_file import printable
 
 
 class Layer(NamedTuple):

@@ -20,9 +20,7 @@ import numpy as np
 import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from zoo.loaded import Loaded
-from zoo.options import check_options
-from zoo.pretrained.folder import (
+from zoo.hub_folder import (
     CONFIG,
     GENERATION,
     TOKENIZER,
@@ -32,11 +30,14 @@ from zoo.pretrained.folder import (
     read_json,
     weight_files,
 )
+from zoo.loaded import Loaded
+from zoo.options import check_options
 from zoo.pretrained.hugging_face_config import generation_of, labels_of, model_options, read_config, written_config
 from zoo.pretrained.hugging_face_layout import FAMILIES, HEADS, TIED, Architecture, Family, Place
-from zoo.pretrained.tensors import faults_of, printable, read_safetensors, require_same_entries, without_prefixes
+from zoo.pretrained.tensors import faults_of, require_same_entries, without_prefixes
 from zoo.registry import unknown
 from zoo.summary import abstract_variables
+from zoo.tensor_file import printable, read_safetensors
 from zoo.text.gpt import GPT
 
 

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from zoo.hub_folder import read_json, require_types
 from zoo.options import check_options
-from zoo.pretrained.folder import read_json, require_types
 from zoo.pretrained.hugging_face_layout import ACTIVATIONS, Architecture, Family
-from zoo.pretrained.tensors import printable
+from zoo.tensor_file import printable
 from zoo.text.bert import BERT
 from zoo.text.gpt import GPT
 from zoo.text.llama import Llama

@@ -24,9 +24,10 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from zoo.loaded import Loaded
 from zoo.pretrained.adapt import TRAINED_CHANNELS, adapt_input_channels, input_kernels
 from zoo.pretrained.hdf5 import ENTRIES, OUTSIDE, Layer, hdf5_datasets
-from zoo.pretrained.tensors import dense, faults_of, listed, printable, require_same_entries, require_unpacked_size
+from zoo.pretrained.tensors import dense, faults_of, require_same_entries, require_unpacked_size
 from zoo.registry import create_model, model_card
 from zoo.summary import abstract_variables
+from zoo.tensor_file import listed, printable
 from zoo.vision.efficientnet import EfficientNet
 from zoo.vision.resnet import ResNet
 from zoo.vision.vgg import VGG

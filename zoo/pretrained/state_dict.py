@@ -22,9 +22,10 @@ from zoo.loaded import Loaded
 from zoo.pretrained import timm_layout, torchvision_layout
 from zoo.pretrained.adapt import TRAINED_CHANNELS, adapt_input_channels, adapt_positions, input_kernels, square_side
 from zoo.pretrained.place import Place, from_foreign, to_foreign
-from zoo.pretrained.tensors import dense, faults_of, listed, require_same_entries, without_prefixes
+from zoo.pretrained.tensors import dense, faults_of, require_same_entries, without_prefixes
 from zoo.registry import create_model, model_card
 from zoo.summary import abstract_variables
+from zoo.tensor_file import listed
 from zoo.vision.vit import ViT
 
 _LOG = logging.getLogger(__name__)

@@ -153,30 +153,3 @@ def test_a_grid_of_augmented_images(tmp_path):
     with Image.open(facts["file"]) as image:
         assert min(image.size) > 200
     assert "this recipe has no augmentation" in error("augment", "lenet5_digits", "--out", tmp_path / "b.png")
-
-
-@pytest.mark.parametrize(
-    ("meta", "task", "uses"),
-    [
-        (
-            {"data": {"fields": ["image", "label"], "classes": ["a"]}},
-            "classification",
-            ("evaluate", "predict", "export"),
-        ),
-        (
-            {"data": {"fields": ["features", "target"], "classes": []}, "table": {}},
-            "regression",
-            ("evaluate", "predict"),
-        ),
-        ({"data": {"fields": ["inputs", "target"], "classes": []}}, "regression", ("evaluate",)),
-        ({"data": {"fields": ["image"], "classes": []}}, "vae", ("evaluate", "sample")),
-        ({"data": {"classes": ["a"]}}, "classification", ("evaluate",)),  # of an older version
-        ({}, "language_modeling", ("evaluate", "generate")),
-    ],
-)
-def test_what_a_run_is_good_for(meta, task, uses, monkeypatch, tmp_path):
-    from train.cli.training import _uses
-    from train.recipe import Recipe
-
-    monkeypatch.setattr("zoo.checkpoint.saved_meta", lambda folder: meta)
-    assert _uses(Recipe(model="mlp", data="digits", task=task), tmp_path) == uses

@@ -15,7 +15,7 @@ import safetensors.numpy
 import zoo
 from tests.descriptors import random_variables
 from zoo import pretrained
-from zoo.pretrained.tensors import read_safetensors
+from zoo.tensor_file import read_safetensors
 
 SMALL = {"vocab_size": 11, "max_len": 8, "hidden_size": 8, "num_layers": 2, "num_heads": 4, "mlp_dim": 12}
 MODELS = {

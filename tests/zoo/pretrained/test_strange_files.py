@@ -16,7 +16,8 @@ import zoo
 from tests.descriptors import MODELS, random_variables
 from tests.zoo.pretrained.test_hugging_face import built, configure, tensors
 from zoo import pretrained
-from zoo.pretrained.tensors import read_safetensors, require_unpacked_size
+from zoo.pretrained.tensors import require_unpacked_size
+from zoo.tensor_file import read_safetensors
 
 OPTIONS = MODELS["resnet18"].small
 

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from zoo.options import check_options
-from zoo.pretrained.tensors import listed, printable
+from zoo.tensor_file import listed, printable
 
 WEIGHTS, INDEX, CONFIG, GENERATION, TOKENIZER = (
     "model.safetensors",
@@ -18,6 +18,19 @@ WEIGHTS, INDEX, CONFIG, GENERATION, TOKENIZER = (
     "generation_config.json",
     "tokenizer.json",
 )
+
+WEIGHT_FILES = (".keras", ".h5", ".safetensors", ".pt", ".pth", ".bin")
+"""How the names of files of weights end."""
+
+RUN_FILES = ("recipe.json", "report.json", "history.csv", "vocabulary.json")
+"""What a model that was trained here has beside its weights."""
+
+
+def is_repository(source: str | Path) -> bool:
+    """Whether a name is that of a repository on the hub, such as "openai-community/gpt2", and not of a folder here."""
+    path = Path(source)
+    named = re.fullmatch(r"[\w.-]+/[\w.-]+", path.as_posix()) is not None and path.suffix not in WEIGHT_FILES
+    return named and path.parent.name not in ("runs", "..") and not path.exists() and not path.parent.is_dir()
 
 
 def fetched_folder(source: str | Path) -> Path:
@@ -33,7 +46,7 @@ def fetched_folder(source: str | Path) -> Path:
             f'there is no folder {source}; fetching it from the hub needs huggingface_hub: pip install "flaxzoo[hub]"'
         ) from None
     try:
-        wanted = [CONFIG, GENERATION, INDEX, TOKENIZER, "model*.safetensors"]
+        wanted = [CONFIG, GENERATION, INDEX, TOKENIZER, "model*.safetensors", *RUN_FILES]
         return Path(snapshot_download(source, allow_patterns=wanted))
     except Exception as error:  # of the network, of the hub, of its cache
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,67 @@
+"""What a trained run is good for: commands, and examples of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from train.recipe import Recipe
+from zoo.checkpoint import saved_meta
+
+_USES = {
+    "anil": ("adapt",),
+    "density": ("sample",),
+    "diffusion": ("sample",),
+    "gan": ("sample",),
+    "language_modeling": ("generate",),
+    "latent_ode": (),
+    "maml": ("adapt",),
+    "node_classification": ("predict",),
+    "prototypical": ("adapt",),
+    "reptile": ("adapt",),
+    "seq2seq": ("translate",),
+    "vae": ("sample",),
+}
+"""Commands for a run beside `evaluate`, by its task."""
+
+
+def uses(recipe: Recipe, folder: str | Path) -> tuple[str, ...]:
+    """The commands that a run is good for."""
+    return uses_of(recipe, saved_meta(folder))
+
+
+def uses_of(recipe: Recipe, meta: Mapping[str, Any]) -> tuple[str, ...]:
+    """`uses` of a run whose checkpoint says this."""
+    fields, classes = (meta.get("data", {}).get(name, ()) for name in ("fields", "classes"))
+    if recipe.task in _USES:
+        others = _USES[recipe.task]
+        pictures = "support_image" in fields or others != ("adapt",)
+        return ("evaluate", *(others if pictures and not recipe.data_options.get("fanouts") else ()))
+    if "preprocessing" in meta or ("image" in fields and (classes or recipe.task == "regression")):
+        return ("evaluate", "predict", "export") if classes else ("evaluate", "predict")
+    return ("evaluate", "predict") if "table" in meta or "texts" in meta else ("evaluate",)
+
+
+def examples(recipe: Recipe, meta: Mapping[str, Any], name: str) -> list[str]:
+    """A command line for each use but `export`, with what it is given."""
+    known = uses_of(recipe, meta)
+    given = "picture.png"
+    if recipe.task == "node_classification":
+        given = "0 17"
+    elif "table" in meta:
+        given = "lines.csv"
+    elif "texts" in meta:
+        given = '--text "…"'
+    lines = {
+        "predict": f"zoo predict {name} {given}",
+        "generate": f"zoo generate {name} --temperature 0.7",
+        "sample": f"zoo sample {name} --out samples.png",
+        "translate": f'zoo translate {name} "{_SOURCES.get(recipe.data, "…")}"',
+        "adapt": f"zoo adapt {name} --support letters --query new.png",
+    }
+    return [line for use, line in lines.items() if use in known]
+
+
+_SOURCES = {"dates": "3rd of March, 1998"}
+"""Examples of texts to translate, by data set."""
