@@ -122,9 +122,9 @@ plt.show()
 # %% [markdown]
 # ## Why the slope matters
 #
-# In a deep network the slopes of all layers are multiplied (15). The sigmoid's is at most ¼, so that ten layers of it
-# leave less than a millionth of the gradient. ReLU's is 1 wherever a unit is on. Here are networks that know nothing
-# yet: `inspect` tells for each layer how large the gradient of the loss is that comes back to its output.
+# In a deep network the slopes of all layers are multiplied (15). The sigmoid's is at most ¼: each layer of it leaves a
+# third of the gradient or less. ReLU's is 1 wherever a unit is on. Here are networks that have learnt nothing yet:
+# `inspect` tells for each layer how large the gradient of the loss is that comes back to its output.
 
 # %%
 depth = 30 if LARGE else 10
@@ -139,7 +139,8 @@ for name in ("sigmoid", "tanh", "relu", "leaky_relu"):
     seen = inspect(learning, learning.init(jax.random.key(0), batch), batch)
     norms = [layer.output_gradient_norm for layer in seen if layer.kind == "Dense"][:-1]
     ends[name] = norms[0] / norms[-1]
-    axes.plot(range(1, depth + 1), norms, marker="o", ms=4, label=name.replace("_", " "))
+    style = "--" if name == "leaky_relu" else "-"
+    axes.plot(range(1, depth + 1), norms, style, marker="o", ms=4, label=name.replace("_", " "))
 axes.set(yscale="log", xlabel="hidden layer, from the input", ylabel="norm of the gradient")
 axes.legend()
 plt.show()

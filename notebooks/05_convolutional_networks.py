@@ -46,8 +46,8 @@ def show(panels, images, titles=(), **options):
 # ## Filters by hand
 #
 # Four filters, written down in place of learnt. `conv` takes images `[batch, height, width, channels]` and kernels
-# `[height, width, inputs, outputs]`. Each output channel is the picture as one filter sees it (blue is positive, orange
-# negative). That the function is (33), a loop over $m$ and $n$ confirms.
+# `[height, width, inputs, outputs]`. Each output channel is the picture as one filter sees it (purple is positive,
+# orange negative). That the function is (33), a loop over $m$ and $n$ confirms.
 
 # %%
 digits = data.load("mnist") if REAL else data.load("digits", upsample=4)
@@ -143,8 +143,11 @@ plt.show()
 # - **Grad-CAM.** Which places of the last feature maps $A_k$ count for $z_c$? Weigh the maps by the mean of their
 #   gradients: $\max(0, \sum_k \overline{\partial z_c / \partial A_k}\,A_k)$ (Selvaraju et al. 2017). `observe` gives
 #   what a layer computed, and the gradient that came back to it, of any function that calls models.
-# - **Cover.** How much probability is lost when a grey square hides a part of the picture? This asks for no gradient:
-#   it is slow, and hard to fool.
+# - **Cover.** How much does $z_c$ fall when a grey square hides a part of the picture? This asks for no gradient: it is
+#   slow, and hard to fool.
+#
+# The gradient is noisy: single pixels matter little. The other two agree on where the strokes are that make the digit
+# what it is, and on places where one more stroke would make another digit of it.
 
 # %%
 chosen = np.array([np.flatnonzero(test["label"] == label)[0] for label in (2, 4, 5, 7, 8, 9)])
@@ -166,18 +169,17 @@ cams = jax.nn.relu((last.gradient.mean(axis=(1, 2), keepdims=True) * last.output
 cams = jax.image.resize(cams, (len(cams), height, width), "linear")
 
 
-@jax.jit
-def probabilities(images):
-    """Of what was read, for pictures [position, picture, height, width, 1]."""
+def scores(images):
+    """The logits of what was read, for pictures `[position, picture, height, width, 1]`."""
     logits = model.apply(variables, images.reshape(-1, height, width, 1)).reshape(*images.shape[:2], -1)
-    return jnp.take_along_axis(zoo.activations.softmax(logits), read[None, :, None], axis=-1)[..., 0]
+    return jnp.take_along_axis(logits, read[None, :, None], axis=-1)[..., 0]
 
 
 corners = range(0, height - 7, 2)
 covered = np.stack([np.asarray(images)] * len(corners) ** 2)
 for position, (top, left) in enumerate((top, left) for top in corners for left in corners):
     covered[position, :, top : top + 8, left : left + 8] = 0.5
-lost = probabilities(images[None]) - probabilities(jnp.asarray(covered))  # [position, picture]
+lost = jax.nn.relu(scores(images[None]) - scores(jnp.asarray(covered)))  # [position, picture]
 lost = lost.T.reshape(-1, len(corners), len(corners))
 
 figure, grid = plt.subplots(4, len(images), figsize=(9, 6.2))
@@ -187,7 +189,7 @@ for panel, cam, picture in zip(grid[2], cams, images[..., 0], strict=True):
     panel.imshow(picture)
     panel.imshow(cam, cmap="magma", alpha=0.65)
     panel.set_axis_off()
-show(grid[3], lost, cmap="magma", vmin=0, vmax=1)
+show(grid[3], lost, cmap="magma")
 for panel, name in zip(grid[:, 0], ("picture", "gradient", "Grad-CAM", "cover"), strict=True):
     panel.text(-0.1, 0.5, name, rotation=90, ha="right", va="center", transform=panel.transAxes)
 plt.show()
