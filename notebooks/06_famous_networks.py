@@ -17,6 +17,7 @@ except ImportError:
 # %%
 import importlib.util
 import tempfile
+import warnings
 from pathlib import Path
 
 import jax
@@ -59,7 +60,9 @@ for name, year in years.items():
 figure, axes = plt.subplots(figsize=(7, 4))
 for name, (parameters, work) in table.items():
     axes.plot(parameters, work, "o", ms=9, color="C0" if years[name] <= 2014 else "C1")
-    axes.annotate(f" {name} {years[name]}", (parameters, work), xytext=(5, 3), textcoords="offset points", fontsize=9)
+    left = name in ("densenet121", "efficientnet_b0", "mobilenet_v3_large")
+    options = {"xytext": (-8 if left else 8, -3), "ha": "right" if left else "left", "fontsize": 9}
+    axes.annotate(f"{name} {years[name]}", (parameters, work), textcoords="offset points", **options)
 axes.set(xscale="log", yscale="log", xlabel="parameters", ylabel="GFLOPs for one picture", xlim=(3e4, 3e9))
 plt.show()
 assert table["resnet50"][0] < table["vgg16"][0] / 5
@@ -158,15 +161,19 @@ if importlib.util.find_spec("timm"):
 
     from train.measure.peers.pytorch_networks import import_timm
 
+    warnings.filterwarnings("ignore", message="IProgress not found")  # timm loads a progress bar
     timm = import_timm(torch)  # as `import timm`, beside any build of PyTorch
     torch.manual_seed(0)
-    theirs = timm.create_model("resnet18").eval()
-    for buffer in theirs.buffers():
-        if buffer.dtype == torch.float32:
-            buffer.uniform_(0.5, 1.5)  # means of 0 and variances of 1 would hide a mistake
+    theirs = timm.create_model("resnet18", zero_init_last=False).eval()
+    for name, buffer in theirs.named_buffers():  # means of 0 and variances of 1 would hide a mistake
+        if name.endswith("running_mean"):
+            buffer.normal_(0, 0.1)
+        elif name.endswith("running_var"):
+            buffer.uniform_(0.5, 1.5)
     ours, variables = zoo.pretrained.from_torch("resnet18", theirs.state_dict())
     with torch.no_grad():
         expected = theirs(torch.from_numpy(np.moveaxis(np.array(picture), -1, 1))).numpy()
+    assert expected.std(axis=0).max() > 0.1  # the logits depend on the picture
     difference = np.abs(np.asarray(ours.apply(variables, picture)) - expected).max() / np.abs(expected).max()
     print(f"resnet18 differs from timm's by {difference:.0e} of the largest logit")
     assert difference < 1e-5
