@@ -105,7 +105,7 @@ plt.show()
 # %%
 model = zoo.create_model("cnn")
 task = classification(model, optax.adam(1e-3))
-fitted = fit(task, digits, batch_size=128, steps=1500 if LARGE else 150, validation=None)
+fitted = fit(task, digits, batch_size=128, steps=1000 if LARGE else 100, validation=None)
 accuracy = evaluate(task, digits, fitted.state)["accuracy"]
 print(f"{accuracy:.1%} of the {len(digits.splits['test'])} test pictures are read right")
 assert accuracy > 0.95
@@ -161,31 +161,37 @@ def score(params, images):
     return jnp.take_along_axis(logits, read[:, None], axis=-1).sum()
 
 
-gradients = np.abs(jax.grad(score, argnums=1)(variables["params"], images))[..., 0]
-
-_, observed = observe(jax.grad(score))(variables["params"], images)
-last = next(call for call in observed.calls if call.path == ("BatchNorm_2",))
-cams = jax.nn.relu((last.gradient.mean(axis=(1, 2), keepdims=True) * last.output).sum(axis=-1))
-cams = jax.image.resize(cams, (len(cams), height, width), "linear")
+@jax.jit
+def saliency(images):
+    return jnp.abs(jax.grad(score, argnums=1)(variables["params"], images))[..., 0]
 
 
+@jax.jit
+def grad_cam(images):
+    _, seen = observe(jax.grad(score))(variables["params"], images)
+    last = next(call for call in seen.calls if call.path == ("BatchNorm_2",))
+    cams = (last.gradient.mean(axis=(1, 2), keepdims=True) * last.output).sum(axis=-1)
+    return jax.image.resize(jax.nn.relu(cams), images.shape[:3], "linear")
+
+
+@jax.jit
 def scores(images):
     """The logits of what was read, for pictures `[position, picture, height, width, 1]`."""
     logits = model.apply(variables, images.reshape(-1, height, width, 1)).reshape(*images.shape[:2], -1)
     return jnp.take_along_axis(logits, read[None, :, None], axis=-1)[..., 0]
 
 
-corners = range(0, height - 7, 2)
+corners = range(0, height - 7, 3)
 covered = np.stack([np.asarray(images)] * len(corners) ** 2)
 for position, (top, left) in enumerate((top, left) for top in corners for left in corners):
     covered[position, :, top : top + 8, left : left + 8] = 0.5
-lost = jax.nn.relu(scores(images[None]) - scores(jnp.asarray(covered)))  # [position, picture]
+lost = jax.nn.relu(scores(images[None]) - scores(covered))  # [position, picture]
 lost = lost.T.reshape(-1, len(corners), len(corners))
 
 figure, grid = plt.subplots(4, len(images), figsize=(9, 6.2))
 show(grid[0], images[..., 0], [f"read: {label}" for label in read])
-show(grid[1], gradients, cmap="magma")
-for panel, cam, picture in zip(grid[2], cams, images[..., 0], strict=True):
+show(grid[1], saliency(images), cmap="magma")
+for panel, cam, picture in zip(grid[2], grad_cam(images), images[..., 0], strict=True):
     panel.imshow(picture)
     panel.imshow(cam, cmap="magma", alpha=0.65)
     panel.set_axis_off()
@@ -198,8 +204,8 @@ plt.show()
 # ## Exercise
 #
 # A filter finds its pattern anywhere, but the dense layers behind know places. Shift the test pictures by 1, 2, 4 and 6
-# pixels (`jnp.roll`) and draw the accuracy. Then let `fit` shift the training pictures at random, with
-# `augment=functools.partial(data.augment.apply, data.augment.policy(shift=0.2))`. What changes?
+# pixels (`jnp.roll`) and draw the accuracy. Then let `fit` shift the training pictures at random: after `from data
+# import augment`, with `augment=functools.partial(augment.apply, augment.policy(shift=0.2))`. What changes?
 #
 # **Where next.** Networks that made history: [06_famous_networks](06_famous_networks.ipynb). All models for images are
 # in the [README](../README.md#models).

@@ -22,6 +22,7 @@ those that matter. A cell whose words depend on such numbers, as generated text 
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 import time
@@ -104,12 +105,30 @@ def run(notebook: Any, folder: str | Path, environment: Mapping[str, str] | None
     return notebook
 
 
+_OF_ONE_MACHINE = re.compile(r"(?<![\w.])/(home|root|tmp|usr|work|mnt|content)\b|\b0x[0-9a-f]{6,}")
+"""Absolute paths, and addresses of objects."""
+
+
+def unclean(notebook: Any) -> list[str]:
+    """What outputs hold that nobody wants to read: what went to stderr, and what is of one machine or run."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    texts = [output.get("text") or output.get("data", {}).get("text/plain", "") for output in outputs]
+    named = zip((output.get("name") for output in outputs), texts, strict=True)
+    return [text for name, text in named if name == "stderr" or _OF_ONE_MACHINE.search(text)]
+
+
 def main(beginnings: Sequence[str]) -> None:
-    """Makes notebooks anew, and says how long each took and how large it is."""
+    """Makes notebooks anew, and says how long each took and how large it is.
+
+    Raises:
+      ValueError: there is no such source; or outputs are unclean, and nothing is written.
+    """
     for source in sources(beginnings or ("",)):
         began = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             notebook = run(read(source), folder)
+        if noise := unclean(notebook):
+            raise ValueError(f"{source.name} writes to stderr, or what is of one machine: {noise}")
         out = source.with_suffix(".ipynb")
         nbformat.write(notebook, out)
         print(f"{out.name}: {time.monotonic() - began:.0f} s, {out.stat().st_size / 1000:.0f} KB", flush=True)
