@@ -115,5 +115,5 @@ def require_as_kept(source: Path, ran: Any) -> None:
 def test_a_notebook_looks_as_our_pictures_do():
     with plt.style.context("train.measure.pictures"):
         colors = plt.rcParams["axes.prop_cycle"].by_key()["color"]
-    assert [f"#{color}" for color in colors[:2]] == [pictures.BLUE, pictures.ORANGE]
+    assert colors[:2] == [pictures.BLUE, pictures.ORANGE]
     assert len(set(colors)) == 7
