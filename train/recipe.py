@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import importlib
 import inspect
 import json
 import logging
@@ -127,7 +128,7 @@ def recipe(function: Callable[[], Recipe]) -> Callable[[], Recipe]:
 
 def list_recipes() -> list[str]:
     """Names of all recipes, sorted."""
-    load_installed()
+    load_recipes()
     return sorted(_recipes)
 
 
@@ -147,7 +148,7 @@ def recipe_name(reference: str) -> str:
         code, name = reference, ""
     if not code:
         if name not in _recipes:
-            load_installed()
+            load_recipes()
         if name not in _recipes:
             raise ValueError(f"{unknown('recipe', name, _recipes)}; {_own(name)}")
         return name
@@ -162,6 +163,12 @@ def recipe_name(reference: str) -> str:
     if not colon and len(here) > 1:
         raise ValueError(f"{code} defines several recipes; choose one, such as {code}:{here[0]}: {', '.join(here)}")
     return name if colon else here[0]
+
+
+def load_recipes() -> None:
+    """Imports the recipes of the zoo, which import this module, and those of installed packages."""
+    importlib.import_module("train.recipes")
+    load_installed()
 
 
 def _own(name: str) -> str:

@@ -28,7 +28,7 @@ from train.loop.checkpoints import History, finished_steps
 from train.loop.fitting import DivergedError
 from train.measure import pictures
 from train.metrics import higher_is_better
-from train.recipe import Recipe, differences, literal, load_data, override, parts_of
+from train.recipe import Recipe, differences, literal, load_data, load_recipes, override, parts_of
 from train.runs import run as runs
 from train.runs.build import build
 from train.runs.transfer import resolve, with_absolute_paths
@@ -75,6 +75,7 @@ def comparison(function: Callable[[], Comparison]) -> Callable[[], Comparison]:
 
 def list_comparisons() -> list[str]:
     """Names of all comparisons, sorted."""
+    load_recipes()
     return sorted(_comparisons)
 
 
@@ -84,6 +85,7 @@ def get_comparison(name: str) -> Comparison:
     Raises:
       ValueError: there is none; the nearest are listed.
     """
+    load_recipes()
     if name not in _comparisons:
         raise ValueError(unknown("comparison", name, _comparisons))
     return _comparisons[name]()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -185,6 +187,16 @@ def test_which_way_a_metric_is_better(monitor, highest):
 def test_recipes_are_listed():
     assert list_recipes() == sorted(list_recipes())
     assert {"lenet5_digits", "mlp_digits", "perceptron_iris", "cnn_mnist"} <= set(list_recipes())
+
+
+def test_a_program_need_not_import_the_recipes_first():
+    script = """if True:
+        from train.comparison import get_comparison
+        from train.recipe import get_recipe
+        print(get_recipe("mlp_digits").model, get_comparison("optimizers").recipe)
+    """
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("mlp mlp_digits\n", "")
 
 
 def test_unknown_recipe():
