@@ -20,7 +20,7 @@ from train.loop.inspection import Inside
 from train.loop.parallel import Plan
 from train.loop.programs import dispatches, evaluator, observed_program, suitable_steps, train_program
 from train.loop.replay import Training, first_in_training
-from train.loop.training_data import Data, as_dataset, first_examples, naming_fields
+from train.loop.training_data import FIRST, Data, as_dataset, first_examples, naming_fields
 from train.metrics import Metrics, higher_is_better, summarize
 from train.state import Batch, State, Task
 from zoo.dynamics.solve import unsolved
@@ -191,12 +191,13 @@ def fit(
 
     history: History = []
     example = first_examples(dataset)
+    masked = {**example, "mask": np.ones(min(training.num_examples, FIRST), bool)}
     with naming_fields(dataset):
         if state is None:
             state = task.init(jax.random.key(seed), example)
         evaluated, shapes = jax.make_jaxpr(task.eval_step, return_shape=True)(state, example)
     if restore_best is not None:
-        known = [*_metrics_in_training(task, state, example)]
+        known = [*_metrics_in_training(task, state, masked)]
         known += [f"{validation}_{name}" for name in shapes if evaluation is not None]
         if restore_best not in known:
             raise ValueError(unknown("metric to restore the best by", restore_best, known))
@@ -219,7 +220,7 @@ def fit(
     began = time.perf_counter() - (pause.seconds if pause else history[-1]["seconds"] if history else 0.0)
     since: list[Metrics] = []
     if pause is not None and pause.metrics:
-        since.append(_metrics_of(pause, _metrics_in_training(task, state, example)))
+        since.append(_metrics_of(pause, _metrics_in_training(task, state, masked)))
     kept = _Kept(first, parallel.to_host(plan.unplace(placed))) if jax.process_count() == 1 else None
     best = _best(history, restore_best) if restore_best is not None else -1
     best_state = None
@@ -352,9 +353,8 @@ def _best(history: History, monitor: str) -> int:
     return int(np.argmax(values)) if values else -1
 
 
-def _metrics_in_training(task: Task, state: State, example: Batch) -> Metrics:
+def _metrics_in_training(task: Task, state: State, batch: Batch) -> Metrics:
     """What a train step reports, as shapes."""
-    batch = {**example, "mask": np.ones(len(next(iter(example.values()))), bool)}
     return jax.eval_shape(task.train_step, state, batch)[1]
 
 

@@ -47,7 +47,7 @@ def _are_numbers(y: np.ndarray) -> bool:
     return y.dtype.kind == "f" and not one_hot
 
 
-_FIRST = 16
+FIRST = 16
 """Examples that a task is shown before it begins."""
 
 
@@ -55,8 +55,8 @@ def first_examples(dataset: data.Dataset) -> dict[str, np.ndarray]:
     """A batch of the first training examples as a model sees them."""
     source = dataset.splits["train"]
     shapes = {name: jax.ShapeDtypeStruct(field.shape, field.dtype) for name, field in dataset.spec.fields.items()}
-    require_memory(_FIRST * tree_bytes(shapes), f"a batch of {_FIRST} examples of {dataset.name!r}")
-    return dict(dataset.preprocess(source[np.arange(min(len(source), _FIRST))]))
+    require_memory(FIRST * tree_bytes(shapes), f"a batch of {FIRST} examples of {dataset.name!r}")
+    return dict(dataset.preprocess(source[np.arange(min(len(source), FIRST))]))
 
 
 _ADVICE = {

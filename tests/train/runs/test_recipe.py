@@ -206,6 +206,12 @@ def test_unknown_recipe():
         describe_recipe("lenet_digits")
 
 
+def test_recipes_that_are_not_imported_yet(monkeypatch):
+    monkeypatch.setattr("train.recipe._recipes", {})
+    with pytest.raises(ValueError, match="import train.recipes"):
+        get_recipe("lenet5_digits")
+
+
 def test_a_name_is_taken_once(monkeypatch):
     monkeypatch.setattr(recipe, "_recipes", dict(recipe._recipes))
 

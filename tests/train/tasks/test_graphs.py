@@ -82,6 +82,15 @@ def test_links_run_under_every_plan_and_tell_the_area_under_the_curve():
     assert found["accuracy"] == pytest.approx(((yes > 0).mean() + (no <= 0).mean()) / 2)
 
 
+def test_the_best_state_of_a_graph_is_restored():
+    # The first field of such a batch holds nodes, which are more than the examples.
+    task, dataset = cases()["nodes"]
+    options = {"batch_size": 16, "epochs": 6, "plan": parallel.jit(jax.devices()[:1])}
+    fitted = fit(task, dataset, restore_best="validation_loss", **options)
+    found = evaluate(task, dataset, fitted.state, split="validation", plan=options["plan"])["loss"]
+    np.testing.assert_allclose(found, min(row["validation_loss"] for row in fitted.history), rtol=1e-6)
+
+
 def test_neighbours_help():
     """The class is in the noise of a single node, and in the mean of its neighbours."""
     gcn = zoo.create_model("gcn", hidden_sizes=[8], num_classes=2, dropout_rate=0.0)
