@@ -146,8 +146,8 @@ plt.show()
 # - **Cover.** How much does $z_c$ fall when a grey square hides a part of the picture? This asks for no gradient: it is
 #   slow, and hard to fool.
 #
-# The gradient is noisy: single pixels matter little. The other two agree on where the strokes are that make the digit
-# what it is, and on places where one more stroke would make another digit of it.
+# The gradient is noisy: single pixels matter little. The other two agree on some digits and not on others, for each
+# answers a question of its own. Whoever shows one of them as the reason of a decision should say which question it was.
 
 # %%
 chosen = np.array([np.flatnonzero(test["label"] == label)[0] for label in (2, 4, 5, 7, 8, 9)])
