@@ -172,9 +172,7 @@ def load_recipes() -> None:
 
 
 def _own(name: str) -> str:
-    """How something of a user's own is made known, or where nothing is known yet, what is ours."""
-    if not _recipes:
-        return "those of the zoo are known once they are imported: import train.recipes"
+    """How something of a user's own is made known."""
     if Path(name, "recipe.json").is_file():
         return f"{name} is a run: --run {name} --resume"
     if Path(f"{name}.py").is_file():

@@ -63,6 +63,64 @@ def transfer_cifar_folder() -> Recipe:
 
 
 @recipe
+def pretrain_efficientnet_folder() -> Recipe:
+    """EfficientNet-B0 on five classes of a folder of CIFAR-10 pictures, which are 64×64 to it.
+
+    Where `efficientnet_folder` takes ImageNet's weights instead, `weights=timm/efficientnet_b0.ra_in1k`, it is not
+    needed.
+
+    Command: zoo train pretrain_efficientnet_folder
+    Time: 5.5 minutes of training on 2 busy CPU cores.
+    Reached: 56.4 % of the 250 test pictures; of 1000 training pictures 100 are held out.
+    """
+    return Recipe(
+        model="efficientnet_b0",
+        data="folder:cifar10_jpg_subset",
+        data_options={**_COMMON, "image_size": 64, "classes": ["airplane", "automobile", "bird", "cat", "deer"]},
+        augmentation="cifar",
+        batch_size=50,
+        epochs=40.0,
+        optimizer="adamw",
+        optimizer_options={"weight_decay": 0.05},
+        learning_rate=2e-3,
+        schedule="cosine",
+        schedule_options={"warmup_steps": 40},
+        checkpoint_every=2,
+    )
+
+
+@recipe
+def efficientnet_folder() -> Recipe:
+    """The guide's project of image classification (section 14.1): EfficientNet-B0, pretrained, on other pictures.
+
+    As there: a fifth of the training pictures is held out, the best checkpoint is kept, the learning rate falls on a
+    plateau of 3 epochs, training stops after 10 without a better one, TensorBoard is told. All layers are trained; the
+    guide's frozen base is trained_layers=1. On a GPU or a TPU add precision=bfloat16; on a CPU convolutions in it are
+    several times slower.
+
+    Command: zoo train pretrain_efficientnet_folder && zoo train efficientnet_folder
+    Time: 3 minutes of training on 2 busy CPU cores.
+    Reached: 65.6 % of the 250 test pictures of the other five classes; from random weights (weights=None), with twice
+      the learning rate and twice the time, 59.2 %. One seed each.
+    """
+    return Recipe(
+        model="efficientnet_b0",
+        data="folder:cifar10_jpg_subset",
+        data_options={**_COMMON, "image_size": 64, "classes": ["dog", "frog", "horse", "ship", "truck"]},
+        augmentation="guide",
+        weights="runs/pretrain_efficientnet_folder",
+        batch_size=32,
+        epochs=50.0,
+        optimizer="adamw",
+        optimizer_options={"weight_decay": 0.05},
+        learning_rate=5e-4,
+        plateau_options={"patience": 3, "factor": 0.3},
+        validation=0.2,
+        patience=10,
+    )
+
+
+@recipe
 def finetune() -> Recipe:
     """Any folder of pictures, from the weights of a run, of `zoo convert` or of a published file, with a new head.
 
