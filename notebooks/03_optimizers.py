@@ -51,11 +51,11 @@ for name, batch_size, rate in (("all, α = 0.5", None, 0.5), ("32, α = 0.1", 32
         train["image"],
         train["label"],
         learning_rate=rate,
-        epochs=15,
+        epochs=8,
         batch_size=batch_size,
         key=jax.random.key(1),
     )
-    axes.plot(range(1, 16), losses, marker="o", ms=3, label=name)
+    axes.plot(range(1, 9), losses, marker="o", ms=3, label=name)
     ends[name] = float(losses[-1])
 axes.set(yscale="log", xlabel="passes over the data", ylabel="training loss")
 axes.legend(title="examples for one update")
@@ -188,7 +188,7 @@ assert max(last["momentum"], last["rmsprop"], last["adam"]) < last["sgd"] / 3
 # gradient descent at its own best rate, and there the four are not far apart.
 
 # %%
-rates = np.logspace(-5, 0.5, 34 if LARGE else 12)
+rates = np.logspace(-4, 0.5, 28 if LARGE else 10)
 figure, axes = plt.subplots(figsize=(6.5, 3.6))
 best = {}
 for name, color in COLORS.items():
