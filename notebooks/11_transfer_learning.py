@@ -165,9 +165,14 @@ print({name: f"{value:.1%}" for name, value in reached.items()}, "of the test pi
 
 unchanged = runs["feature extraction"][0].state.params["Conv_0"]["kernel"]
 np.testing.assert_array_equal(unchanged, first.state.params["Conv_0"]["kernel"])
-assert shown["fine-tuning"] > shown["from nothing"] + 0.01
+assert shown["fine-tuning"] > shown["feature extraction"]
+assert shown["fine-tuning"] > shown["from nothing"] + 0.01 or old.name == "arrays"
 
 # %% [markdown]
+# Of the pictures, fifty are too few to learn from nothing what a dog is. The old network has seen other animals, and
+# knows edges, fur and sky. Of digits, fifty are enough: there a network from nothing is as good in the end. Transfer
+# pays where labels are few for what there is to learn.
+#
 # ## Exercise
 #
 # Give the new task more labels: `validation=500` in the place of 950. Does the old network still help? Then freeze only
