@@ -196,7 +196,7 @@ def test_unknown_recipe():
 
 def test_recipes_that_are_not_imported_yet(monkeypatch):
     monkeypatch.setattr("train.recipe._recipes", {})
-    with pytest.raises(ValueError, match="import train.recipes"):
+    with pytest.raises(ValueError, match=r"import train\.recipes"):
         get_recipe("lenet5_digits")
 
 
