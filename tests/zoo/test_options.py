@@ -112,6 +112,11 @@ def test_every_model_is_checked():
         zoo.create_model("mlp", name="x")
 
 
+def test_a_named_tuple_is_taken_without_a_warning():
+    genotype = zoo.cells.GENOTYPES["darts_v1"]
+    assert zoo.create_model("mini_darts", genotype=genotype).genotype == genotype
+
+
 def test_a_list_is_a_list_and_will_do_for_a_tuple():
     assert fits([1, 2], list[int])
     assert fits([{"a": True}], list[dict[str, Any]])
