@@ -218,6 +218,8 @@ train.metrics: Mean merge summarize weigh
 train.optimizers: optimizer
 train.parallel: Plan fsdp jit plan pmap
 train.plateau: Plateau
+train.publishing.folder: publish
+train.publishing.hub: push
 train.recipe: Recipe get_recipe list_recipes override recipe
 train.run: train
 train.sample: interpolate manifold sample

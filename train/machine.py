@@ -47,6 +47,11 @@ def commit() -> str | None:
         return None
 
 
+def load() -> float | None:
+    """How many processes have run or waited, on average over the last minute; None on Windows."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
 def _git(root: Path, *arguments: str) -> str:
     done = subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True, check=True, timeout=10)
     return done.stdout.strip()

@@ -125,6 +125,8 @@ def test_a_shipped_model_is_loaded_by_its_name(shipped, variables):
     assert_same(pretrained.load("cnn", "cnn_small").variables, jax.tree.map(np.asarray, variables))
     with pytest.raises(ValueError, match="are those of 'cnn', not of 'vgg11'"):
         pretrained.load("vgg11", "cnn_small")
+    with pytest.raises(ValueError, match=r"was trained here: zoo\.load_model reads it"):
+        pretrained.from_hub(shipped)
     with pytest.raises(ValueError, match="bring the options of their model along"):
         pretrained.load("cnn", "cnn_small", num_classes=5)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple
 
 from train.files import as_json, read_json, write_whole
 from train.launch import keep_memory
-from train.machine import machine
+from train.machine import load, machine
 from train.measure import peers, report
 from train.measure.processes import beside
 from zoo.options import unknown
@@ -91,7 +90,7 @@ def run_suite(
             raise ValueError(unknown("row", name, ROWS))
     folder.mkdir(parents=True, exist_ok=True)
     conditions = {"machine": machine(), "compare": list(compare), "seconds": seconds}
-    results = {**conditions, "date": date.today().isoformat(), "load": _load(), "rows": {}}
+    results = {**conditions, "date": date.today().isoformat(), "load": load(), "rows": {}}
     if (folder / RESULTS).exists():
         before = read_json(folder / RESULTS, dict[str, Any])
         if {name: before.get(name) for name in conditions} != conditions:
@@ -150,8 +149,3 @@ def _measurer() -> Callable[..., dict[str, Any]]:
         )
 
     return measure
-
-
-def _load() -> float | None:
-    """How many processes have run or waited, on average over the last minute; None on Windows."""
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None

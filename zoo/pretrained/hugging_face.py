@@ -35,6 +35,7 @@ from zoo.options import check_options
 from zoo.pretrained.hugging_face_config import generation_of, labels_of, model_options, read_config, written_config
 from zoo.pretrained.hugging_face_layout import FAMILIES, HEADS, TIED, Architecture, Family, Place
 from zoo.pretrained.tensors import faults_of, require_same_entries, without_prefixes
+from zoo.published import LIBRARY
 from zoo.registry import unknown
 from zoo.summary import abstract_variables
 from zoo.tensor_file import printable, read_safetensors
@@ -202,6 +203,8 @@ def _read_weights(folder: Path) -> dict[str, np.ndarray]:
 
 def _family(config: Mapping[str, Any], folder: Path) -> Family:
     model_type = str(config.get("model_type"))
+    if config.get("library_name") == LIBRARY:
+        raise ValueError(f"{folder} is a model that was trained here: zoo.load_model reads it")
     if model_type not in FAMILIES:
         raise ValueError(f"{folder / CONFIG}: {unknown('model_type', printable(model_type), FAMILIES)}")
     return FAMILIES[model_type]
