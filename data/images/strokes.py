@@ -75,13 +75,24 @@ class StrokeReader:
         grey = np.asarray(open_image(path, 1), np.float32) / 255
         if grey.min() == grey.max():
             grey = np.asarray(open_image(path, 1, ground="white"), np.float32) / 255
+        try:
+            return self.prepare(grey, invert=invert)
+        except ValueError as error:
+            raise ValueError(f"{os.fspath(path)!r}: {error}") from None
+
+    def prepare(self, grey: np.ndarray, *, invert: bool | None = None) -> np.ndarray:
+        """The same for a picture in [0, 1], `[height, width]`.
+
+        Raises:
+            ValueError: if nothing is drawn in it.
+        """
         ground = float(np.median(np.concatenate([grey[0], grey[-1], grey[1:-1, 0], grey[1:-1, -1]])))
         dark = ground > 0.5 if invert is None else invert
         if dark and invert is None:
             _tell_of_dark_strokes()
         ink = (ground - grey if dark else grey - ground).clip(0)
         if ink.max() < _LEAST_CONTRAST:
-            raise ValueError(f"nothing is drawn in {os.fspath(path)!r}: all its pixels are much alike")
+            raise ValueError("nothing is drawn in it: all its pixels are much alike")
         if grey.shape == self.shape[:2]:
             return (1 - grey if dark else grey)[..., None]
         ink = ink / ink.max()
