@@ -91,7 +91,7 @@ def _draw(source: str | Path) -> tuple[dict[str, Any], Callable[[Body], Answer]]
     return {"kind": "draw", "drawing": DRAWING, "classes": run.dataset.spec.classes, "side": reader.size}, answer
 
 
-_MAP = 11
+_MAP = 9
 """Pictures along each side of the map of a plane."""
 
 _FARTHEST = 5.0
@@ -167,6 +167,8 @@ def _translate(source: str | Path) -> tuple[dict[str, Any], Callable[[Body], Ans
     return {"kind": "translate", "longest": longest, "examples": examples}, answer
 
 
+_ORDER = ("draw", "walk", "write", "translate")
+
 _KINDS = {"vae": _walk, "language_modeling": _write, "seq2seq": _translate}
 """By the task of a run."""
 
@@ -193,4 +195,4 @@ def of_folder(folder: Path) -> list[Panel]:
         raise ValueError(
             f"there is nothing to show in {folder}/: {_SUITED}; train one, as with zoo train lenet5_digits"
         )
-    return found
+    return sorted(found, key=lambda panel: _ORDER.index(panel.facts["kind"]))
