@@ -209,7 +209,7 @@ def liveliest_plane(source: Generator, n: int = 64) -> np.ndarray:
     if size <= 2:
         return np.eye(2)[:, :size]
     half_steps = np.concatenate([np.eye(size), -np.eye(size)]) / 2
-    latents = jax.random.normal(jax.random.key(0), (n, 1, size)) + jnp.asarray(half_steps, jnp.float32)
+    latents = jax.random.normal(jax.random.key(0), (n, 1, size)) + jnp.asarray(half_steps[None], jnp.float32)
     ends = decode(source, latents.reshape(-1, size)).reshape(n, 2, size, -1)
     changes = (ends[:, 0] - ends[:, 1]).transpose(0, 2, 1).reshape(-1, size)
     return np.linalg.eigh(changes.T @ changes)[1].T[:-3:-1]

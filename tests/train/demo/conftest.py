@@ -32,12 +32,12 @@ def save(folder, recipe, example):
 
 @pytest.fixture(scope="package")
 def runs(tmp_path_factory):
-    """A folder with the runs `draw`, `walk`, `write` and `translate`, one that suits no panel, and a damaged one."""
+    """A folder with the runs `draw`, `walk`, `write` and `translate`, two that suit no panel, and a damaged one."""
     folder = tmp_path_factory.mktemp("demo") / "runs"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parallel, "devices_for", lambda batch_size: jax.devices()[:1])
         run("train", "mlp_digits", "epochs=15", "--run", folder / "draw")
-    for name in ("walk", "write", "translate", "unsuited", "damaged"):
+    for name in ("walk", "write", "translate", "unsuited", "iris", "damaged"):
         (folder / name).mkdir(parents=True)
     image = np.zeros((1, 8, 8, 1), np.float32)
     options = {"image_shape": (8, 8, 1), "features": (4, 4), "hidden_size": 8, "latent_size": 3}
@@ -52,8 +52,11 @@ def runs(tmp_path_factory):
         model="transformer_tiny", data="dates", data_options={"size": 1}, task="seq2seq", model_options=options
     )
     save(folder / "translate", recipe, (np.ones((1, 36), np.int32), np.ones((1, 11), np.int32)))
-    unsuited = Recipe(model="gcn", data="cora", task="node_classification")
-    (folder / "unsuited" / "recipe.json").write_text(unsuited.to_json())
+    (folder / "unsuited" / "recipe.json").write_text(Recipe(model="mlp", data="iris", task="regression").to_json())
+    options = {"num_outputs": 3}
+    save(
+        folder / "iris", Recipe(model="perceptron", data="iris", model_options=options), (np.zeros((1, 4), np.float32),)
+    )
     (folder / "damaged" / "recipe.json").write_text("{")
     return folder
 

@@ -160,11 +160,15 @@ def test_of_a_folder_the_runs_that_suit(runs, caplog):
         str(runs / name) for name in ("draw", "walk", "write", "translate")
     ]
     assert f"{runs / 'damaged'} is left out: " in caplog.text
-    assert "unsuited" not in caplog.text
+    assert len(caplog.records) == 1
 
 
 def test_runs_without_a_panel_are_told(runs, tmp_path):
-    with pytest.raises(ValueError, match="unsuited: the run does node_classification; the demo has panels for"):
+    with pytest.raises(ValueError, match="unsuited: the run does regression; the demo has panels for"):
         panel(runs / "unsuited")
-    with pytest.raises(ValueError, match="nothing to show in .*train one"):
+    with pytest.raises(
+        ValueError, match="iris: the data iris are no digits that can be drawn; the demo has panels for"
+    ):
+        panel(runs / "iris")
+    with pytest.raises(ValueError, match=r"nothing to show in .*train one"):
         of_folder(tmp_path)

@@ -293,7 +293,6 @@ def test_the_command_serves_until_ctrl_c(runs):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env=environment, **pipes) as process:
-        assert process.stdout and process.stderr
         line = process.stdout.readline()
         found = re.search(r"http://127\.0\.0\.1:([0-9]+)/ ", line)
         assert found, line + process.stderr.read()
@@ -308,7 +307,7 @@ def test_the_command_serves_until_ctrl_c(runs):
 def test_the_command_refuses_what_it_cannot_show(runs, tmp_path, monkeypatch):
     from tests.train.cli.command import error
 
-    assert "the run does node_classification; the demo has panels for" in error("demo", runs / "unsuited")
+    assert "the run does regression; the demo has panels for" in error("demo", runs / "unsuited")
     assert "--port is from 0 to 65535, not 70000" in error("demo", runs / "draw", "--port", 70000)
     monkeypatch.chdir(tmp_path)
     assert "there is nothing to show in runs/" in error("demo")
