@@ -122,6 +122,7 @@ class Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     server: Server  # type: ignore[assignment]
     protocol_version = "HTTP/1.1"
+    default_request_version = "HTTP/1.0"  # of what cannot be read: version 0.9 has no status
     server_version, sys_version = "flaxzoo", ""
     timeout = _LONGEST_WAIT
 

@@ -36,7 +36,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo") / "runs"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parallel, "devices_for", lambda batch_size: jax.devices()[:1])
-        run("train", "mlp_digits", "epochs=15", "--run", folder / "draw")
+        run("train", "mlp_digits", "epochs=6", "--run", folder / "draw")
     for name in ("walk", "write", "translate", "unsuited", "iris", "damaged"):
         (folder / name).mkdir(parents=True)
     image = np.zeros((1, 8, 8, 1), np.float32)

