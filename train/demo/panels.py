@@ -134,8 +134,8 @@ _LONGEST_PROMPT, _LONGEST_TEXT = 1000, 2000
 def _write(source: str | Path) -> tuple[dict[str, Any], Callable[[Body], Answer]]:
     run = text_generation.load(source)
     longest = min(_LONGEST_PROMPT, getattr(run.model, "max_len", None) or _LONGEST_PROMPT)
-    for _ in text_generation.write(run, "", 2):
-        pass
+    for _ in text_generation.write(run, 2 * run.vocabulary[0], _LONGEST_TEXT, one_by_one=True):
+        pass  # reads a prompt, and again its own text where that fills the model's room: all programs there are
 
     def answer(body: Body) -> Answer:
         requests.require_fields(body, "prompt", "temperature", "length", "seed")
@@ -145,6 +145,7 @@ def _write(source: str | Path) -> tuple[dict[str, Any], Callable[[Body], Answer]
             requests.whole(body["length"], "length", 1, _LONGEST_TEXT),
             temperature=requests.number(body["temperature"], "temperature", 0.05, 5),
             seed=requests.whole(body["seed"], "seed", 0, 2**31 - 1),
+            one_by_one=True,
         )
         return ({"text": piece} for (piece,) in pieces)
 
