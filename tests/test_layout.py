@@ -39,6 +39,7 @@ WINGS = {
         ("train.tasks",),
         ("train.loop",),
         ("train.inference",),
+        ("train.demo",),
         ("train.measure",),
         ("train.runs",),
         ("train.recipes",),
@@ -206,6 +207,7 @@ train.callbacks: csv_history early_stopping log_to progress_bar sigterm tensorbo
 train.comparison: Comparison compare comparison get_comparison list_comparisons variants_of
 train.checkpoint: Checkpoints CheckpointError
 train.class_weights: class_weights
+train.demo: Panel Server of_folder panel serve
 train.freezing: freeze
 train.generate: generate stream
 train.gradient_check: check_gradients

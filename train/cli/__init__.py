@@ -38,6 +38,7 @@ COMMANDS = {
     "convert": models.convert,
     "predict": inference.predict,
     "adapt": inference.adapt,
+    "demo": inference.demo,
     "export": inference.export,
     "bench": models.bench,
     "weights": weights.weights,

@@ -1,4 +1,4 @@
-"""Commands that use a trained run: evaluate, predict, export."""
+"""Commands that use a trained run: evaluate, predict, adapt, export, demo."""
 
 from __future__ import annotations
 
@@ -151,3 +151,26 @@ def export(run: RunFolder, out: Annotated[Path, arg(help="the file to write")], 
     if json:
         return console.print_json(facts)
     console.print_report(facts)
+
+
+def demo(
+    runs: Annotated[
+        Positional[tuple[Path, ...]],
+        arg(
+            metavar="RUN",
+            help="what to show; by default the runs in runs/ that there is a panel for, else models that ship",
+        ),
+    ] = (),
+    port: Annotated[int, arg(help="of the page; 0 for any that is free")] = 8000,
+) -> None:
+    """Serve a page on this machine on which runs are tried: draw digits, walk a latent plane, write, translate.
+
+    Draw with a classifier of `digits` or `mnist`; walk with a VAE; write with a language model of characters; translate
+    with a run of the task seq2seq. Ctrl-C ends it. Only this machine can see the page.
+    """
+    from train.demo import panels, serve
+
+    if not 0 <= port < 2**16:
+        raise ValueError(f"--port is from 0 to {2**16 - 1}, not {port}")
+    found = [panels.panel(run) for run in runs] if runs else panels.of_folder(Path("runs"))
+    serve(found, port)

@@ -189,3 +189,27 @@ def manifold(folder: str | Path, side: int = 15) -> np.ndarray:
     latents = center + steps[::-1, None, None] * second + steps[None, :, None] * first
     images = decode(generator(run), jnp.asarray(latents.reshape(side * side, -1), jnp.float32))
     return images.reshape(side, side, *images.shape[1:])
+
+
+def liveliest_plane(source: Generator, n: int = 64) -> np.ndarray:
+    """Two directions in a latent space in which images change most, found by the decoder alone.
+
+    They span the active subspace (Constantine, Dow & Wang 2014): the leading eigenvectors of E[JᵀJ], where a column of
+    J is the change of the image along a step of one standard deviation, and E the mean over `n` latents of the prior.
+
+    Args:
+      source: of latents `[latent_size]`.
+      n: latents.
+
+    Returns:
+      Orthonormal rows, `[2, latent_size]`, the first the livelier. Of one or two dimensions they are the axes
+      themselves, or the one there is and zeros.
+    """
+    (size,) = source.latent_shape
+    if size <= 2:
+        return np.eye(2)[:, :size]
+    half_steps = np.concatenate([np.eye(size), -np.eye(size)]) / 2
+    latents = jax.random.normal(jax.random.key(0), (n, 1, size)) + jnp.asarray(half_steps[None], jnp.float32)
+    ends = decode(source, latents.reshape(-1, size)).reshape(n, 2, size, -1)
+    changes = (ends[:, 0] - ends[:, 1]).transpose(0, 2, 1).reshape(-1, size)
+    return np.linalg.eigh(changes.T @ changes)[1].T[:-3:-1]

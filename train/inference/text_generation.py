@@ -61,8 +61,7 @@ def generate(model: nn.Module, variables: Any, prompt: Prompt, length: int, **op
     """Goes on from prompts: the pieces that `stream` gives, as one.
 
     Returns:
-      `[batch, length]`, the prompt left out. After the token that ends a row come −1; columns of nothing else are left
-      out.
+      `[batch, length]` without the prompt. After the token that ends a row come −1; columns of these are left out.
     """
     return np.concatenate(list(stream(model, variables, prompt, length, **options)), axis=1)
 
@@ -80,6 +79,7 @@ def stream(
     top_p: float | None = None,
     greedy: bool = False,
     stop: Sequence[int] = (),
+    one_by_one: bool = False,
 ) -> Iterator[np.ndarray]:
     """Goes on from prompts, a piece `[batch, tokens]` after another.
 
@@ -103,6 +103,8 @@ def stream(
         those that `top_k` leaves.
       greedy: take the most probable token, and draw nothing.
       stop: tokens, each of which ends a row.
+      one_by_one: prompts, of one length, are read token by token, by one program for all lengths. At once is quicker,
+        but another program is compiled for each length.
 
     Raises:
       ValueError: a number is out of its range, or the prompt is empty, longer than what the model can read or padded
@@ -116,7 +118,10 @@ def stream(
     require_known_tokens(tokens, model.vocab_size, "the prompt")
     tokens = tokens.astype(np.int32)
     choice = _Choice(jax.random.key(seed), None if greedy else float(temperature), None if top_p == 1 else top_p)
-    return _pieces(model, variables, tokens, lengths, length, max_len, choice, top_k, np.asarray(stop, np.int32))
+    if one_by_one and lengths.min() < tokens.shape[1]:
+        raise ValueError("prompts that are read one by one must have one length")
+    ends = np.asarray(stop, np.int32)
+    return _pieces(model, variables, tokens, lengths, length, max_len, choice, top_k, ends, one_by_one)
 
 
 def _left_padded(prompt: Prompt, mask: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -142,12 +147,7 @@ def _left_padded(prompt: Prompt, mask: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _require(
-    prompt: np.ndarray,
-    length: int,
-    max_len: int | None,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
+    prompt: np.ndarray, length: int, max_len: int | None, temperature: float, top_k: int | None, top_p: float | None
 ) -> None:
     if prompt.ndim != 2 or 0 in prompt.shape:
         raise ValueError(f"a prompt has the shape [batch, time], with at least one token, not {list(prompt.shape)}")
@@ -176,10 +176,10 @@ def _pieces(
     choice: _Choice,
     top_k: int | None,
     stop: np.ndarray,
+    one_by_one: bool,
 ) -> Iterator[np.ndarray]:
     batch, vocab_size = len(prompt), model.vocab_size
     visible = lengths  # how many of the last tokens of each row the next one is chosen by
-    most_steps = _MOST_STEPS
     top_k = None if top_k is None else min(top_k, vocab_size)
     text, made, room = prompt, 0, 0
     state, token, ended = None, None, np.zeros(batch, bool)
@@ -191,18 +191,21 @@ def _pieces(
             context = np.maximum(text[:, -width:], 0)
             seen = None if (visible == width).all() else np.arange(width) >= width - visible[:, None]
             room = length if max_len is None else max_len - width
-            count = 1
             sizes = {}
             if max_len is not None and "room" in inspect.signature(model.init_state).parameters:
                 sizes["room"] = min(max_len, -(-(width + length - made) // _ROOM) * _ROOM)
-            token, ended, state = _read(
-                model, variables, context, seen, ended, made, choice, stop, top_k=top_k, sizes=FrozenDict(sizes)
-            )
+            state = None
+            if one_by_one:
+                state = _read_one_by_one(model, variables, context[:, :-1], model.init_state(batch, **sizes))
+                context = context[:, -1:]
+            now = (model, variables, context, state, seen, ended, made, choice, stop)
+            token, ended, state = _read(*now, top_k=top_k, sizes=FrozenDict(sizes))
+            count = 1
             piece = np.asarray(token)[:, None]
         else:
-            count = min(most_steps, length - made, room)
+            count = min(_MOST_STEPS, length - made, room)
             piece, token, ended, state = _write(
-                *(model, variables, state, token, ended, made, count, choice, stop), top_k=top_k, most_steps=most_steps
+                *(model, variables, state, token, ended, made, count, choice, stop), top_k=top_k, most_steps=_MOST_STEPS
             )
             piece = np.asarray(piece)[:, :count]
             room -= count
@@ -213,11 +216,28 @@ def _pieces(
         yield piece[:, (piece != _NOTHING).any(axis=0)]
 
 
+def _read_one_by_one(model: Any, variables: Any, tokens: np.ndarray, state: Any) -> Any:
+    """The state after `tokens`, `[batch, time]`."""
+    for part in np.split(tokens, range(_MOST_STEPS, tokens.shape[1], _MOST_STEPS), axis=1):
+        filled_up = np.pad(part, ((0, 0), (0, _MOST_STEPS - part.shape[1])))
+        state = _read_some(model, variables, filled_up, state, part.shape[1])
+    return state
+
+
+@partial(jax.jit, static_argnames="model")
+def _read_some(model: Any, variables: Any, tokens: jax.Array, state: Any, count: int) -> Any:
+    def read(step: jax.Array, state: Any) -> Any:
+        return model.apply(variables, lax.dynamic_slice_in_dim(tokens, step, 1, axis=1), state)[1]
+
+    return lax.fori_loop(0, count, read, state)
+
+
 @partial(jax.jit, static_argnames=("model", "top_k", "sizes"))
 def _read(
     model: Any,
     variables: Any,
     tokens: jax.Array,
+    state: Any,
     mask: jax.Array | None,
     ended: jax.Array,
     made: int,
@@ -227,10 +247,11 @@ def _read(
     top_k: int | None,
     sizes: Mapping[str, int],
 ) -> tuple[jax.Array, jax.Array, Any]:
-    """The token after `tokens`, `[batch]`, which rows have ended, and the state after `tokens`."""
+    """The token after `tokens`, `[batch]`, which rows have ended, and the state after `tokens`, of None the first."""
     batch = tokens.shape[0]
     padded = {} if mask is None else {"mask": mask}
-    logits, state = model.apply(variables, tokens, model.init_state(batch, **sizes), **padded)
+    state = model.init_state(batch, **sizes) if state is None else state
+    logits, state = model.apply(variables, tokens, state, **padded)
     noise = _noise(choice, made, 1, batch, logits.shape[-1])
     token, ended = _next(logits[:, -1], noise[0], ended, choice, stop, top_k)
     return token, ended, state

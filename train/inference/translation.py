@@ -11,7 +11,7 @@ import numpy as np
 
 from data.text import tokens
 from train.inference.beam_search import decode
-from train.inference.loading import load
+from train.inference.loading import Run, load
 from train.tasks import task_option
 
 
@@ -34,7 +34,11 @@ def translate(folder: str | Path, texts: Sequence[str], *, beams: int = 1) -> li
     Raises:
       ValueError: the run has learnt something else, or a text cannot be read.
     """
-    run = load(folder)
+    return translate_with(load(folder), texts, beams=beams)
+
+
+def translate_with(run: Run, texts: Sequence[str], *, beams: int = 1) -> list[Translation]:
+    """`translate` by a run that is loaded already."""
     if run.recipe.task != "seq2seq":
         raise ValueError(f"this run does {run.recipe.task}, and translates no texts; runs of the task seq2seq do")
     spec = run.dataset.spec

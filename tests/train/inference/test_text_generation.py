@@ -14,6 +14,7 @@ import zoo
 from data.text.tokens import encode
 from tests.descriptors import random_variables
 from tests.draws import assert_all_differ, keys_drawn_from
+from train.inference import text_generation
 from train.inference.text_generation import TextRun, choose, decode, generate, load, stream, write
 
 VOCAB, MAX_LEN = 11, 8
@@ -73,6 +74,20 @@ def test_rows_of_several_lengths_are_as_alone(name, options):
     mask = np.array([np.arange(8) >= 8 - len(row) for row in rows])
     padded = np.where(mask, np.stack([np.pad(row, (8 - len(row), 0)) for row in rows]), VOCAB + 5)
     np.testing.assert_array_equal(generate(model, variables, padded, 24, mask=mask, **options), whole)
+
+
+@every_model
+@pytest.mark.parametrize("time", [1, 2, 8])
+def test_a_prompt_that_is_read_one_by_one_gives_the_same_text(name, time, monkeypatch):
+    """In parts of three, by one program for all lengths."""
+    model, variables = MODELS[name]
+    monkeypatch.setattr(text_generation, "_MOST_STEPS", 3)
+    wanted = generate(model, variables, prompts(2, time), 20, seed=2)
+    before = text_generation._read_some._cache_size()
+    np.testing.assert_array_equal(generate(model, variables, prompts(2, time), 20, seed=2, one_by_one=True), wanted)
+    assert text_generation._read_some._cache_size() <= before + 1
+    with pytest.raises(ValueError, match="one by one must have one length"):
+        stream(model, variables, [[1], [1, 2]], 20, one_by_one=True)
 
 
 @pytest.mark.parametrize(
