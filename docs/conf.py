@@ -20,7 +20,7 @@ extensions = [
     "generated_pages",
     "docstrings",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "notebooks/pictures.txt"]
 
 html_theme = "sphinx_book_theme"
 html_title = "flaxzoo"
@@ -29,6 +29,7 @@ html_css_files = ["site.css"]
 html_show_sourcelink = False
 html_theme_options = {
     "show_toc_level": 2,
+    "collapse_navbar": True,  # a page shows its own section open: all of them, on all pages, double the time of a build
     "home_page_in_toc": True,
     "navigation_with_keys": False,
     "use_download_button": False,
@@ -51,8 +52,3 @@ napoleon_use_rtype = False
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 90
 default_role = "name"
-
-# Types of other libraries, which have sites of their own; and names that stand for any type.
-nitpick_ignore_regex = [
-    ("py:.*", r"(jax|jaxlib|flax|optax|numpy|np|nn|collections|types|typing|pathlib|PIL|diffrax|optuna|safetensors)\..*"),
-]

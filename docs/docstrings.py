@@ -14,6 +14,7 @@ from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 
 _NAME = re.compile(r"[A-Za-z_][\w.]*")
+_SEVERAL = re.compile(r"\s+\**\w+(, \**\w+)+:")
 _SECTION = re.compile(r"(Args|Attributes|Raises|Returns|Yields):$")
 
 
@@ -41,7 +42,9 @@ def _role(name: str, rawtext: str, text: str, lineno: int, inliner: Any, options
 
 
 def _as_code(app: Sphinx, env: Any, node: pending_xref, shown: nodes.Element) -> nodes.Element | None:
-    return shown if node.get("perhaps") else None
+    """What is not described here stays as it is shown: names in docstrings, and types in their signatures."""
+    own = node.get("refdomain") == "py" and re.match(r"api/(?!index)", node.get("refdoc", ""))
+    return shown if node.get("perhaps") or own else None
 
 
 def _to_rst(app: Sphinx, what: str, name: str, found: Any, options: Any, lines: list[str]) -> None:
@@ -55,12 +58,14 @@ def _to_rst(app: Sphinx, what: str, name: str, found: Any, options: Any, lines: 
             in_section = False
         begins = bool(indent) and not in_section and not in_code and (not result or not result[-1].strip())
         if begins:
-            result += ["::", ""]
+            result += [".. code-block:: python", "   :force:", ""]  # an ellipsis is no Python
             in_code = True
         elif line and not indent:
             in_code = False
         if not in_code and line[:2] == "- " and result and result[-1].strip() and result[-1][:2] not in ("- ", "  "):
             result.append("")
+        if in_section and _SEVERAL.match(line):
+            line = line.replace(", ", ",", line.partition(":")[0].count(","))  # "rtol, atol" is no type and a name
         result.append(line if in_code else _escaped(line))
     lines[:] = result
 
@@ -69,7 +74,7 @@ def _escaped(line: str) -> str:
     """The line with what reStructuredText would take for markup escaped, outside of backticks."""
     parts = line.split("`")
     for i in range(0, len(parts), 2):
-        parts[i] = re.sub(r"(?<!^)(?<!^\s)([*|\\])|(?<=\w)_(?!\w)", lambda found: "\\" + found.group(), parts[i])
+        parts[i] = re.sub(r"[*|\\]|(?<=\w)_(?!\w)", lambda found: "\\" + found.group(), parts[i])
     return "`".join(parts)
 
 

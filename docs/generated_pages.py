@@ -6,6 +6,7 @@ They are made before each build, from the registries, from docstrings, from the 
 from __future__ import annotations
 
 import ast
+import base64
 import dataclasses
 import hashlib
 import importlib
@@ -24,8 +25,8 @@ from sphinx.application import Sphinx
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 
-Pages = Iterator[tuple[str, str]]
-"""Name of a file in its folder, and its text."""
+Pages = Iterator[tuple[str, str | bytes]]
+"""Name of a file in its folder, and its content."""
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
@@ -39,12 +40,12 @@ def write_all() -> None:
     for folder, pages in {"models": models, "recipes": recipes, "api": api, "notebooks": notebooks}.items():
         there = HERE / folder
         there.mkdir(exist_ok=True)
-        texts = dict(pages())
-        for old in set(there.iterdir()) - {there / name for name in texts}:
+        contents = {there / name: each if isinstance(each, bytes) else each.encode() for name, each in pages()}
+        for old in set(there.iterdir()) - set(contents):
             old.unlink()
-        for name, text in texts.items():
-            if not (there / name).exists() or (there / name).read_text() != text:
-                (there / name).write_text(text)
+        for path, content in contents.items():
+            if not path.exists() or path.read_bytes() != content:
+                path.write_bytes(content)
 
 
 # --- models
@@ -313,7 +314,7 @@ README_SECTIONS = {
 def notebooks() -> Pages:
     """The executed notebooks, with links into this site, and a list of them."""
     found = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-    titles = []
+    titles, pictures = [], []
     for path in found:
         notebook = json.loads(path.read_text())
         prose = [cell for cell in notebook["cells"] if cell["cell_type"] == "markdown"]
@@ -322,6 +323,10 @@ def notebooks() -> Pages:
             cell["source"] = re.sub(r"\]\(\.\./README\.md(?:#([\w-]*))?\)", _in_this_site, text)
         titles.append(next(line[2:] for c in prose for line in c["source"].splitlines() if line.startswith("# ")))
         yield path.name, json.dumps(notebook, indent=1, ensure_ascii=False)
+        if drawn := _largest_picture(notebook):
+            yield f"{path.stem}.png", drawn
+            pictures.append(f"[{titles[-1]}](/notebooks/{path.name})\n\n![{titles[-1]}](/notebooks/{path.stem}.png)")
+    yield "pictures.txt", "\n\n".join(pictures)
     rows = [[path.stem[:2], f"[{title}]({path.name})"] for path, title in zip(found, titles, strict=True)]
     yield "index.md", "\n\n".join(
         [
@@ -332,6 +337,12 @@ def notebooks() -> Pages:
             _toctree([path.stem for path in found]),
         ]
     )
+
+
+def _largest_picture(notebook: dict[str, Any]) -> bytes:
+    outputs = [each for cell in notebook["cells"] for each in cell.get("outputs", ())]
+    drawn = ["".join(each["data"]["image/png"]) for each in outputs if "image/png" in each.get("data", {})]
+    return base64.b64decode(max(drawn, key=len, default=""))
 
 
 def _in_this_site(link: re.Match[str]) -> str:
