@@ -28,7 +28,8 @@ class Page(HTMLParser):
 
 def broken(site: Path) -> list[str]:
     """The links that lead nowhere, as "page: link"."""
-    pages = {path.resolve(): Page(path) for path in sorted(site.rglob("*.html"))}
+    written = (path for path in sorted(site.rglob("*.html")) if "_static" not in path.parts)  # templates of the theme
+    pages = {path.resolve(): Page(path) for path in written}
     faults = []
     for path, page in pages.items():
         for link in page.links:
