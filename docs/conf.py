@@ -31,6 +31,7 @@ html_theme_options = {
     "show_toc_level": 2,
     "collapse_navbar": True,  # a page shows its own section open: all of them, on all pages, double the time of a build
     "home_page_in_toc": True,
+    "navbar_persistent": [],  # the side bar has the search
     "navigation_with_keys": False,
     "use_download_button": False,
     "use_fullscreen_button": False,
