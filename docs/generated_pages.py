@@ -58,7 +58,9 @@ def facts(name: str) -> dict[str, Any]:
 
     card, builder, model = zoo.model_card(name), registry.model_builder(name), zoo.create_model(name)
     layers = [layer for layer in summary.layers(model, card.example()) if layer.path]
-    depth = max((d for d in range(1, 9) if sum(l.path.count("/") < d for l in layers) <= LONGEST_TABLE), default=1)
+    depth = max(
+        (d for d in range(1, 9) if sum(layer.path.count("/") < d for layer in layers) <= LONGEST_TABLE), default=1
+    )
     return {
         "paper": card.paper,
         "task": card.task,
@@ -85,9 +87,8 @@ def all_facts() -> dict[str, dict[str, Any]]:
 
     import zoo
 
-    sources = sorted((ROOT / "zoo").rglob("*.py"))
-    code = b"".join(path.read_bytes() for path in (*sources, Path(__file__)))
-    key = hashlib.sha256(code + jax.__version__.encode()).hexdigest()
+    code = "".join(path.read_text() for path in sorted((ROOT / "zoo").rglob("*.py")))
+    key = hashlib.sha256((code + inspect.getsource(facts) + jax.__version__).encode()).hexdigest()
     kept = HERE / "_build" / "cards.json"
     if kept.exists() and (old := json.loads(kept.read_text()))["key"] == key:
         return old["facts"]
@@ -111,15 +112,16 @@ def models() -> Pages:
         [f"[`{name}`]({name}.md)", f"{f['parameters']:,}", _short(f["flops"]), _shape(f["input"][1:]), f["paper"]]
         for name, f in found.items()
     ]
-    yield "index.md", "\n\n".join(
-        [
+    yield (
+        "index.md",
+        _page(
             "# Models",
             f"{len(found)} models, each built by its name: `zoo.create_model(NAME)`. Parameters are exact counts, and "
             "FLOPs are those of one inference of one example as XLA counts them (a multiply-add is two). How published "
             "weights are read is told in [published weights](../guide/weights.md).",
             _table(["model", "parameters", "FLOPs", "input", "paper"], rows),
             _toctree(found),
-        ]
+        ),
     )
     for name, f in found.items():
         described = public.get((f["module"], f["class"]))
@@ -155,7 +157,7 @@ def models() -> Pages:
             hidden,
             _table(["layer", "kind", "output", "parameters"], layers),
         ]
-        yield f"{name}.md", "\n\n".join(part for part in parts if part)
+        yield f"{name}.md", _page(*parts)
 
 
 def _public_classes() -> dict[tuple[str, str], str]:
@@ -194,15 +196,16 @@ def recipes() -> Pages:
     readme, known = (ROOT / "README.md").read_text(), set(list_models())
     found = _recipes()
     rows = [[f"[`{name}`]({name}.md)", *readme_row(name, readme)] for name in found]
-    yield "index.md", "\n\n".join(
-        [
+    yield (
+        "index.md",
+        _page(
             "# Recipes",
-            "A recipe names model, data, task, optimizer, schedule and length of a training. `zoo train NAME` trains "
-            "it, and `zoo train NAME epochs=3 seed=1` changes its settings. Where nothing else is said, times are those "
-            "of 2 CPU cores.",
+            "A recipe names model, data, task, optimizer, schedule and length of a training. `zoo train NAME` trains it, "
+            "and `zoo train NAME epochs=3 seed=1` changes its settings. Where nothing else is said, times are those of "
+            "2 CPU cores.",
             _table(["recipe", "model and data", "time", "on the test split"], rows),
             _toctree(found),
-        ]
+        ),
     )
     defaults = {field.name: field for field in dataclasses.fields(Recipe)}
     for name, recipe in found.items():
@@ -225,7 +228,7 @@ def recipes() -> Pages:
             "Those that differ from the defaults of {py:class}`~train.recipe.Recipe`:",
             _table(["setting", "value"], settings),
         ]
-        yield f"{name}.md", "\n\n".join(parts)
+        yield f"{name}.md", _page(*parts)
 
 
 def _code(word: str, text: str) -> str:
@@ -270,18 +273,19 @@ def api() -> Pages:
             for module in own
         ]
         entries.append(f"## {package}: {about}\n\n" + _table(["module", "public names"], rows) + "\n\n" + _toctree(own))
-    yield "index.md", "\n\n".join(
-        [
+    yield (
+        "index.md",
+        _page(
             "# Reference",
             "Every public name, from its docstring. `zoo`, `data` and `train` are three packages: `zoo` and `data` "
             "import neither each other nor `train`.",
             *entries,
-        ]
+        ),
     )
     for module, names in modules.items():
         parts = [f"{module}\n{'=' * len(module)}", f".. automodule:: {module}", f".. currentmodule:: {module}"]
         parts += [_directive(importlib.import_module(module), module, name) for name in names]
-        yield f"{module}.rst", "\n\n".join(parts) + "\n"
+        yield f"{module}.rst", _page(*parts)
 
 
 def _directive(module: Any, path: str, name: str) -> str:
@@ -289,7 +293,7 @@ def _directive(module: Any, path: str, name: str) -> str:
     if inspect.isclass(found):
         kind = "exception" if issubclass(found, Exception) else "class"
         return f".. auto{kind}:: {path}.{name}\n   :members:\n   :special-members: __call__"
-    return f".. auto{'function' if callable(found) else 'data'}:: {path}.{name}" + ("" if callable(found) else "\n   :no-value:")
+    return f".. autofunction:: {path}.{name}" if callable(found) else f".. autodata:: {path}.{name}\n   :no-value:"
 
 
 # --- notebooks
@@ -328,14 +332,15 @@ def notebooks() -> Pages:
             pictures.append(f"[{titles[-1]}](/notebooks/{path.name})\n\n![{titles[-1]}](/notebooks/{path.stem}.png)")
     yield "pictures.txt", "\n\n".join(pictures)
     rows = [[path.stem[:2], f"[{title}]({path.name})"] for path, title in zip(found, titles, strict=True)]
-    yield "index.md", "\n\n".join(
-        [
+    yield (
+        "index.md",
+        _page(
             "# Notebooks",
             "They follow the chapters of the guide, run from start to end on a CPU, a GPU or a TPU, and import the "
             "packages as any program does. They stand in the folder `notebooks/`.",
             _table(["", "notebook"], rows),
             _toctree([path.stem for path in found]),
-        ]
+        ),
     )
 
 
@@ -350,6 +355,10 @@ def _in_this_site(link: re.Match[str]) -> str:
 
 
 # --- Markdown
+
+
+def _page(*parts: str) -> str:
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
