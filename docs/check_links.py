@@ -47,4 +47,4 @@ if __name__ == "__main__":
     built = Path(sys.argv[1])
     if not (built / "index.html").is_file():
         sys.exit(f"{built} holds no site; build it first")
-    sys.exit("\n".join(broken(built)))
+    sys.exit("\n".join(broken(built)) or None)

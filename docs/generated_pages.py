@@ -200,9 +200,9 @@ def recipes() -> Pages:
         "index.md",
         _page(
             "# Recipes",
-            "A recipe names model, data, task, optimizer, schedule and length of a training. `zoo train NAME` trains it, "
-            "and `zoo train NAME epochs=3 seed=1` changes its settings. Where nothing else is said, times are those of "
-            "2 CPU cores.",
+            "A recipe names model, data, task, optimizer, schedule and length of a training. `zoo train NAME` trains "
+            "it, and `zoo train NAME epochs=3 seed=1` changes its settings. Where nothing else is said, times are "
+            "those of 2 CPU cores.",
             _table(["recipe", "model and data", "time", "on the test split"], rows),
             _toctree(found),
         ),

@@ -4,6 +4,8 @@ import functools
 import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -122,3 +124,29 @@ def test_every_command_is_understood(command, monkeypatch):
     monkeypatch.setattr(cli, "COMMANDS", {name: instead(function) for name, function in cli.COMMANDS.items()})
     cli.main(words)
     assert called
+
+
+def test_links_that_lead_nowhere_are_found(tmp_path):
+    """Of the site: `docs/check_links.py` looks at what was built."""
+    other = '<a href="index.html#there">1</a><a href="index.html#gone">2</a><a href="gone.html">3</a><img src="no.png">'
+    (tmp_path / "index.html").write_text(
+        '<p id="there"></p><a href="https://docs.jax.dev">out</a><a href="#there">in</a>'
+    )
+
+    def check():
+        return subprocess.run(
+            [sys.executable, str(ROOT / "docs" / "check_links.py"), str(tmp_path)], capture_output=True, text=True
+        )
+
+    assert (check().returncode, check().stderr) == (0, "")
+    (tmp_path / "other.html").write_text(other)
+    found = check()
+    assert found.returncode == 1
+    assert found.stderr.split() == [
+        "other.html:",
+        "index.html#gone",
+        "other.html:",
+        "gone.html",
+        "other.html:",
+        "no.png",
+    ]
