@@ -109,7 +109,7 @@ def models() -> Pages:
     for name, fact in found.items():
         families[fact["module"], fact["class"]].append(name)
     rows = [
-        [f"[`{name}`]({name}.md)", f"{f['parameters']:,}", _short(f["flops"]), _shape(f["input"][1:]), f["paper"]]
+        [f"[`{name}`]({name}.md)", f"{f['parameters']:,}", _short(f["flops"]), _shape(f["input"][1:]), f["task"]]
         for name, f in found.items()
     ]
     yield (
@@ -119,7 +119,7 @@ def models() -> Pages:
             f"{len(found)} models, each built by its name: `zoo.create_model(NAME)`. Parameters are exact counts, and "
             "FLOPs are those of one inference of one example as XLA counts them (a multiply-add is two). How published "
             "weights are read is told in [published weights](../guide/weights.md).",
-            _table(["model", "parameters", "FLOPs", "input", "paper"], rows),
+            _table(["model", "parameters", "FLOPs", "input", "task"], rows),
             _toctree(found),
         ),
     )
@@ -371,7 +371,7 @@ def _toctree(names: Any) -> str:
 
 
 def _shape(shape: Any) -> str:
-    return " × ".join(map(str, shape)) or "scalar"
+    return "\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}".join(map(str, shape)) or "scalar"
 
 
 def _short(number: int) -> str:
