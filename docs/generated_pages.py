@@ -185,7 +185,8 @@ def readme_row(name: str, readme: str) -> list[str]:
     found = re.search(rf"^\| `{name}` \|(.*)\|$", readme, re.MULTILINE)
     if not found:
         raise ValueError(f"README.md has no row of the recipe {name!r}")
-    return [cell.strip() for cell in found[1].split("|")]
+    without_links = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", found[1])  # they start from where the README is
+    return [cell.strip() for cell in without_links.split("|")]
 
 
 def recipes() -> Pages:
