@@ -142,4 +142,4 @@ print(text(run, "\n", 250, temperature=0.7, seed=0))
 #
 # A text of your own: `zoo train char_gpt data=text:FILE`, then `zoo generate runs/char_gpt --prompt "Once"`. What
 # such a model attends to: [attention](08_attention_and_transformers.ipynb). Language models of others:
-# [the README](../README.md#text).
+# [the README](../README.md#as-a-library).

@@ -146,16 +146,17 @@ def test_no_room_is_two():
 
 
 PUBLIC = """
-data: ArraySource Dataset Field ImageReader Source Spec batch_indices decode_image list_datasets load prefetch
+data: ArraySource Dataset Field ImageReader Source Spec batch_indices decode_image from_arrays list_datasets load
+data: prefetch register steps_per_epoch
 data.graphs: graph_dataset
 data.augment: POLICIES Policy apply policy
-zoo: Card create_model list_models load_model model_card register save_model shipped_models
-zoo.pretrained: KNOWN Preprocessing convert describe from_hub from_keras from_torch load load_tokenizer
+zoo: Card create_model fuse list_models load_model model_card register save_model shipped_models
+zoo.pretrained: KNOWN Loaded Preprocessing convert describe from_hub from_keras from_torch load load_tokenizer
 zoo.pretrained: preprocessing to_hub to_torch
 zoo.activations: activation relu sigmoid softmax tanh
-zoo.attention: MultiHeadAttention attend causal_context empty_cache sinusoids
+zoo.attention: Cache MultiHeadAttention attend causal_context empty_cache sinusoids
 zoo.convolution: avg_pool conv conv_transpose max_pool
-zoo.backpropagation: backward forward gradient_descent init loss
+zoo.backpropagation: Forward backward forward gradient_descent init loss
 zoo.layers: BatchNorm Conv ConvTranspose Dropout DropPath SpatialDropout flatten global_avg_pool norm record
 zoo.recurrent: GRU LSTM Stack
 zoo.alexnet: AlexNet
@@ -165,6 +166,7 @@ zoo.bert: BERT
 zoo.char_lm: CharLSTM
 zoo.cells: GENOTYPES OPERATIONS Genotype read_genotype
 zoo.cnn: CNN
+zoo.conv4: Conv4
 zoo.convnext: ConvNeXt
 zoo.darts: DARTS DARTSSupernet
 zoo.densenet: DenseNet
@@ -184,19 +186,19 @@ zoo.graphsage: GraphSAGE
 zoo.message_passing: aggregate gather neighbours one_graph smoothing softmax_of_incoming
 zoo.gpt: GPT
 zoo.lenet: LeNet5
-zoo.latent_ode: LatentODE
+zoo.latent_ode: LatentODE LatentODEOutput
 zoo.llama: Llama
 zoo.mlp: MLP
 zoo.mobilenet: MobileNetV3
 zoo.nas_bench: NASBench201
 zoo.neural_ode: NeuralODE
-zoo.observe: observe
+zoo.observe: Observation observe
 zoo.ode_net: ODENet
 zoo.perceptron: Perceptron
 zoo.resnet: ResNet
 zoo.sequence: AttentionRegressor SequenceRegressor
-zoo.transformer: Block Transformer TransformerClassifier mean_over_tokens
-zoo.vae: VAE
+zoo.transformer: Block Memory Transformer TransformerClassifier mean_over_tokens
+zoo.vae: VAE VAEOutput
 zoo.vgg: VGG
 zoo.vit: ViT
 train.architecture_search.darts: architecture_gradient darts
@@ -210,8 +212,8 @@ train.class_weights: class_weights
 train.demo: Panel Server of_folder panel serve
 train.freezing: freeze
 train.generate: generate stream
-train.gradient_check: check_gradients
-train.inference: Prediction Run evaluate examine load load_with_data predict
+train.gradient_check: GradientCheck check_gradients
+train.inference: Estimate Evaluation Prediction Run adapt evaluate examine load load_with_data predict
 train.launch: join_processes keep_memory keep_programs require_known_xla_flags roll_call
 train.loop: DivergedError Fitted InterruptedTraining Layer RateTest Report evaluate find_rate fit inspect
 train.losses: binary_cross_entropy cross_entropy huber mean_absolute_error mean_squared_error
@@ -231,9 +233,10 @@ train.search.populations: Evaluated Exploit Member Trained fit_population
 train.state: State Task
 train.step: gradient_task
 train.tasks: TASKS classification density diffusion gan graph_classification language_modeling latent_ode
-train.tasks: link_prediction node_classification reconstruction regression seq2seq vae
+train.tasks: anil link_prediction maml node_classification prototypical reconstruction register regression reptile
+train.tasks: seq2seq vae
 train.transfer: frozen_layers
-train.translate: translate
+train.translate: Translation translate
 """
 """What users import, and from where. What stands here is not moved without its old name being kept."""
 

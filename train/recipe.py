@@ -114,10 +114,12 @@ _recipes: dict[str, Callable[[], Recipe]] = {}
 def recipe(function: Callable[[], Recipe]) -> Callable[[], Recipe]:
     """Decorator that enters a recipe under the name of the function that makes it; its docstring is its card.
 
-    @recipe
-    def my_digits() -> Recipe:
-        '''What it trains, how long it takes, what it reached.'''
-        return Recipe(model="mlp", data="digits")
+    The function takes no arguments:
+
+        @recipe
+        def my_digits() -> Recipe:
+            '''What it trains, how long it takes, what it reached.'''
+            return Recipe(model="mlp", data="digits")
     """
     name = function.__name__
     if name in _recipes:

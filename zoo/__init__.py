@@ -1,8 +1,10 @@
 """A functional model zoo for JAX and Flax Linen.
 
-model = zoo.create_model("resnet50", num_classes=10)
-variables = model.init(jax.random.key(0), images)
-logits = model.apply(variables, images)
+A model is built by its name, and is a module without parameters in it:
+
+    model = zoo.create_model("resnet50", num_classes=10)
+    variables = model.init(jax.random.key(0), images)
+    logits = model.apply(variables, images)
 """
 
 import runpy

@@ -1,8 +1,10 @@
 """Weights that others have trained: from their files to the variables of our models, and back.
 
-model, variables = pretrained.load("resnet50")  # from the hub; or load("resnet50", "resnet50.safetensors")
-logits = model.apply(variables, images)
-model, variables = pretrained.from_hub("openai-community/gpt2")
+Each loader returns a model and its variables:
+
+    model, variables = pretrained.load("resnet50")  # from the hub; or load("resnet50", "resnet50.safetensors")
+    logits = model.apply(variables, images)
+    model, variables = pretrained.from_hub("openai-community/gpt2")
 """
 
 from zoo.loaded import Loaded, Preprocessing

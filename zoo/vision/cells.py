@@ -73,7 +73,7 @@ GENOTYPES = {
         ),
     ),
 }
-"""Those of the paper: found with the first-order (figure 4 of its appendix) and the second-order gradient (4, 5)."""
+"""Those of the paper, found with the first-order (figure 4 of its appendix) and the second-order gradient (4, 5)."""
 
 
 def read_genotype(genotype: str | Mapping[str, Any] | Genotype) -> Genotype:
