@@ -73,13 +73,13 @@ for name, each in (("old", old), ("new", new)):
     print(f"{name} classes: {', '.join(each.spec.classes)}; {len(each.splits['train'])} labelled pictures")
 
 examples = new.splits["test"][np.arange(len(new.splits["test"]))]
-figure, panels = plt.subplots(2, 10, figsize=(12, 2.6))
+figure, panels = plt.subplots(2, 10, figsize=(9, 2.1))
 for row, each in zip(panels, (old, new), strict=True):
     pictures = each.splits["train"][np.arange(len(each.splits["train"]))]
     chosen = np.concatenate([np.flatnonzero(pictures["label"] == number)[:2] for number in range(5)])
     for axes, index in zip(row, chosen, strict=True):
         axes.imshow(pictures["image"][index], cmap="gray_r")
-        axes.set_title(each.spec.classes[pictures["label"][index]], fontsize=8)
+        axes.set_title(each.spec.classes[pictures["label"][index]], fontsize=7)
         axes.set(xticks=[], yticks=[])
         axes.grid(False)
 plt.show()

@@ -91,6 +91,7 @@ def run(notebook: Any, folder: str | Path, environment: Mapping[str, str] | None
     outside = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "MPLBACKEND")}
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     ours = {"JAX_PLATFORMS": "cpu", "PIP_NO_INDEX": "1", "PYTHONPATH": path}
+    ours["PYTHONWARNINGS"] = "ignore:IProgress not found"  # tqdm's, where no widgets of Jupyter are installed
     end = time.monotonic() + LIMIT
     client = NotebookClient(
         notebook,

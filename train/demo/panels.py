@@ -170,7 +170,7 @@ def _translate(source: str | Path) -> tuple[dict[str, Any], Callable[[Body], Ans
 
 
 _ORDER = ("draw", "walk", "write", "translate")
-_SHIPPED = ("lenet5_mnist", "vae_digits", "char_gpt", "transformer_dates")
+_SHIPPED = ("lenet5_mnist", "vae_mnist", "char_gpt", "transformer_dates")
 
 _KINDS = {"vae": _walk, "language_modeling": _write, "seq2seq": _translate}
 """By the task of a run."""

@@ -123,12 +123,10 @@ def vae_mnist() -> Recipe:
 
     The dense layer has 256 units. Through the guide's 16 too little of an image passes: after two epochs its −ELBO on
     the validation split is 159 nats, and with 256 units 112. The learning rate rises over 500 steps; where it starts
-    high, the decoder learns to ignore the latents.
+    high, the decoder learns to ignore the latents. The importance-weighted bound with 64 samples is −94.4 nats.
 
     Command: zoo train vae_mnist
     Time: 15 minutes of training on one CPU core.
-    Reached: −ELBO of 98.3 nats on the 10,000 test images (98.1 on another machine); −94.4 is the importance-weighted
-    bound with 64 samples.
     """
     return Recipe(
         model="vae",
