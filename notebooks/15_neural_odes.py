@@ -124,7 +124,7 @@ examples = rings.splits["test"][np.arange(60)]
 moments = jnp.linspace(0, 1, 25)
 flat, lifted = (paths(name, examples["features"], moments) for name in models)
 
-figure = plt.figure(figsize=(12, 5))
+figure = plt.figure(figsize=(9, 3.8))
 axes = figure.add_subplot(1, 2, 1)
 space = figure.add_subplot(1, 2, 2, projection="3d")
 for point, kind in enumerate(examples["label"]):
@@ -170,7 +170,7 @@ drawn = flow.flow(variables, jax.random.normal(jax.random.key(0), (600, 2)), tim
 x, y = np.linspace(-2.6, 3.2, 100), np.linspace(-2.4, 2.8, 90)
 grid = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2).astype(np.float32)
 
-figure, panels = plt.subplots(2, 5, figsize=(14, 5), sharex=True, sharey=True)
+figure, panels = plt.subplots(2, 5, figsize=(10, 3.8), sharex=True, sharey=True)
 for (above, below), time, points in zip(panels.T, times, drawn, strict=True):
     log_density = jax.jit(lambda points, time=time: flow.log_density_at(variables, points, time))(grid)
     above.imshow(
