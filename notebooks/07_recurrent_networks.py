@@ -179,4 +179,5 @@ for i, length in enumerate(lengths):
 # ## Where next
 #
 # `zoo compare runs/lstm_sum runs/gru_sum` draws the guide's two networks side by side once they are trained, and `zoo
-# train char_lstm` learns to write. Notebook 08 does without the loop: each step looks at all others at once.
+# train char_lstm` learns to write. [Notebook 08](08_attention_and_transformers.ipynb) does without the loop: each step
+# looks at all others at once.

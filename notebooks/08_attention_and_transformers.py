@@ -212,4 +212,5 @@ plt.show()
 # ## Where next
 #
 # `zoo train transformer_dates` trains two layers for longer, and `zoo translate` uses what came of it. A language model
-# is a decoder alone: `zoo train char_gpt`. Notebook 09 leaves sequences and compresses images.
+# is a decoder alone: `zoo train char_gpt`. [Notebook 09](09_autoencoders_and_vae.ipynb) leaves sequences and compresses
+# images.

@@ -196,5 +196,5 @@ plt.show()
 # ## Where next
 #
 # `zoo train vae_mnist` trains a VAE of 32 numbers on MNIST, and `zoo sample RUN --kind manifold` draws such a map of
-# it. The paintings here are soft, for a mean over many possible strokes is soft. Notebook 10 has two cures: networks
-# that compete, and diffusion.
+# it. The paintings here are soft, for a mean over many possible strokes is soft. [Notebook
+# 10](10_gan_and_diffusion.ipynb) has two cures: networks that compete, and diffusion.

@@ -211,4 +211,5 @@ for name in ("GAN", "diffusion"):
 # ## Where next
 #
 # `zoo train gan_mnist` and `zoo train diffusion_mnist` draw MNIST's digits. `zoo sample RUN` draws with any of them,
-# and `zoo evaluate RUN --classifier OTHER` is the judge of this notebook.
+# and `zoo evaluate RUN --classifier OTHER` is the judge of this notebook. [Notebook 11](11_transfer_learning.ipynb)
+# takes what one network knows to another task.

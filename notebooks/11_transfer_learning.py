@@ -182,4 +182,5 @@ assert shown["fine-tuning"] > shown["from nothing"] + 0.01 or old.name == "array
 #
 # Weights that were trained on millions of pictures help far more than these: `zoo.pretrained.load("resnet50",
 # "timm/resnet50.a1_in1k", num_classes=5, head="new")`. With pictures of your own, a folder for each class: `zoo train
-# finetune data=folder:PICTURES weights=…`.
+# finetune data=folder:PICTURES weights=…`. [Notebook 18](18_image_classification.ipynb) does the same with
+# EfficientNet, from data to report.

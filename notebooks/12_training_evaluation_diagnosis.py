@@ -230,5 +230,5 @@ plt.show()
 # ## Where next
 #
 # `zoo diagnose RUN`, `zoo lr-find RECIPE` and `zoo evaluate RUN --out report` do all of this on the command line. A
-# recipe takes `patience=10`, `augmentation=guide` and `optimizer_options.clip_norm=1`. Notebook 13 lets the machine
-# look for the settings.
+# recipe takes `patience=10`, `augmentation=guide` and `optimizer_options.clip_norm=1`. [Notebook
+# 13](13_tuning_and_populations.ipynb) lets the machine look for the settings.

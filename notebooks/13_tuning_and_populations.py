@@ -166,4 +166,5 @@ assert middle < loss[:, -1].mean()  # too large a rate
 # ## Where next
 #
 # `zoo tune RECIPE --trials 30 --workers 2` keeps its study in a folder and goes on after an interruption. `zoo compare
-# RECIPE learning_rate=1e-3,1e-2 seed=0,1,2` trains all combinations. Notebook 17 searches the network itself.
+# RECIPE learning_rate=1e-3,1e-2 seed=0,1,2` trains all combinations. [Notebook 17](17_architecture_search.ipynb)
+# searches the network itself.

@@ -225,4 +225,4 @@ plt.show()
 #
 # `zoo train gcn_cora` and `zoo train gcnii_cora` are full trainings. `zoo train gin_motifs` tells whole graphs from
 # each other, `zoo train links_cora` which edges are missing. A graph of your own is a folder with `nodes.csv` and
-# `edges.csv`: `zoo train gcn_cora data=graph:FOLDER`.
+# `edges.csv`: `zoo train gcn_cora data=graph:FOLDER`. [Notebook 15](15_neural_odes.ipynb) lets depth become time.

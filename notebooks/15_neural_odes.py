@@ -198,4 +198,4 @@ assert abs(total - 1) < 0.05
 # `zoo train cnf_moons` uses an adaptive solver and trains longer. `zoo train latent_ode_spirals` learns from series
 # that are observed at irregular times, and `zoo train ode_mnist` puts a flow into a network for images. `num_steps` and
 # `solver` are options of all of them: more steps cost time, fewer cost accuracy, and the network need not be trained
-# anew.
+# anew. [Notebook 16](16_meta_learning.ipynb) learns to learn.

@@ -170,4 +170,5 @@ assert errors["MAML"][-1] < errors["MAML"][1] < errors["MAML"][0]
 #
 # `zoo train maml_sinusoid` trains seven times as long, as in the paper. `zoo train maml_omniglot` tells characters of
 # alphabets that it has never seen, from one drawing each, and `zoo adapt RUN --support FOLDER --query FILE` does so
-# with pictures of your own. `train.tasks` has `prototypical`, `reptile` and `anil` too.
+# with pictures of your own. `train.tasks` has `prototypical`, `reptile` and `anil` too. [Notebook
+# 17](17_architecture_search.ipynb) searches the network itself.

@@ -222,4 +222,5 @@ assert accuracy > 0.85
 #
 # `zoo search darts_digits` does all of this, keeps it in a folder, and goes on after an interruption; `--method all
 # --seeds 0,1,2` compares five methods with one budget. `zoo.create_model("darts_v2")` is the cell that the paper found
-# on CIFAR-10, and `--space darts` searches in the whole space, which needs an accelerator.
+# on CIFAR-10, and `--space darts` searches in the whole space, which needs an accelerator. [Notebook
+# 18](18_image_classification.ipynb) is the first of the guide's two projects.

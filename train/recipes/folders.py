@@ -3,6 +3,8 @@
 Folders are looked for in the working directory, then in the one that `ZOO_DATA_DIR` names.
 """
 
+from dataclasses import replace
+
 from train.recipe import Recipe, recipe
 
 _COMMON = {"image_size": 32, "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
@@ -73,20 +75,9 @@ def pretrain_efficientnet_folder() -> Recipe:
     Time: 5.5 minutes of training on 2 busy CPU cores.
     Reached: 56.4 % of the 250 test pictures; of 1000 training pictures 100 are held out.
     """
-    return Recipe(
-        model="efficientnet_b0",
-        data="folder:cifar10_jpg_subset",
-        data_options={**_COMMON, "image_size": 64, "classes": ["airplane", "automobile", "bird", "cat", "deer"]},
-        augmentation="cifar",
-        batch_size=50,
-        epochs=40.0,
-        optimizer="adamw",
-        optimizer_options={"weight_decay": 0.05},
-        learning_rate=2e-3,
-        schedule="cosine",
-        schedule_options={"warmup_steps": 40},
-        checkpoint_every=2,
-    )
+    narrow = pretrain_cifar_folder()
+    options = {**narrow.data_options, "image_size": 64}
+    return replace(narrow, model="efficientnet_b0", model_options={}, data_options=options)
 
 
 @recipe
@@ -103,20 +94,20 @@ def efficientnet_folder() -> Recipe:
     Reached: 65.6 % of the 250 test pictures of the other five classes; from random weights (weights=None), with twice
       the learning rate and twice the time, 59.2 %. One seed each.
     """
-    return Recipe(
+    narrow = transfer_cifar_folder()
+    return replace(
+        narrow,
         model="efficientnet_b0",
-        data="folder:cifar10_jpg_subset",
-        data_options={**_COMMON, "image_size": 64, "classes": ["dog", "frog", "horse", "ship", "truck"]},
-        augmentation="guide",
+        model_options={},
+        data_options={**narrow.data_options, "image_size": 64},
         weights="runs/pretrain_efficientnet_folder",
         batch_size=32,
         epochs=50.0,
+        evaluate_every=None,
         optimizer="adamw",
         optimizer_options={"weight_decay": 0.05},
         learning_rate=5e-4,
         plateau_options={"patience": 3, "factor": 0.3},
-        validation=0.2,
-        patience=10,
     )
 
 
