@@ -151,8 +151,8 @@ data: prefetch register steps_per_epoch
 data.graphs: graph_dataset
 data.augment: POLICIES Policy apply policy
 zoo: Card create_model fuse list_models load_model model_card register save_model shipped_models
-zoo.pretrained: KNOWN Loaded Preprocessing convert describe from_hub from_keras from_torch load load_tokenizer
-zoo.pretrained: preprocessing to_hub to_torch
+zoo.pretrained: Known Loaded Preprocessing convert describe from_hub from_keras from_torch known_weights load
+zoo.pretrained: load_tokenizer preprocessing to_hub to_torch
 zoo.activations: activation relu sigmoid softmax tanh
 zoo.attention: Cache MultiHeadAttention attend causal_context empty_cache sinusoids
 zoo.convolution: avg_pool conv conv_transpose max_pool
