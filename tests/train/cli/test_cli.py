@@ -28,7 +28,7 @@ def test_help_of_each_command(command, capsys):
         main([command, "--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    assert "--json" in text
+    assert ("--json" in text) == (command != "demo")  # which serves a page, and has no result
     assert " ".join(COMMANDS[command].__doc__.split()[:4]) in " ".join(text.split())
 
 
