@@ -32,7 +32,7 @@ from train.inference.text_generation import VOCABULARY
 from train.loop import callbacks
 from train.loop.checkpoints import Checkpoints, History, finished_steps
 from train.loop.fitting import Callback, fit
-from train.machine import commit, load, machine, zoo_version
+from train.machine import commit, machine, zoo_version
 from train.measure import pictures
 from train.metrics import higher_is_better
 from train.recipe import Recipe, differences, override
@@ -251,7 +251,6 @@ def _conditions(recipe: Recipe) -> dict[str, Any]:
         "device": found["processor"] if device.platform == "cpu" else device.device_kind,
         "devices": jax.device_count(),
         "cores": found["cores"],
-        "load": load(),
     }
 
 
