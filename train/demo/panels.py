@@ -171,6 +171,7 @@ def _translate(source: str | Path) -> tuple[dict[str, Any], Callable[[Body], Ans
 
 _ORDER = ("draw", "walk", "write", "translate")
 _SHIPPED = ("lenet5_mnist", "vae_mnist", "char_gpt", "transformer_dates")
+"""What is shown where there is no run: a model that ships for each kind."""
 
 _KINDS = {"vae": _walk, "language_modeling": _write, "seq2seq": _translate}
 """By the task of a run."""

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import train.recipes  # noqa: F401
 from data.registry import dataset_builder
 from train.files import read_json
 from train.inference.loading import read_recipe

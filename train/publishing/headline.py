@@ -35,7 +35,7 @@ _METRICS = {
     "gan": ("classifier_confidence", "classifier's confidence of {:.3f}, in real images {real:.3f}"),
     "density": ("loss", "negative log-likelihood of {:.3f} nats"),
     "language_modeling": ("bits_per_character", "{:.2f} bits a character"),
-    "link_prediction": ("roc_auc", "area under the ROC curve {:.3f}"),
+    "link_prediction": ("auc", "area under the ROC curve {:.3f}"),
     "reconstruction": ("mse", "squared error of {:.4f}"),
     "seq2seq": ("exact_match", "{:.2%} translated without a mistake"),
     "vae": ("elbo", "ELBO of {:.2f} nats"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-import train.recipes  # noqa: F401
 import zoo
 from train.recipe import get_recipe, list_recipes
 from zoo import summary

@@ -14,8 +14,10 @@ _USES = {
     "density": ("sample",),
     "diffusion": ("sample",),
     "gan": ("sample",),
+    "graph_classification": ("predict",),
     "language_modeling": ("generate",),
     "latent_ode": (),
+    "link_prediction": ("predict",),
     "maml": ("adapt",),
     "node_classification": ("predict",),
     "prototypical": ("adapt",),
@@ -37,7 +39,7 @@ def uses_of(recipe: Recipe, meta: Mapping[str, Any]) -> tuple[str, ...]:
     if recipe.task in _USES:
         others = _USES[recipe.task]
         pictures = "support_image" in fields or others != ("adapt",)
-        return ("evaluate", *(others if pictures and not recipe.data_options.get("fanouts") else ()))
+        return ("evaluate", *(others if pictures else ()))
     if "preprocessing" in meta or ("image" in fields and (classes or recipe.task == "regression")):
         return ("evaluate", "predict", "export") if classes else ("evaluate", "predict")
     return ("evaluate", "predict") if "table" in meta or "texts" in meta else ("evaluate",)
@@ -46,10 +48,8 @@ def uses_of(recipe: Recipe, meta: Mapping[str, Any]) -> tuple[str, ...]:
 def examples(recipe: Recipe, meta: Mapping[str, Any], name: str) -> list[str]:
     """A command line for each use but `export`, with what it is given."""
     known = uses_of(recipe, meta)
-    given = "picture.png"
-    if recipe.task == "node_classification":
-        given = "0 17"
-    elif "table" in meta:
+    given = _ON_GRAPHS.get(recipe.task, "picture.png")
+    if "table" in meta:
         given = "lines.csv"
     elif "texts" in meta:
         given = '--text "…"'
@@ -62,6 +62,9 @@ def examples(recipe: Recipe, meta: Mapping[str, Any], name: str) -> list[str]:
     }
     return [line for use, line in lines.items() if use in known]
 
+
+_ON_GRAPHS = {"node_classification": "0 17", "link_prediction": "3-17", "graph_classification": "graph.npz"}
+"""What `zoo predict` is given, by task."""
 
 _SOURCES = {"dates": "3rd of March, 1998"}
 """Examples of texts to translate, by data set."""

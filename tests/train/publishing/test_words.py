@@ -39,12 +39,16 @@ def test_what_a_run_is_good_for(meta, task, uses):
 def test_examples_of_its_uses():
     lines = examples(get_recipe("transformer_dates"), {}, "mine")
     assert lines == ['zoo translate mine "3rd of March, 1998"']
-    assert examples(get_recipe("gcn_cora"), {}, "mine") == ["zoo predict mine 0 17"]
     assert examples(get_recipe("mlp_table"), {"table": {}}, "mine") == ["zoo predict mine lines.csv"]
 
 
-def test_nodes_of_drawn_neighbourhoods_are_not_predicted():
-    assert uses_of(get_recipe("sage_cora_sampled"), {}) == ("evaluate",)
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [("gcn_cora", "0 17"), ("sage_cora_sampled", "0 17"), ("links_cora", "3-17"), ("gin_motifs", "graph.npz")],
+)
+def test_what_is_predicted_of_graphs(name, given):
+    assert uses_of(get_recipe(name), {}) == ("evaluate", "predict")
+    assert examples(get_recipe(name), {}, "mine") == [f"zoo predict mine {given}"]
 
 
 @pytest.mark.parametrize(
@@ -56,6 +60,7 @@ def test_nodes_of_drawn_neighbourhoods_are_not_predicted():
         ("vae", {"test_elbo": -24.26, "test_loss": 24.26}, "test_elbo", "ELBO of −24.26 nats"),
         ("seq2seq", {"test_exact_match": 0.9995, "test_accuracy": 0.5}, "test_exact_match", "99.95 % translated"),
         ("gan", {"test_loss": 1.35}, "test_loss", "loss of 1.3500"),
+        ("link_prediction", {"test_auc": 0.906, "test_accuracy": 0.8}, "test_auc", "area under the ROC curve 0.906"),
     ],
 )
 def test_the_figure_that_matters(task, report, metric, words):
