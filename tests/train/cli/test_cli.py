@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -127,6 +128,18 @@ for _ in range(4):
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
+_HUGE = """
+import re
+from pathlib import Path
+from train.launch import keep_memory
+
+keep_memory()
+import numpy as np
+
+array = np.ones(2**24)
+print(re.search(r"AnonHugePages: *([0-9]+) kB", Path("/proc/self/smaps_rollup").read_text())[1])
+"""
+
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc")
 def test_memory_is_kept_from_step_to_step(monkeypatch):
@@ -138,3 +151,12 @@ def test_memory_is_kept_from_step_to_step(monkeypatch):
     kept = new_pages()
     monkeypatch.setenv("ZOO_CPU_LOWERING", "plain")
     assert kept < new_pages() / 2
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc")
+def test_memory_comes_in_huge_pages_where_the_kernel_leaves_that_to_programs():
+    told = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not told.exists() or "[madvise]" not in told.read_text():
+        pytest.skip("the kernel gives huge pages to all or to none")
+    done = subprocess.run([sys.executable, "-c", _HUGE], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 2**16  # kB, of the 2**17 of the array
