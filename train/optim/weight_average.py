@@ -77,7 +77,7 @@ def _schedule_free_average(opt_state: Any, params: Any) -> Any:
 
     for state in _schedule_free_states(opt_state):
 
-        def x_of(z: Any, y: jax.Array, b1: jax.Array = state.b1) -> jax.Array:
+        def x_of(z: Any, y: jax.Array, b1: Any = state.b1) -> jax.Array:
             return y if is_of_another_group(z) else (y - (1 - b1) * z) / b1
 
         params = jax.tree.map(x_of, state.z, params, is_leaf=is_of_another_group)

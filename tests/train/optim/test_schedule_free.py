@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -51,7 +53,8 @@ BATCH = {"image": jax.random.normal(jax.random.key(1), (8, 3)), "label": jnp.ara
 def test_the_steps_are_those_of_the_paper_and_evaluation_is_at_the_average(name, warmup_steps):
     rate = schedule("constant", 0.1, STEPS, warmup_steps=warmup_steps)
     adam = {"beta2": 0.95, "decay": 0.1} if name.endswith("adamw") else {}
-    tx = optimizer(name, rate, b1=0.8, **({"b2": 0.95, "weight_decay": 0.1} if adam else {}))
+    options: dict[str, Any] = {"b2": 0.95, "weight_decay": 0.1} if adam else {}
+    tx = optimizer(name, rate, b1=0.8, **options)
     task = classification(Linear(2, use_bias=False), tx)
     state = task.init(jax.random.key(0), BATCH)
     chex.assert_trees_all_equal(state.variables["params"], state.params)
@@ -66,7 +69,9 @@ def test_the_steps_are_those_of_the_paper_and_evaluation_is_at_the_average(name,
         state, _ = step(state, BATCH)
         ys.append(state.params)
         xs.append(state.variables["params"])
-    wanted = by_hand(np.float64(ys[0]["kernel"]), gradients, [float(rate(t)) for t in range(STEPS)], beta1=0.8, **adam)
+    wanted = by_hand(
+        np.float64(ys[0]["kernel"]), gradients, [np.asarray(rate(t)).item() for t in range(STEPS)], beta1=0.8, **adam
+    )
     for (y, x), got_y, got_x in zip(wanted, ys[1:], xs, strict=True):
         np.testing.assert_allclose(got_y["kernel"], y, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(got_x["kernel"], x, rtol=1e-4, atol=1e-5)
@@ -109,7 +114,7 @@ def test_what_does_not_fit_is_refused():
         classification(Linear(2), tx, ema_decay=0.9).init(jax.random.key(0), BATCH)
     players = zoo.create_model("gan", image_shape=(8, 8, 1))
     with pytest.raises(ValueError, match="the task gan takes no schedule-free optimizer"):
-        gan(players, tx).init(jax.random.key(0), {"image": jnp.zeros((2, 8, 8, 1))})
+        gan(cast(Any, players), tx).init(jax.random.key(0), {"image": jnp.zeros((2, 8, 8, 1))})
     recipe = override(get_recipe("mlp_digits"), ["optimizer=schedule_free_adamw", "plateau_options.patience=2"])
     with pytest.raises(ValueError, match="needs no falling rate: leave plateau_options out"):
         build(recipe)
