@@ -25,7 +25,8 @@ class State:
       model_state: the model's other collections, such as `batch_stats`.
       opt_state: the state of the Optax transformation.
       key: the root of all randomness; a step uses `fold_in(key, step)` and leaves it as it is.
-      ema: the exponential moving average of the variables, `params` and `model_state`, or None.
+      ema: the average of the variables, `params` and `model_state`, by which the model is evaluated: an exponential
+        moving one, or that of a schedule-free optimizer. None where there is none.
       loss_scale: the dynamic loss scale of float16 training, or None.
     """
 

@@ -28,10 +28,10 @@ class Mark(NamedTuple):
     """What is known of a marked array: all that is static.
 
     Attributes:
-      role: "output" of a layer, "tangent" or "gradient" of it; or "parameters", for their gradient as the optimizer
-        gets it.
+      role: "output" of a layer, "tangent" or "gradient" of it; "steps" of a recurrent layer, with a "steps tangent" and
+        a "steps gradient"; or "parameters", for their gradient as the optimizer gets it.
       path: names from the model down to the layer, or to the parameter.
-      kind: the class of the layer.
+      kind: the class of the layer; of steps the nonlinearity whose range the states have.
       call: a number of its own for each call.
     """
 
@@ -47,13 +47,17 @@ _mark_p.def_abstract_eval(lambda x, *, at: x)
 mlir.register_lowering(_mark_p, lambda ctx, x, *, at: [x])
 batching.primitive_batchers[_mark_p] = lambda args, axes, *, at: (_mark_p.bind(*args, at=at), axes[0])
 
-_TRANSPOSED = {"tangent": "gradient", "gradient": "tangent"}
+_TANGENT = {"output": "tangent", "steps": "steps tangent"}
+_TRANSPOSED = {
+    **{"tangent": "gradient", "gradient": "tangent"},
+    **{"steps tangent": "steps gradient", "steps gradient": "steps tangent"},
+}
 
 
 def _marked_jvp(primals: Any, tangents: Any, *, at: Mark) -> tuple[Any, Any]:
     (tangent,) = tangents
     if type(tangent) is not ad.Zero:
-        tangent = _mark_p.bind(tangent, at=at._replace(role="tangent") if at.role == "output" else at)
+        tangent = _mark_p.bind(tangent, at=at._replace(role=_TANGENT.get(at.role, at.role)))
     return _mark_p.bind(*primals, at=at), tangent
 
 
@@ -84,6 +88,22 @@ def mark_gradients(gradients: Any, *path: str) -> Any:
         return _mark_p.bind(leaf, at=Mark("parameters", (*path, *names)))
 
     return jax.tree_util.tree_map_with_path(mark, gradients)
+
+
+def mark_steps(projected: jax.Array, module: nn.Module, nonlinearity: str, *, reverse: bool = False) -> jax.Array:
+    """What goes into each step of a recurrent layer as it is; its gradient tells what comes back through time.
+
+    Args:
+      projected: `[time, batch, features]`.
+      module: the layer.
+      nonlinearity: "tanh" or "relu", whose range the states have.
+      reverse: whether the last step is taken first.
+    """
+    if _observing.get() is None:
+        return projected
+    ordered = jnp.flip(projected, 0) if reverse else projected
+    marked = _mark_p.bind(ordered, at=Mark("steps", tuple(module.path), nonlinearity))
+    return jnp.flip(marked, 0) if reverse else marked
 
 
 def _mark_output(next_call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
@@ -119,8 +139,11 @@ class Call(NamedTuple):
       kind: its class.
       output: what it gave; of several arrays the largest.
       gradient: of what is differentiated by `output`; None where nothing is.
-      nonlinearity: "relu", "tanh" or "sigmoid" where one follows at once, or is the last that the layer does.
+      nonlinearity: "relu", "tanh" or "sigmoid" where one follows at once, or is the last that the layer does; of a
+        recurrent layer that whose range its outputs have.
       activation: what the nonlinearity gave, else `output`.
+      steps_gradient: of a recurrent layer, by what went into each step, `[time, batch, features]`, the first step
+        first; it came back through all later ones. None where nothing is differentiated, or of another layer.
     """
 
     path: tuple[str, ...]
@@ -129,6 +152,7 @@ class Call(NamedTuple):
     gradient: jax.Array | None
     nonlinearity: str | None
     activation: jax.Array
+    steps_gradient: jax.Array | None
 
 
 class Observation(NamedTuple):
@@ -187,6 +211,8 @@ class _Watcher:
         self._gradients: dict[int, Any] = {}
         self._behind: dict[int, tuple[str, Any]] = {}
         self._of_parameters: dict[tuple[str, ...], Any] = {}
+        self._steps: dict[tuple[str, ...], str] = {}
+        self._steps_gradients: dict[tuple[str, ...], Any] = {}
 
     def visit(self, equation: Any, place: str, operands: Sequence[Noted], results: Sequence[Any]) -> list[Any]:
         name = equation.primitive.name
@@ -222,13 +248,18 @@ class _Watcher:
             self._gradients[at.call] = self._gradients[at.call] + value if at.call in self._gradients else value
         elif at.role == "parameters":
             self._of_parameters[at.path] = value
+        elif at.role == "steps":
+            self._steps[at.path] = at.kind
+        elif at.role == "steps gradient":
+            self._steps_gradients[at.path] = value
         return _From((*came.calls, at.call)) if at.role == "output" else None
 
     def observation(self) -> Observation:
         calls = []
         for call, (at, output) in self._outputs.items():
-            nonlinearity, activation = self._behind.get(call, (None, output))
-            calls.append(Call(at.path, at.kind, output, self._gradients.get(call), nonlinearity, activation))
+            nonlinearity, activation = self._behind.get(call, (self._steps.get(at.path), output))
+            gradient, of_steps = self._gradients.get(call), self._steps_gradients.get(at.path)
+            calls.append(Call(at.path, at.kind, output, gradient, nonlinearity, activation, of_steps))
         return Observation(calls, self._of_parameters)
 
 

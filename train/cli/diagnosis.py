@@ -51,12 +51,13 @@ def diagnose(
             "weight_std": layer.weight_std,
             "gradient": layer.gradient_norm,
             "of_output": layer.output_gradient_norm,
+            "through_time": None if not layer.time_steps else f"{layer.through_time:.2g} in {layer.time_steps}",
             "update/weight": layer.update_ratio,
         }
         for layer in found.layers
-        if layer.num_weights
+        if layer.num_weights or layer.kind == "RNN"  # Flax's, whose weights are its cell's
     ]
-    columns = tuple(rows[0])
+    columns = tuple(name for name in rows[0] if name != "through_time" or any(row[name] for row in rows))
     table = [{name: _cell(value) for name, value in row.items()} for row in rows]
     print(f"step {found.step}: activations, weights, gradients and the next update of each layer with weights\n")
     console.print_table(table, columns)

@@ -29,6 +29,9 @@ SATURATED = 0.05
 MOST_SAMPLES = 4096
 """Of so many values at most a histogram is made; they are spread over all."""
 
+FADED = 1e-3
+"""Back through time a gradient is followed until it is less than this share of what it was, or to the first step."""
+
 _STRIDE = 104_729
 """A prime: steps of this length through an array meet all its axes alike."""
 
@@ -64,7 +67,8 @@ class Layer(NamedTuple):
       kind: its class; "" where it is known by its parameters alone, as inside a loop.
       output_shape: of all examples.
       nonlinearity: "relu", "tanh" or "sigmoid", where one follows at once or comes last in the layer. The activations
-        are then those behind it.
+        are then those behind it. Of a recurrent layer, whose activations are its outputs at all steps, the one whose
+        range they have.
       mean: of the activations.
       std: their standard deviation.
       zeros: the share of them that is exactly zero.
@@ -73,6 +77,9 @@ class Layer(NamedTuple):
       dead_units: units that are zero for more than 90 % of the examples, at all positions.
       silent_units: units that are zero for all of them.
       output_gradient_norm: of the loss, a mean over examples, by the output of the layer.
+      through_time: of a recurrent layer, how many times as large the gradient by what goes into a step is `time_steps`
+        steps before the last that has one. It is followed back until it is less than a thousandth, or to the first.
+      time_steps: so many steps.
       num_weights: the layer's own, not those of the layers inside it.
       weight_mean: their mean.
       weight_std: their standard deviation.
@@ -96,6 +103,8 @@ class Layer(NamedTuple):
     dead_units: int | None
     silent_units: int | None
     output_gradient_norm: float | None
+    through_time: float | None
+    time_steps: int | None
     num_weights: int
     weight_mean: float | None
     weight_std: float | None
@@ -178,7 +187,7 @@ def report(inside: Sequence[Inside]) -> list[Layer]:
 
 def _report(inside: Inside) -> Layer:
     numbers = {name: float(value) for name, value in inside.numbers.items()}
-    share = inside.dead
+    share, time_steps = inside.dead, numbers.get("time_steps")
     kernels = numbers.pop("kernel_norm", None)
     moved = numbers.pop("kernel_update_norm", None)
     own = {name: numbers.get(name) for name in Layer._fields[4:] if name not in ("finite", "num_weights")}
@@ -186,6 +195,7 @@ def _report(inside: Inside) -> Layer:
         "units": None if share is None else int(share.size),
         "dead_units": None if share is None else int((share > DEAD).sum()),
         "silent_units": None if share is None else int((share == 1).sum()),
+        "time_steps": None if time_steps is None else int(time_steps),
         "update_ratio": moved / kernels if moved is not None and kernels else None,
     }
     finite = all(np.isfinite(value) for value in (*numbers.values(), kernels or 0, moved or 0))
@@ -230,6 +240,8 @@ def _layer(
         got = [call.gradient for call in calls if call.gradient is not None]
         if got:
             numbers["output_gradient_norm"] = _norm(got) / scale
+        if calls[0].steps_gradient is not None:
+            numbers |= _through_time(calls[0].steps_gradient)
     if weights:
         values = jnp.concatenate([leaf.ravel() for leaf in weights.values()]).astype(jnp.float32)
         numbers |= {"num_weights": jnp.float32(values.size), "weight_mean": values.mean(), "weight_std": values.std()}
@@ -245,6 +257,20 @@ def _layer(
                 numbers["kernel_update_norm"] = _norm([own[name] for name in kernels])
     shape = tuple(calls[0].output.shape) if calls else ()
     return Inside("/".join(path), calls[0].kind if calls else "", nonlinearity, shape, numbers, dead, samples)
+
+
+def _through_time(gradient: jax.Array) -> dict[str, jax.Array]:
+    """How a gradient `[time, batch, features]` changes on its way back from the last step that has one.
+
+    Steps that have none at all are padding.
+    """
+    norms = jax.vmap(lambda step: _norm([step]))(gradient)
+    steps, there = jnp.arange(norms.shape[0]), norms > 0
+    last = jnp.where(there, steps, 0).max()
+    first = jnp.where(there, steps, last).min()
+    ratios = norms / jnp.where(norms[last] > 0, norms[last], 1)
+    until = jnp.where(there & (ratios < FADED), steps, first).max()  # the nearest where it has faded
+    return {"through_time": ratios[until], "time_steps": (last - until).astype(jnp.float32)}
 
 
 def _share_of_zero(calls: list[Call]) -> jax.Array | None:

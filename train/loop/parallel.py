@@ -35,6 +35,7 @@ class Plan(NamedTuple):
     Attributes:
       name: "jit", "fsdp" or "pmap".
       num_devices: devices of all processes; a batch must be divisible by it.
+      processes: those whose devices they are, in the order of their rows of a batch; one where a process works alone.
       place: a state (as `Task.init` gives it) → the same on the devices.
       unplace: the inverse; what a checkpoint holds, whatever the plan.
       replicate: host arrays → the same whole on each device.
@@ -44,6 +45,7 @@ class Plan(NamedTuple):
 
     name: str
     num_devices: int
+    processes: tuple[int, ...]
     place: Callable[[Any], Any]
     unplace: Callable[[Any], Any]
     replicate: Callable[[Any], Any]
@@ -61,8 +63,8 @@ class Plan(NamedTuple):
             raise ValueError(
                 f"a batch of {batch_size} cannot be split evenly over {self.num_devices} devices; take {near}"
             )
-        each = batch_size // jax.process_count()
-        return slice(jax.process_index() * each, (jax.process_index() + 1) * each)
+        each, place = batch_size // len(self.processes), self.processes.index(jax.process_index())
+        return slice(place * each, (place + 1) * each)
 
 
 def jit(devices: Devices | None = None) -> Plan:
@@ -115,7 +117,7 @@ def _sharded(name: str, devices: Devices | None, spec: Callable[[tuple[int, ...]
 
         return jax.jit(laid_out, donate_argnums=(0,) if donate else (), compiler_options=compiler_options())
 
-    return Plan(name, len(devices), place, lambda state: state, replicate, split, compile)
+    return Plan(name, len(devices), _processes(devices), place, lambda state: state, replicate, split, compile)
 
 
 def pmap(devices: Devices | None = None) -> Plan:
@@ -153,7 +155,11 @@ def pmap(devices: Devices | None = None) -> Plan:
             donate_argnums=(0,) if donate else (),
         )
 
-    return Plan("pmap", len(devices), replicate, unplace, replicate, split, compile)
+    return Plan("pmap", len(devices), _processes(devices), replicate, unplace, replicate, split, compile)
+
+
+def _processes(devices: Devices) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(device.process_index for device in devices))
 
 
 @functools.cache

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 
 from train.optim.freezing import by_wildcard, path_of
 from zoo.options import check_options, unknown
@@ -68,6 +69,38 @@ def _muon(
     return optax.chain(direction, decay, optax.scale_by_learning_rate(learning_rate, flip_sign=False))
 
 
+def _schedule_free(
+    base: optax.GradientTransformation, learning_rate: Rate, b1: float, weight_lr_power: float
+) -> optax.GradientTransformation:
+    """Defazio et al. 2024, eq. 1-3; see `train.optim.weight_average` for what is evaluated."""
+    if not 0 < b1 <= 1:
+        raise ValueError(f"b1 of a schedule-free optimizer must be in (0, 1], not {b1}")
+    # Optax counts the steps of the average from 1, and those of the base optimizer from 0.
+    rate = (lambda count: learning_rate(count - 1)) if callable(learning_rate) else learning_rate
+    return optax.contrib.schedule_free(base, rate, b1=b1, weight_lr_power=weight_lr_power)
+
+
+def _schedule_free_adamw(
+    learning_rate: Rate,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    mask: Any = None,
+    weight_lr_power: float = 2.0,
+) -> optax.GradientTransformation:
+    """AdamW without momentum inside; the average takes its place."""
+    scale = optax.scale_by_rms(decay=b2, eps=eps, eps_in_sqrt=False, bias_correction=True)
+    base = [scale, optax.add_decayed_weights(weight_decay, mask), optax.scale_by_learning_rate(learning_rate)]
+    return _schedule_free(optax.chain(*base), learning_rate, b1, weight_lr_power)
+
+
+def _schedule_free_sgd(
+    learning_rate: Rate, b1: float = 0.9, weight_lr_power: float = 2.0
+) -> optax.GradientTransformation:
+    return _schedule_free(optax.sgd(learning_rate), learning_rate, b1, weight_lr_power)
+
+
 _OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "adadelta": optax.adadelta,
     "adafactor": optax.adafactor,
@@ -85,6 +118,8 @@ _OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "nesterov": _nesterov,
     "radam": optax.radam,
     "rmsprop": _rmsprop,
+    "schedule_free_adamw": _schedule_free_adamw,
+    "schedule_free_sgd": _schedule_free_sgd,
     "sgd": optax.sgd,  # eq. 16-18, according to the batch size
 }
 
@@ -109,7 +144,7 @@ def optimizer(
 
     Args:
       name: adadelta, adafactor, adagrad, adam, adamax, adamw, heavy_ball, lamb, lars, lion, momentum, muon, nadam,
-        nesterov, radam, rmsprop or sgd.
+        nesterov, radam, rmsprop, schedule_free_adamw, schedule_free_sgd or sgd.
       learning_rate: a number or a schedule, which counts steps also where several make one update.
       l2: λ of eq. 27, for matrices and kernels (not biases, nor scales of norms); or by wildcard, for what it means.
         For decoupled decay take `adamw` with `weight_decay`.
@@ -141,6 +176,8 @@ def optimizer(
         check_options(build, {"weight_decay": decay}, what, elsewhere=elsewhere)
     for decay in l2.values() if isinstance(l2, Mapping) else ():
         check_options(optimizer, {"l2": decay}, what)
+    if name.startswith("schedule_free") and max_norm is not None:
+        raise ValueError(f"{what} averages the parameters: max_norm would constrain others than are evaluated")
     for rate in (learning_rate, *(layer_rates or {}).values()):
         require_rate(rate)
     if isinstance(mask := options.get("mask"), str):

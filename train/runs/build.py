@@ -143,6 +143,8 @@ def _optimizer(
 
 
 def _plateau(recipe: Recipe) -> Plateau | None:
+    if recipe.plateau_options and recipe.optimizer.startswith("schedule_free"):
+        raise ValueError(f"optimizer {recipe.optimizer!r} needs no falling rate: leave plateau_options out")
     check_options(Plateau, recipe.plateau_options, "the plateau")
     return Plateau(**recipe.plateau_options) if recipe.plateau_options else None
 

@@ -12,7 +12,7 @@ import optax
 
 from train import losses
 from train.metrics import Metrics, weigh
-from train.optim.weight_average import average, start_average
+from train.optim.weight_average import average, is_schedule_free, start_average
 from train.state import Batch, State, Task
 from train.tasks.checked import checked
 from train.tasks.step import create_state, evaluation_key, step_key, sum_over_devices
@@ -102,6 +102,8 @@ def gan(
             lambda key: model.init(key, jnp.zeros((1, model.latent_size))),
             lambda params: {player: optimizer.init(params[player]) for player, optimizer in optimizers.items()},
         )
+        if is_schedule_free(state.opt_state):
+            raise ValueError("the task gan takes no schedule-free optimizer; ema_decay keeps an average")
         return start_average(state, ema_decay)
 
     def draw_latents(key: jax.Array, batch: Batch) -> jax.Array:

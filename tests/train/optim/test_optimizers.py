@@ -31,6 +31,8 @@ SETTINGS = {
     "nesterov": (1e-3, {}),
     "radam": (1e-2, {}),
     "rmsprop": (3e-3, {}),
+    "schedule_free_adamw": (1e-2, {}),
+    "schedule_free_sgd": (1e-2, {}),
     "sgd": (1e-2, {}),
 }
 

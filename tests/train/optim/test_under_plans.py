@@ -24,6 +24,7 @@ WAYS = {
     "max_norm": ("sgd", 0.1, {"max_norm": 0.5}),
     "groups": ("momentum", 0.1, {"l2": {"Dense_0": 0.1, "*/kernel": 0.01}}),
     "sam": ("sgd", 0.1, {}),
+    "schedule free": ("schedule_free_sgd", 0.1, {}),
 }
 
 rng = np.random.default_rng(0)
