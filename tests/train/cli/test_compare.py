@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 
-import jax
 import pytest
 from PIL import Image
 
 from tests.train.cli.command import error, parsed, run
-from train.loop import parallel
 
 FEW = ["epochs=1", "validation=0.5", "model_options.hidden_sizes=[8]"]
 
 
 @pytest.fixture(autouse=True)
-def one_device(monkeypatch, tmp_path):
-    monkeypatch.setattr(parallel, "devices_for", lambda batch_size: jax.devices()[:1])
+def inside(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
 

@@ -21,7 +21,6 @@ from train.inference.evaluation import evaluate, likelihood_bound
 from train.inference.fidelity import fidelity, frechet_distance
 from train.inference.image_sampling import decode, generator, interpolate, manifold, sample, slerp
 from train.inference.loading import load
-from train.loop import parallel
 from train.recipe import override
 from zoo.generative.gan import resample
 
@@ -36,12 +35,10 @@ def runs(tmp_path_factory):
         "diffusion": ["model_options.features=[8]", "task_options.num_steps=10"],
         "autoencoder": [],
     }
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parallel, "devices_for", lambda batch_size: jax.devices()[:1])
-        for name, settings in small.items():
-            settings = [*settings, "epochs=0.5", "evaluate_every=8", "steps_per_dispatch=1"]
-            cli.main(["train", f"{name}_digits", *settings, "--run", str(folder / name), "--json"])
-        cli.main(["train", "mlp_digits", "epochs=4", "--run", str(folder / "mlp"), "--json"])
+    for name, settings in small.items():
+        settings = [*settings, "epochs=0.5", "evaluate_every=8", "steps_per_dispatch=1"]
+        cli.main(["train", f"{name}_digits", *settings, "--run", str(folder / name), "--json"])
+    cli.main(["train", "mlp_digits", "epochs=4", "--run", str(folder / "mlp"), "--json"])
     return folder
 
 

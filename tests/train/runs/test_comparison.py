@@ -5,23 +5,16 @@ from __future__ import annotations
 import csv
 import json
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 import train.recipes  # noqa: F401
-from train.loop import parallel
 from train.loop.callbacks import read_history
 from train.recipe import get_recipe, override
 from train.runs.comparison import compare, get_comparison, list_comparisons, variants_of
 
 FEW = ["epochs=2", "validation=0.5", "model_options.hidden_sizes=[8]", "checkpoint_every=2"]
-
-
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch):
-    monkeypatch.setattr(parallel, "devices_for", lambda batch_size: jax.devices()[:1])
 
 
 def base(*settings):
@@ -70,11 +63,9 @@ def test_a_value_that_is_empty_or_double(setting):
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("compared")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parallel, "devices_for", lambda batch_size: jax.devices()[:1])
-        lines = []
-        variants = {"plain": [], "sgd": ["optimizer=sgd"]}
-        found = compare(base(), variants, folder, seeds=[0, 1], progress=False, tell=lines.append)
+    lines = []
+    variants = {"plain": [], "sgd": ["optimizer=sgd"]}
+    found = compare(base(), variants, folder, seeds=[0, 1], progress=False, tell=lines.append)
     return folder, found, lines
 
 

@@ -17,7 +17,6 @@ from tests.train.optim.small_resnet import SMALL, batch_of_images, flat, same_bi
 from train.inference.loading import load as load_run
 from train.inference.loading import read_recipe
 from train.inference.prediction import predict
-from train.loop import parallel
 from train.recipe import Recipe
 from train.runs import transfer
 from train.runs.build import build
@@ -223,9 +222,7 @@ def run(pictures, weights, tmp_path_factory):
         plateau_options={"patience": 3, "factor": 0.5, "least_change": 10.0},
         precision="bfloat16",
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parallel, "devices_for", lambda batch_size: jax.devices()[:1])
-        report = train(settings, folder / "run", progress=False)
+    report = train(settings, folder / "run", progress=False)
     return folder / "run", settings, report
 
 
@@ -263,7 +260,6 @@ def test_resumption_is_exact(run, weights, tmp_path, monkeypatch):
     from train.loop import fitting as loop
 
     _, settings, report = run
-    monkeypatch.setattr(parallel, "devices_for", lambda batch_size: jax.devices()[:1])
     saved = loop.Checkpoints.save
     calls = []
 

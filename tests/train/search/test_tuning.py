@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import jax
 import pytest
 
 import train.recipes  # noqa: F401
@@ -18,7 +17,6 @@ import zoo
 from tests.train.search import evaluators
 from tests.train.search.evaluators import SETTINGS
 from train.inference import evaluate
-from train.loop import parallel
 from train.loop.callbacks import read_history
 from train.recipe import get_recipe, override
 from train.runs import run as runs
@@ -31,14 +29,6 @@ RATES = ["model_options.hidden_sizes=[8]", "learning_rate=log:1e-4..1e-2"]
 
 def told(report):
     return [(row["trial"], row["state"], row["value"], row["evaluations"], row["draws"]) for row in report["table"]]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_device():
-    """Eight would take as many times as long to compile for."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parallel, "devices_for", lambda batch_size: jax.devices()[:1])
-        yield
 
 
 @pytest.fixture(scope="module")

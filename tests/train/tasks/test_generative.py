@@ -359,13 +359,11 @@ def test_images_outside_the_unit_range_are_refused(name):
         ("autoencoder_digits", ["data=iris", "data_options={}"], "no field 'image'"),
     ],
 )
-def test_build_finds_what_is_wrong(name, settings, message, monkeypatch):
-    monkeypatch.setattr(parallel, "devices_for", lambda batch_size: jax.devices()[:1])
+def test_build_finds_what_is_wrong(name, settings, message):
     with pytest.raises(ValueError, match=message):
         build(override(get_recipe(name), settings))
 
 
-def test_a_decoder_has_the_shape_of_the_data(monkeypatch):
-    monkeypatch.setattr(parallel, "devices_for", lambda batch_size: jax.devices()[:1])
+def test_a_decoder_has_the_shape_of_the_data():
     parts = build(override(get_recipe("vae_digits"), ["data_options.upsample=2"]))
     assert parts.model.image_shape == parts.model_options["image_shape"] == (16, 16, 1)
