@@ -11,6 +11,8 @@ from PIL import Image
 import data
 from tests.train.cli.command import error, parsed, run
 
+pytestmark = pytest.mark.slow
+
 TEXT = "one for sorrow, two for joy,\nthree for a girl, four for a boy;\n" * 40
 
 

@@ -9,6 +9,7 @@ from tests.train.cli.command import error, parsed, run
 SMALL = ["epochs=1", "model_options.hidden_sizes=[8]", "--sampler", "random"]
 
 
+@pytest.mark.slow
 def test_a_study_is_told_as_a_table_and_as_json(tmp_path):
     space = tmp_path / "space.txt"
     space.write_text("learning_rate=log:1e-3..1e-1\nbatch_size=32,64  # overridden\n")

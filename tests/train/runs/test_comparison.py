@@ -69,6 +69,7 @@ def compared(tmp_path_factory):
     return folder, found, lines
 
 
+@pytest.mark.slow
 def test_what_a_comparison_leaves(compared):
     folder, found, lines = compared
     assert sorted(path.name for path in folder.iterdir()) == [
@@ -88,6 +89,7 @@ def test_what_a_comparison_leaves(compared):
         assert image.size[0] > 1000
 
 
+@pytest.mark.slow
 def test_the_figures_are_means_over_the_seeds_at_the_end(compared):
     folder, found, _ = compared
     assert found["metric"] == "accuracy"
@@ -103,6 +105,7 @@ def test_the_figures_are_means_over_the_seeds_at_the_end(compared):
     assert plain["validation_accuracy"] > sgd["validation_accuracy"]
 
 
+@pytest.mark.slow
 def test_what_is_finished_is_not_trained_again(compared):
     folder, found, _ = compared
     runs = [path for path in folder.rglob("*") if path.is_file() and path.parent != folder]
@@ -112,6 +115,7 @@ def test_what_is_finished_is_not_trained_again(compared):
     assert {path: path.stat().st_mtime_ns for path in runs} == before
 
 
+@pytest.mark.slow
 def test_an_interrupted_comparison_goes_on(tmp_path, monkeypatch):
     """With the runs that are there, and to the same figures."""
     from train.runs import run as runs
@@ -137,6 +141,7 @@ def test_an_interrupted_comparison_goes_on(tmp_path, monkeypatch):
         }
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_does_not_end_the_others(tmp_path):
     variants = {"fine": [], "far": ["optimizer=sgd", "learning_rate=1e38"]}
     found = compare(base("model_options.dropout_rate=0"), variants, tmp_path, progress=False)
@@ -149,6 +154,7 @@ def test_a_loss_that_is_no_number_does_not_end_the_others(tmp_path):
         compare(base(*variants["far"]), {"a": [], "b": ["seed=1"]}, tmp_path / "none", progress=False)
 
 
+@pytest.mark.slow
 def test_a_loss_is_the_better_the_less_it_is(tmp_path):
     variants = {"a": [], "b": ["seed=1"]}
     found = compare(base(), variants, tmp_path, metric="loss", progress=False)
@@ -175,6 +181,7 @@ def test_mistakes_are_found_before_anything_is_trained(tmp_path, variants, messa
     assert not (tmp_path / "c").exists()
 
 
+@pytest.mark.slow
 def test_a_folder_of_other_runs_is_refused(compared):
     folder, _, _ = compared
     with pytest.raises(

@@ -14,6 +14,8 @@ from train.search import populations, tune
 from train.search.at_once import at_once
 from train.search.evaluation import Candidate, Outcome, one_by_one
 
+pytestmark = pytest.mark.slow
+
 MLP = override(get_recipe("mlp_digits"), ["epochs=3", "model_options.hidden_sizes=[8]"])
 CHANGES = (
     ["learning_rate=0.01"],

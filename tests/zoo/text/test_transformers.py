@@ -59,6 +59,7 @@ every_decoder = pytest.mark.parametrize("name", OPTIONS)
 every_language_model = pytest.mark.parametrize("name", LANGUAGE_MODELS)
 
 
+@pytest.mark.slow
 @every_decoder
 @pytest.mark.parametrize("pieces", [[1] * 8, [3, 1, 4], [8]])
 def test_cached_decoding_is_full_recomputation(name, pieces):
@@ -104,6 +105,7 @@ def test_nothing_leaks_from_the_future(name):
     assert reach[np.tril_indices(8)].all()
 
 
+@pytest.mark.slow
 @every_language_model
 @pytest.mark.parametrize("mask", ["00011111", "11111000", "11000111", "10101101"])
 def test_padding_changes_nothing(name, mask):
@@ -115,6 +117,7 @@ def test_padding_changes_nothing(name, mask):
     assert np.isfinite(logits).all()
 
 
+@pytest.mark.slow
 @every_language_model
 def test_prompts_of_two_lengths_go_on_together(name):
     """A prompt of three tokens and one of five, padded on the left, and three more tokens of each from the cache."""
@@ -129,6 +132,7 @@ def test_prompts_of_two_lengths_go_on_together(name):
         assert_close(logits[1, 0], logits_of(name, TOKENS[1:2, : 6 + t])[0, -1])
 
 
+@pytest.mark.slow
 @every_language_model
 def test_packed_sequences_do_not_see_one_another(name):
     a, b = TOKENS[:1, :5], TOKENS[1:2, :2]
