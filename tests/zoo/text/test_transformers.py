@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import zoo
+from tests.compiling import compiled
 from tests.descriptors import MODELS, random_variables
 from zoo.summary import abstract_variables, count_parameters
 from zoo.text.transformer import mean_over_tokens
@@ -30,10 +31,6 @@ SOURCE = np.array([[4, 7, 2, 9, 1], [3, 3, 8, 0, 0], [5, 0, 0, 0, 0]], np.int32)
 def built(name):
     model = zoo.create_model(name, **SMALL, **OPTIONS[name])
     return model, random_variables(model, TOKENS)
-
-
-# Compiling is what takes the time here; without the optimisations of LLVM it is half of it.
-compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @functools.partial(compiled, static_argnums=0, static_argnames="method")
