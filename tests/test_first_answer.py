@@ -1,6 +1,6 @@
-"""The first answer, `pytest -m "not slow"`, takes three minutes and still says something of every wing and model.
+"""The first answer, `pytest -m "not slow"`, is to take three minutes and still says something of every wing and model.
 
-That what takes long is marked is seen where it runs: `tests/conftest.py`.
+What takes long and is not marked is named where it ran: `tests/conftest.py`.
 """
 
 from __future__ import annotations
