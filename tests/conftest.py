@@ -21,7 +21,7 @@ def forget_compiled_programs():
     jax.clear_caches()
 
 
-MOST = 10.0
+MOST = 15.0
 """Seconds of CPU time that a test may take which is not marked slow. Those of more than 3 are marked."""
 
 _BEGAN = pytest.StashKey[float]()
