@@ -72,6 +72,7 @@ def test_evaluate_in_words(mlp):
     assert all(0 <= float(value) <= 1 for row in rows[:10] for value in row[1:6])
 
 
+@pytest.mark.slow
 def test_evaluate_into_a_folder(mlp, tmp_path):
     out = tmp_path / "deep" / "digits"
     text = run("evaluate", mlp, "--out", out)

@@ -236,6 +236,7 @@ def own_data(tmp_path, monkeypatch):
         file.write_text(f"a text {'of one' if index % 2 else 'of another'} kind")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param(n, marks=with_mnist) if needs_files(n) else n for n in list_recipes()])
 def test_every_recipe_builds(name, tmp_path, own_data):
     wanted = get_recipe(name)

@@ -38,6 +38,7 @@ def study(tmp_path_factory):
     return folder, tune(MLP, folder, SETTINGS, trials=4, pruner="halving", progress=False)
 
 
+@pytest.mark.slow
 def test_each_trial_is_a_run(study):
     _, report = study
     assert report["complete"] + report["pruned"] == 4
@@ -51,6 +52,7 @@ def test_each_trial_is_a_run(study):
         assert recipe.model_options["hidden_sizes"] == row["settings"]["model_options.hidden_sizes"]
 
 
+@pytest.mark.slow
 def test_the_best_run_can_be_used(study):
     _, report = study
     best = report["best"]
@@ -62,6 +64,7 @@ def test_the_best_run_can_be_used(study):
     assert evaluate(best["run"])["test_accuracy"] == best["report"]["test_accuracy"]
 
 
+@pytest.mark.slow
 def test_the_tables_and_pictures_of_a_study(study):
     folder, report = study
     table = json.loads((folder / "trials.json").read_text())
@@ -74,6 +77,7 @@ def test_the_tables_and_pictures_of_a_study(study):
         assert (folder / name).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
+@pytest.mark.slow
 def test_a_study_that_was_killed_ends_as_one_that_was_not(study, tmp_path):
     """Killed while a trial trains, which goes on from its checkpoint: the rest of its history is not trained again."""
     number = next(row["trial"] for row in study[1]["table"] if row["state"] == "complete")
@@ -94,6 +98,7 @@ def test_a_study_that_was_killed_ends_as_one_that_was_not(study, tmp_path):
     assert kept == [row["seconds"] for row in first if row["step"] <= steps[-1]], "these rows come from the checkpoint"
 
 
+@pytest.mark.slow
 def test_a_pruned_run_can_be_trained_to_its_end(study):
     row = next(row for row in study[1]["table"] if row["state"] == "pruned")
     run = Path(row["run"])
@@ -102,6 +107,7 @@ def test_a_pruned_run_can_be_trained_to_its_end(study):
     assert len(read_history(run / "history.csv")) == 4
 
 
+@pytest.mark.slow
 def test_a_study_that_has_ended_is_reported_again(study):
     folder, report = study
     before = (folder / "study.journal").read_bytes()
@@ -232,6 +238,7 @@ def test_what_is_wrong_is_said_before_anything_is_trained(tmp_path, settings, op
     assert not (tmp_path / "study" / "trials").exists()
 
 
+@pytest.mark.slow
 def test_a_folder_of_something_else_is_refused(study, tmp_path):
     folder, _ = study
     for recipe, settings, message in (
