@@ -115,6 +115,7 @@ def test_a_study_that_has_ended_is_reported_again(study):
     assert (folder / "study.journal").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_trials_that_diverge_fail_alone(tmp_path):
     settings = ["epochs=1", "optimizer=sgd", "model_options.hidden_sizes=[8]", "learning_rate=1e30,0.1"]
     report = tune(MLP, tmp_path / "study", settings, trials=4, sampler="random", progress=False)
@@ -159,6 +160,7 @@ def test_a_study_goes_on_after_its_time_was_over(tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_replaced_and_its_trial_taken_up(tmp_path, caplog):
     report = tune(
         MLP, tmp_path / "study", RATES, trials=6, workers=2, evaluator=evaluators.one_that_dies, progress=False
