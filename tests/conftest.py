@@ -1,4 +1,4 @@
-"""What every test runs under: eight CPU devices, no implicit rank promotion."""
+"""What every test runs under: eight CPU devices, no implicit rank promotion; and which tests are to be marked slow."""
 
 import os
 import tempfile
@@ -19,3 +19,36 @@ def forget_compiled_programs():
     """Hundreds of compiled programs would fill gigabytes by the end."""
     yield
     jax.clear_caches()
+
+
+MOST = 15.0
+"""Seconds of CPU time that a test may take which is not marked slow. Those of more than 3 are marked."""
+
+_BEGAN = pytest.StashKey[float]()
+
+
+def _cpu_seconds():
+    """Of this process and of those that it started and that have ended."""
+    return sum(os.times()[:4])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    item.stash[_BEGAN] = _cpu_seconds()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item):
+    """With its fixtures, which are set up before it; the worker tells it with the report of the teardown."""
+    if not item.get_closest_marker("slow"):
+        item.user_properties.append(("cpu_seconds", _cpu_seconds() - item.stash[_BEGAN]))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Names those that belong marked: the first answer, `pytest -m "not slow"`, is to take three minutes."""
+    reports = [each for kind in ("", "error") for each in terminalreporter.getreports(kind)]
+    for report in reports:
+        for name, seconds in report.user_properties:
+            if name == "cpu_seconds" and report.when == "teardown" and seconds > MOST:
+                line = f"NOT MARKED SLOW {report.nodeid}: {seconds:.0f} s of CPU time"
+                terminalreporter.write_line(f"{line}, more than {MOST:.0f}; mark it with pytest.mark.slow")

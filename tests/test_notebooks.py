@@ -88,12 +88,14 @@ def test_its_links_lead_somewhere(source):
         assert not section or section in sections, section
 
 
+@pytest.mark.slow
 @every_notebook
 def test_runs_from_start_to_end(source, tmp_path):
     require_as_kept(source, build.run(build.read(source), tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EIGHT_DEVICES)
 def test_runs_on_eight_devices(name, tmp_path):
     (source,) = build.sources([name])

@@ -68,6 +68,7 @@ def test_every_page_with_code_has_an_outcome():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", OUTCOMES)
 def test_the_python_blocks_of_a_page_run_one_after_the_other(page, tmp_path, monkeypatch):
     """With no name but what they define themselves."""
@@ -82,6 +83,7 @@ def test_the_python_blocks_of_a_page_run_one_after_the_other(page, tmp_path, mon
     assert OUTCOMES[page](known)
 
 
+@pytest.mark.slow
 def test_the_file_of_ones_own_trains(tmp_path):
     (block,) = (block for block in BLOCKS["your-own"] if block.startswith("# my_digits.py"))
     (tmp_path / "my_digits.py").write_text(block)

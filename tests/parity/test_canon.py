@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import zoo
+from tests.compiling import compiled
 from tests.descriptors import random_variables
 from tests.parity.torch_weights import channels_last, images, tensor, tensors
 from tests.parity.torchvision_ops import timm
@@ -30,9 +31,6 @@ OF_TORCHVISION = ["alexnet", *VGGS, "densenet121", "mobilenet_v3_large", *EFFICI
 
 # The dense layers are nine tenths of the weights of every VGG: whole in one, narrow in the others.
 OPTIONS = {name: {"hidden_size": 64} for name in VGGS if name != "vgg16"}
-
-# Compiling is what takes the time here; without the optimisations of LLVM it is half of it.
-compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def example(*shape):

@@ -13,6 +13,7 @@ import pytest
 import safetensors.numpy as safetensors_numpy
 
 import zoo
+from tests.compiling import compiled
 from tests.descriptors import random_variables
 from tests.parity import torchvision_ops  # noqa: F401  # else transformers cannot be imported
 from tests.parity.torch_weights import tensor
@@ -25,9 +26,6 @@ from zoo.text.transformer import Block
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
-
-# Compiling is what takes the time here; without the optimisations of LLVM it is half of it.
-compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def normal(*shape, seed=3):

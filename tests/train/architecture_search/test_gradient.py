@@ -12,6 +12,8 @@ from train.architecture_search.darts import architecture_gradient, darts, split_
 from train.architecture_search.supernet import in_halves, train_supernet, weights_over_time
 from zoo.vision.cells import MixedOperation, layers, operation
 
+pytestmark = pytest.mark.slow
+
 
 class Tiny(nn.Module):
     """A dense mixture, smooth, so that differences are exact enough."""

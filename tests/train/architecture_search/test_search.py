@@ -69,6 +69,7 @@ def test_genotypes_are_json():
         assert read_genotype(json.loads(json.dumps(genotype.plain()))) == genotype
 
 
+@pytest.mark.slow
 def test_the_auxiliary_head_adds_its_loss():
     rng = np.random.default_rng(0)
     batch = {"image": rng.normal(size=(4, 32, 32, 1)).astype(np.float32), "label": np.arange(4) % 3}
@@ -102,6 +103,7 @@ def untrained(monkeypatch):
     return tried
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["random", "evolution", "reinforce"])
 def test_the_best_trial_is_found_and_an_interrupted_search_ends_the_same(tmp_path, untrained, method):
     options = {"method": method, "budget": 40, "trial_epochs": 4}
@@ -129,6 +131,7 @@ def test_the_best_trial_is_found_and_an_interrupted_search_ends_the_same(tmp_pat
         search(digits(), tmp_path / "twice", **{**options, "budget": 44})
 
 
+@pytest.mark.slow
 def test_random_search_is_in_every_comparison(tmp_path, untrained):
     found = compare(digits(), tmp_path, methods=["evolution"], seeds=[0, 1], budget=24.0)
     assert [row["method"] for row in found["methods"]] == ["random", "evolution"]

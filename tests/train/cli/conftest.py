@@ -5,27 +5,23 @@ A test that writes into a run does so in a copy.
 
 from __future__ import annotations
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 import data
 from tests.train.cli.command import parsed, run
-from train.loop import parallel
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def runs(tmp_path_factory):
-    """Three small runs by recipe, each trained on one device, with what the command printed."""
+    """Three small runs by recipe, with what the command printed."""
     folder = tmp_path_factory.mktemp("runs")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parallel, "devices_for", lambda batch_size: jax.devices()[:1])
-        printed = {
-            "mlp_digits": run("train", "mlp_digits", "epochs=4", "checkpoint_every=2", "--run", folder / "mlp_digits"),
-            "lenet5_digits": parsed("train", "lenet5_digits", "epochs=0.2", "--run", folder / "lenet5_digits"),
-            "perceptron_iris": parsed("train", "perceptron_iris", "epochs=2", "--run", folder / "perceptron_iris"),
-        }
+    printed = {
+        "mlp_digits": run("train", "mlp_digits", "epochs=4", "checkpoint_every=2", "--run", folder / "mlp_digits"),
+        "lenet5_digits": parsed("train", "lenet5_digits", "epochs=0.2", "--run", folder / "lenet5_digits"),
+        "perceptron_iris": parsed("train", "perceptron_iris", "epochs=2", "--run", folder / "perceptron_iris"),
+    }
     return folder, printed
 
 

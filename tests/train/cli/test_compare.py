@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import json
 
-import jax
 import pytest
 from PIL import Image
 
 from tests.train.cli.command import error, parsed, run
-from train.loop import parallel
 
 FEW = ["epochs=1", "validation=0.5", "model_options.hidden_sizes=[8]"]
 
 
 @pytest.fixture(autouse=True)
-def one_device(monkeypatch, tmp_path):
-    monkeypatch.setattr(parallel, "devices_for", lambda batch_size: jax.devices()[:1])
+def inside(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.slow
 def test_variants_of_a_recipe(tmp_path):
     printed = run("compare", "mlp_digits", *FEW, "optimizer=sgd,momentum", "seed=0,1")
     lines = printed.splitlines()
@@ -41,6 +39,7 @@ def test_variants_of_a_recipe(tmp_path):
     assert parsed("evaluate", places[0])["test_accuracy"] >= 0
 
 
+@pytest.mark.slow
 def test_a_comparison_by_name_with_settings_of_its_own(tmp_path):
     facts = parsed("compare", "optimizers", *FEW, "--folder", tmp_path / "c")
     assert [row["variant"] for row in facts["variants"]] == ["SGD", "momentum", "RMSprop", "Adam"]
@@ -74,6 +73,7 @@ def test_mistakes_end_in_one_line(words, message, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_decay_by_wildcard_in_a_recipe(tmp_path):
     """It is kept with the run, in its order, and a wildcard that matches nothing is told before anything is written."""
     decay = ["optimizer=adamw", "optimizer_options.weight_decay.Dense_1=1e-3", "optimizer_options.weight_decay.*=0.1"]

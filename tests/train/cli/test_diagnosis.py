@@ -12,9 +12,12 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 
 import zoo
 from tests.train.cli.command import error, parsed, run
+
+pytestmark = pytest.mark.slow
 
 
 def test_diagnose(mlp, tmp_path):

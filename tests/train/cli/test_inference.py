@@ -19,6 +19,7 @@ from tests.train.cli.command import error, parsed, python, run
 # ---- evaluate ----
 
 
+@pytest.mark.slow
 def test_evaluate_is_what_the_model_gives(mlp):
     """Loss and accuracy, and precision, recall and F1 (eq. 75-78), from the model's logits by hand."""
     report = parsed("evaluate", mlp)
@@ -48,6 +49,7 @@ METRICS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_evaluate_another_split(mlp, split):
     report = parsed("evaluate", mlp, "--split", split)
@@ -70,6 +72,7 @@ def test_evaluate_in_words(mlp):
     assert all(0 <= float(value) <= 1 for row in rows[:10] for value in row[1:6])
 
 
+@pytest.mark.slow
 def test_evaluate_into_a_folder(mlp, tmp_path):
     out = tmp_path / "deep" / "digits"
     text = run("evaluate", mlp, "--out", out)
@@ -91,6 +94,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_run_is_read(tmp_p
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_a_run_is_used_on_any_number_of_devices(runs):
     """Trained one example a step on one device, evaluated on eight."""
     assert jax.device_count() == 8
@@ -152,6 +156,7 @@ print(json.dumps({"probabilities": np.asarray(probabilities).tolist(), "stranger
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mlp_digits", "lenet5_digits"])
 def test_an_exported_run_needs_nothing_but_jax(runs, pictures, tmp_path, name):
     folder, out = runs[0] / name, tmp_path / "somewhere" / "digits.stablehlo"

@@ -63,6 +63,7 @@ def test_card_with_options():
     assert card["options"]["activation"] == "tanh"
 
 
+@pytest.mark.slow
 def test_converted_weights_are_used_as_a_run_is(tmp_path, pictures):
     """Resized and cropped as the weights want it, by the command as by hand."""
     from tests.descriptors import MODELS, random_variables

@@ -10,6 +10,8 @@ from PIL import Image
 
 from tests.train.cli.command import python
 
+pytestmark = pytest.mark.slow
+
 CODE = '''
 import data, train.tasks, zoo
 import flax.linen as nn, numpy as np

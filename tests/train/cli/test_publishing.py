@@ -27,6 +27,7 @@ def folder(runs, tmp_path_factory):
     return made
 
 
+@pytest.mark.slow
 def test_a_published_run_is_used_as_a_run_is(folder, mlp, pictures, tmp_path):
     files = {"README.md", "config.json", "history.csv", "model.safetensors", "recipe.json", "report.json"}
     assert {file.name for file in folder.iterdir()} == files
@@ -92,6 +93,7 @@ def test_nothing_is_overwritten(folder, mlp):
     )
 
 
+@pytest.mark.slow
 def test_shipping_measures_the_file_itself(tmp_path, monkeypatch):
     """A whole run of a named recipe: what is told of the file is what the file does, in float16 or float32."""
     monkeypatch.setattr(published, "SHIPPED", tmp_path / "weights")
@@ -118,6 +120,7 @@ def test_only_recipes_ship(mlp):
         shipping.ship(mlp)
 
 
+@pytest.mark.slow
 def test_training_starts_from_a_published_model(folder, tmp_path):
     """As from a run: its first layers, and a new head."""
     settings = ("model=mlp", "epochs=0.1", f"weights={folder}", "new_head=False", "learning_rate=0")
@@ -128,6 +131,7 @@ def test_training_starts_from_a_published_model(folder, tmp_path):
             np.testing.assert_array_equal(again["params"][layer][name], leaf)
 
 
+@pytest.mark.slow
 def test_push_and_back(mlp, pictures, tmp_path, monkeypatch):
     """By the command, over HTTP, in processes of their own, as users would."""
     pytest.importorskip("huggingface_hub")
@@ -184,6 +188,7 @@ def test_the_card_of_a_model_as_markdown():
     assert 'zoo.pretrained.load("resnet18")' in run("card", "resnet18", "--markdown")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mlp", "gcn", "char_lstm"])
 def test_the_code_on_the_card_of_a_model_runs(name):
     text = markdown_card(model_facts(name, {}))

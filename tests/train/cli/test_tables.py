@@ -10,6 +10,8 @@ from sklearn.datasets import load_diabetes, load_iris
 
 from tests.train.cli.command import error, parsed, run
 
+pytestmark = pytest.mark.slow
+
 
 def table(path, names, rows):
     with path.open("w", newline="") as file:

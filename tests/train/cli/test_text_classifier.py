@@ -8,6 +8,8 @@ import pytest
 
 from tests.train.cli.command import error, parsed, run
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["model_options.hidden_size=16", "model_options.num_heads=2", "model_options.mlp_dim=16", "epochs=6"]
 
 

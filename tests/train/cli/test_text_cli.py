@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 
-import jax
 import pytest
 from PIL import Image
 
 import data
 from tests.train.cli.command import error, parsed, run
-from train.loop import parallel
+
+pytestmark = pytest.mark.slow
 
 TEXT = "one for sorrow, two for joy,\nthree for a girl, four for a boy;\n" * 40
 
@@ -22,9 +22,7 @@ def text_run(tmp_path_factory):
     (folder / "verses.txt").write_text(TEXT)
     settings = (f"data=text:{folder / 'verses.txt'}", "data_options.length=20", "model_options.hidden_size=16")
     shorter = ("batch_size=16", "epochs=0.3", "evaluate_every=20", "schedule_options.warmup_steps=5")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parallel, "devices_for", lambda batch_size: jax.devices()[:1])
-        report = parsed("train", "char_lstm", *settings, *shorter, "--run", folder / "run")
+    report = parsed("train", "char_lstm", *settings, *shorter, "--run", folder / "run")
     return folder / "run", report
 
 

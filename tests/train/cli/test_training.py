@@ -35,6 +35,7 @@ def test_one_recipe():
 # ---- train ----
 
 
+@pytest.mark.slow
 def test_a_run_folder(mlp, runs):
     names = {path.name for path in mlp.iterdir()}
     assert names == {
@@ -105,6 +106,7 @@ def test_resuming_another_recipe_is_refused(mlp):
     assert f"the run in {mlp} has the model 'mlp', and this recipe the model 'lenet5'" in message
 
 
+@pytest.mark.slow
 def test_resuming_nothing_begins(tmp_path, caplog):
     command = ["train", "mlp_digits", "epochs=1", "--run", tmp_path / "a", "--resume"]
     first = parsed(*command)
@@ -113,6 +115,7 @@ def test_resuming_nothing_begins(tmp_path, caplog):
     assert "has ended already; nothing is left to do" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_finished_run_goes_on_for_more_epochs(tmp_path):
     """With a constant rate to the same bits as one that was longer from the beginning."""
     settings = ["mlp_digits", "schedule=constant"]
@@ -123,6 +126,7 @@ def test_a_finished_run_goes_on_for_more_epochs(tmp_path):
     assert from_json((tmp_path / "a" / "recipe.json").read_text()).epochs == 3
 
 
+@pytest.mark.slow
 def test_settings_alone_are_for_the_default_recipe(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert parsed("train", "epochs=0.1")["steps"] == 4

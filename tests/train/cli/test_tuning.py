@@ -2,22 +2,14 @@
 
 import sys
 
-import jax
 import pytest
 
 from tests.train.cli.command import error, parsed, run
-from train.loop import parallel
 
 SMALL = ["epochs=1", "model_options.hidden_sizes=[8]", "--sampler", "random"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_device():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parallel, "devices_for", lambda batch_size: jax.devices()[:1])
-        yield
-
-
+@pytest.mark.slow
 def test_a_study_is_told_as_a_table_and_as_json(tmp_path):
     space = tmp_path / "space.txt"
     space.write_text("learning_rate=log:1e-3..1e-1\nbatch_size=32,64  # overridden\n")

@@ -13,7 +13,6 @@ import data
 import zoo
 from tests.train.cli.command import run
 from train.demo import Server, panel
-from train.loop import parallel
 from train.recipe import Recipe
 
 ALPHABET = "\n abcdefghijklmnopqrstuvwxyz"
@@ -34,9 +33,7 @@ def save(folder, recipe, example):
 def runs(tmp_path_factory):
     """A folder with the runs `draw`, `walk`, `write` and `translate`, two that suit no panel, and a damaged one."""
     folder = tmp_path_factory.mktemp("demo") / "runs"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parallel, "devices_for", lambda batch_size: jax.devices()[:1])
-        run("train", "mlp_digits", "epochs=6", "--run", folder / "draw")
+    run("train", "mlp_digits", "epochs=6", "--run", folder / "draw")
     for name in ("walk", "write", "translate", "unsuited", "iris", "damaged"):
         (folder / name).mkdir(parents=True)
     image = np.zeros((1, 8, 8, 1), np.float32)

@@ -86,6 +86,7 @@ def corner(page, selector):
     return place
 
 
+@pytest.mark.slow
 def test_a_digit_is_drawn_with_the_mouse_and_cleared(page):
     at = corner(page, f"{DRAW} .pad")
     page.mouse.move(*at(*SEVEN[0]))
@@ -107,6 +108,7 @@ def test_a_digit_is_drawn_with_the_mouse_and_cleared(page):
     assert pixels(page, f"{DRAW} .exact")[..., 0].max() == 0
 
 
+@pytest.mark.slow
 def test_a_digit_is_drawn_by_keyboard(page):
     page.focus(f"{DRAW} .pad")
     press = page.keyboard.press
@@ -129,6 +131,7 @@ def test_a_digit_is_drawn_by_keyboard(page):
     assert page.evaluate("scrollY") == 0, "arrows and space do not scroll"
 
 
+@pytest.mark.slow
 def test_a_digit_is_drawn_with_a_finger_on_a_phone(open_page):
     page = open_page(has_touch=True, is_mobile=True)
     page.set_viewport_size({"width": 390, "height": 844})
@@ -144,6 +147,7 @@ def test_a_digit_is_drawn_with_a_finger_on_a_phone(open_page):
     assert page.evaluate("scrollY") == 0
 
 
+@pytest.mark.slow
 def test_the_decoded_picture_follows_the_pointer(page):
     at = corner(page, f"{WALK} .pad")
     decoded = f"{WALK} .decoded"
@@ -176,6 +180,7 @@ def test_the_decoded_picture_follows_the_pointer(page):
     assert page.text_content(f"{WALK} .where") == "0.00, 0.00"
 
 
+@pytest.mark.slow
 def test_a_text_is_written_and_stopped(page, server, monkeypatch):
     page.fill(f"{WRITE} .prompt", "it was")
     page.select_option(f"{WRITE} .length", "200")
@@ -200,6 +205,7 @@ def test_a_text_is_written_and_stopped(page, server, monkeypatch):
     assert page.text_content(f"{WRITE} .made").startswith("so so so")
 
 
+@pytest.mark.slow
 def test_what_is_typed_is_translated(page, panels):
     page.fill(f"{TRANSLATE} .source", "3 March 1998")
     wanted = panels[3].answer({"text": "3 March 1998"})
@@ -215,6 +221,7 @@ def test_what_is_typed_is_translated(page, panels):
     assert page.text_content(f"{TRANSLATE} .fault") == ""
 
 
+@pytest.mark.slow
 def test_everything_has_a_name_and_is_reached_by_tab(page):
     """What a screen reader would call each control, and that the focus is seen on it."""
     names = []
@@ -239,6 +246,7 @@ def test_everything_has_a_name_and_is_reached_by_tab(page):
     assert all(page.eval_on_selector_all("section", headings))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_words_are_legible_in_both_schemes(open_page, scheme):
     """Contrast of at least 4.5 : 1, WCAG 2.2's level AA."""
@@ -262,6 +270,7 @@ def test_words_are_legible_in_both_schemes(open_page, scheme):
     assert (np.sum(pairs[0][2]) > 384) == (scheme == "light")
 
 
+@pytest.mark.slow
 def test_a_server_that_has_gone_is_told(open_page, server):
     page = open_page()
     page.route("**/panels/3", lambda route: route.abort())

@@ -51,6 +51,7 @@ def test_an_empty_drawing_is_told(panels):
         panels[DRAW].answer({"picture": base64.b64encode(bytes(DRAWING**2)).decode()})
 
 
+@pytest.mark.slow
 def test_a_point_of_the_plane_is_decoded(panels, runs):
     """The axes that the answers imply are orthonormal, and lie where pictures change most."""
     run = load(runs / "walk")
@@ -66,6 +67,7 @@ def test_a_point_of_the_plane_is_decoded(panels, runs):
         np.testing.assert_allclose(alone.astype(int), picture, atol=1)
 
 
+@pytest.mark.slow
 def test_another_plane_is_parallel(panels, runs, monkeypatch):
     seen = []
     decode = image_sampling.decode
@@ -82,6 +84,7 @@ def test_another_plane_is_parallel(panels, runs, monkeypatch):
     assert np.abs(seen[2][0] - middle).max() > 0.01
 
 
+@pytest.mark.slow
 def test_the_liveliest_plane_is_the_active_subspace():
     """Of a linear decoder it is spanned by the first two right singular vectors, whatever the latents."""
     rng = np.random.default_rng(0)
@@ -95,6 +98,7 @@ def test_the_liveliest_plane_is_the_active_subspace():
         np.testing.assert_array_equal(image_sampling.liveliest_plane(source._replace(latent_shape=(size,))), wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prompt", ["", "it was", "w" * 70])
 def test_a_text_is_what_zoo_generate_writes(panels, runs, prompt):
     body = {"prompt": prompt, "temperature": 0.6, "length": 150, "seed": 4}
@@ -104,6 +108,7 @@ def test_a_text_is_what_zoo_generate_writes(panels, runs, prompt):
     assert "".join(pieces) == "".join(piece for (piece,) in wanted)
 
 
+@pytest.mark.slow
 def test_a_translation_is_that_of_zoo_translate(panels, runs):
     (wanted,) = translate(runs / "translate", ["3 March 1998"])
     assert panels[TRANSLATE].answer({"text": "3 March 1998"}) == {

@@ -89,6 +89,7 @@ def test_a_connection_serves_many_requests(server):
             assert connection.sock is not None, "it stays open"
 
 
+@pytest.mark.slow
 def test_a_text_is_streamed(server):
     body = json.dumps({"prompt": "it was", "temperature": 0.6, "length": 300, "seed": 4})
     connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
@@ -287,6 +288,7 @@ def test_a_port_that_is_taken_is_told(server, panels):
         serve(panels, server.server_port)
 
 
+@pytest.mark.slow
 def test_the_command_serves_until_ctrl_c(runs):
     """In the middle of an answer, with a connection open."""
     command = [sys.executable, "-m", "zoo", "demo", str(runs / "write"), "--port", "0"]

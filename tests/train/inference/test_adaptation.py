@@ -14,6 +14,8 @@ from train.inference import adapt, evaluate, predict
 from train.recipe import Recipe
 from train.runs.run import train
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"features": 8, "num_layers": 2}
 
 

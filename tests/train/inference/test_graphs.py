@@ -13,6 +13,8 @@ from train.inference.loading import load
 from train.recipe import Recipe
 from train.runs.run import train
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"hidden_sizes": [4], "dropout_rate": 0.0}
 
 

@@ -21,7 +21,6 @@ from train.inference.evaluation import evaluate, likelihood_bound
 from train.inference.fidelity import fidelity, frechet_distance
 from train.inference.image_sampling import decode, generator, interpolate, manifold, sample, slerp
 from train.inference.loading import load
-from train.loop import parallel
 from train.recipe import override
 from zoo.generative.gan import resample
 
@@ -36,18 +35,17 @@ def runs(tmp_path_factory):
         "diffusion": ["model_options.features=[8]", "task_options.num_steps=10"],
         "autoencoder": [],
     }
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parallel, "devices_for", lambda batch_size: jax.devices()[:1])
-        for name, settings in small.items():
-            settings = [*settings, "epochs=0.5", "evaluate_every=8", "steps_per_dispatch=1"]
-            cli.main(["train", f"{name}_digits", *settings, "--run", str(folder / name), "--json"])
-        cli.main(["train", "mlp_digits", "epochs=4", "--run", str(folder / "mlp"), "--json"])
+    for name, settings in small.items():
+        settings = [*settings, "epochs=0.5", "evaluate_every=8", "steps_per_dispatch=1"]
+        cli.main(["train", f"{name}_digits", *settings, "--run", str(folder / name), "--json"])
+    cli.main(["train", "mlp_digits", "epochs=4", "--run", str(folder / "mlp"), "--json"])
     return folder
 
 
 generative = pytest.mark.parametrize("name", ["vae", "gan", "diffusion"])
 
 
+@pytest.mark.slow
 @generative
 def test_samples_depend_on_the_seed_and_not_on_their_number(runs, name, monkeypatch):
     monkeypatch.setattr("train.inference.image_sampling._BATCH", 2)
@@ -61,6 +59,7 @@ def test_samples_depend_on_the_seed_and_not_on_their_number(runs, name, monkeypa
         assert np.abs(first - second).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_samples_are_what_the_model_makes_of_noise(runs):
     latents = jax.random.normal(jax.random.key(0), (3, 4))
     model, variables = zoo.load_model(runs / "vae")
@@ -68,6 +67,7 @@ def test_samples_are_what_the_model_makes_of_noise(runs):
     np.testing.assert_allclose(sample(runs / "vae", 3), wanted, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_discriminator_has_a_say_in_what_a_gan_draws(runs):
     """Where it was trained to; a key is needed besides, and without one images are functions of the latents."""
     run, key = load(runs / "gan"), jax.random.key(0)
@@ -84,6 +84,7 @@ def test_the_discriminator_has_a_say_in_what_a_gan_draws(runs):
     np.testing.assert_allclose(decode(generator(critic), latents, key), images(latents), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_diffusion_model_adds_noise_on_the_way(runs, monkeypatch):
     """The fresh noise of images that begin alike is their own: they end apart, in one batch and in two."""
     monkeypatch.setattr("train.inference.image_sampling._BATCH", 2)
@@ -96,6 +97,7 @@ def test_a_diffusion_model_adds_noise_on_the_way(runs, monkeypatch):
     np.testing.assert_array_equal(decode(source, same, jax.random.key(1)), noisy)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "draws"), [("gan", 15 + 16), ("diffusion", 10)])
 def test_no_two_draws_of_a_sample_share_a_key(runs, name, draws, monkeypatch):
     """The first latents; and in each of two batches the other candidates and their lots, or the noise of each step."""
@@ -105,6 +107,7 @@ def test_no_two_draws_of_a_sample_share_a_key(runs, name, draws, monkeypatch):
     assert_all_differ(keys, at_least=1 + 2 * draws)
 
 
+@pytest.mark.slow
 def test_no_two_draws_of_a_bound_share_a_key(runs):
     """Pixels and latents, of all batches of the split."""
     run = load(runs / "vae")
@@ -115,6 +118,7 @@ def test_no_two_draws_of_a_bound_share_a_key(runs):
     assert_all_differ(keys, at_least=2 * (1 + 3))
 
 
+@pytest.mark.slow
 @generative
 def test_each_evaluation_leaves_samples(runs, name):
     last = json.loads((runs / name / "report.json").read_text())["steps"]
@@ -124,11 +128,13 @@ def test_each_evaluation_leaves_samples(runs, name):
         assert image.size == (8 * (7 * 8 + 7),) * 2, "8 × 8 images, enlarged 7 times, and a line after each"
 
 
+@pytest.mark.slow
 def test_the_newest_gan_is_the_best(runs):
     report = json.loads((runs / "gan" / "report.json").read_text())
     assert zoo.checkpoint.best_first(runs / "gan")[0].name == str(report["steps"])
 
 
+@pytest.mark.slow
 @generative
 def test_interpolations_begin_and_end_at_samples(runs, name):
     found = interpolate(runs / name, rows=3, columns=4, seed=1)
@@ -148,6 +154,7 @@ def test_slerp():
     np.testing.assert_allclose(slerp(first, last, 1.0), last, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_manifold_is_the_plane_of_the_principal_components(runs):
     found = manifold(runs / "vae", 3)
     model, variables = zoo.load_model(runs / "vae")
@@ -171,6 +178,7 @@ def test_the_manifold_is_the_plane_of_the_principal_components(runs):
         assert max(distances) > min(distances)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -196,6 +204,7 @@ def test_what_a_run_cannot_do(runs, call, message):
         call(runs)
 
 
+@pytest.mark.slow
 def test_sample_on_the_command_line(runs, tmp_path, capsys):
     for kind, n, name in (("samples", 5, "gan"), ("interpolation", 9, "gan"), ("manifold", 4, "vae")):
         out = tmp_path / kind / "grid.png"
@@ -233,6 +242,7 @@ def test_frechet_distance_of_features_that_lie_in_a_plane():
     assert frechet_distance(features, features + np.eye(100)[99]) == pytest.approx(1, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_fidelity_of_a_run(runs, monkeypatch, capsys):
     cli.main(["evaluate", str(runs / "diffusion"), "--classifier", str(runs / "mlp"), "--json"])
     report = json.loads(capsys.readouterr().out)
@@ -258,6 +268,7 @@ def test_fidelity_of_a_run(runs, monkeypatch, capsys):
     assert fidelity(runs / "diffusion", runs / "mlp")["class_coverage"] == 0.2
 
 
+@pytest.mark.slow
 def test_the_bound_of_a_run(runs, capsys):
     cli.main(["evaluate", str(runs / "vae"), "--importance-samples", "8", "--json"])
     report = json.loads(capsys.readouterr().out)
@@ -265,6 +276,7 @@ def test_the_bound_of_a_run(runs, capsys):
     assert report["test_elbo"] < report["test_bound_with_8_samples"] < report["test_elbo"] + 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["predict", "export"])
 def test_generative_runs_do_not_classify(runs, command, tmp_path):
     arguments = {"predict": ["image.png"], "export": ["--out", str(tmp_path / "x")]}[command]

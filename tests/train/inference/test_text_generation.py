@@ -38,6 +38,7 @@ def prompts(batch, time=3):
     return np.random.default_rng(5).integers(0, VOCAB, (batch, time), np.int32)
 
 
+@pytest.mark.slow
 @every_model
 def test_greedy_text_is_that_of_full_recomputation(name):
     """A model of a longest context reads the last half of it anew when that is full."""
@@ -58,6 +59,7 @@ def test_greedy_text_is_that_of_full_recomputation(name):
     np.testing.assert_array_equal(generate(model, variables, prompt, 20, greedy=True), np.stack(wanted, axis=1))
 
 
+@pytest.mark.slow
 @every_model
 @pytest.mark.parametrize("options", [{"greedy": True}, {"temperature": 0.8, "seed": 3, "stop": [4]}])
 def test_rows_of_several_lengths_are_as_alone(name, options):
@@ -76,6 +78,7 @@ def test_rows_of_several_lengths_are_as_alone(name, options):
     np.testing.assert_array_equal(generate(model, variables, padded, 24, mask=mask, **options), whole)
 
 
+@pytest.mark.slow
 @every_model
 @pytest.mark.parametrize("time", [1, 2, 8])
 def test_a_prompt_that_is_read_one_by_one_gives_the_same_text(name, time, monkeypatch):
@@ -106,6 +109,7 @@ def test_masks_that_are_refused(prompt, mask, message):
         generate(model, variables, prompt, 3, mask=mask)
 
 
+@pytest.mark.slow
 @every_model
 def test_a_text_depends_on_seed_row_and_place_alone(name):
     model, variables = MODELS[name]

@@ -122,11 +122,6 @@ def test_each_device_of_a_pmap_has_a_draw_of_its_own():
 DIGITS = Recipe(model="lenet5", data="digits", data_options={"upsample": 4}, batch_size=8)
 
 
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch):
-    monkeypatch.setattr(parallel, "devices_for", lambda batch_size: jax.devices()[:1])
-
-
 def test_a_recipe_without_augmentation_has_none():
     assert build(DIGITS).augment is None
 

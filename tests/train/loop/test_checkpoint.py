@@ -76,6 +76,7 @@ def interrupted(folder, name, kill_step, plan):
 
 # cnn: batch norm, dropout, convolutions, one step a dispatch or several; mlp: resident and scanned; gan: two players;
 # ffjord: random directions and a solver; latent_ode: a recurrent encoder, which draws, and a solver.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "plan", "kill_step"),
     [
@@ -187,6 +188,7 @@ def test_an_average_without_statistics_is_refused_by_name(tmp_path):
         zoo.load_model(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_one_plan_continues_under_another(tmp_path):
     state = make_state(7)
     for index, (save, load) in enumerate([("fsdp", "pmap"), ("pmap", "jit"), ("jit", "fsdp")]):

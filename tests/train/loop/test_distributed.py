@@ -18,6 +18,8 @@ import pytest
 
 import zoo
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = [
     "epochs=2",
     "checkpoint_every=1",

@@ -40,6 +40,7 @@ def without_seconds(history):
     return [{name: value for name, value in row.items() if name != "seconds"} for row in history]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("plan", "at"), [("pmap", (3,)), ("jit", (13, 20))])  # dispatches end at 3, 6, 9, 10, 13 …
 def test_it_goes_on_to_the_same_bits(digits, task, tmp_path, plan, at):
     options = {**OPTIONS, "plan": parallel.plan(plan, jax.devices()[:2])}
@@ -73,6 +74,7 @@ def test_a_pause_is_never_the_best(digits, task, tmp_path):
     assert zoo.checkpoint.best_first(tmp_path)[0].name == "10"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on_disk", [False, True])
 def test_restore_best(digits, task, tmp_path, on_disk):
     states = {}

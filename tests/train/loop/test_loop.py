@@ -113,6 +113,7 @@ def test_scan_and_single_dispatch_agree_bitwise_in_order_and_closely_in_value():
     chex.assert_trees_all_close(*results, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["jit", "pmap", "fsdp"])
 @pytest.mark.parametrize("make", [make_dataset, lambda: lazily(make_dataset())], ids=["resident", "host"])
 def test_plans_and_feeds_end_with_the_same_parameters(name, make):

@@ -41,6 +41,7 @@ def reference(batches):
     return train(parallel.jit(jax.devices()[:1]), batches, optax.sgd(0.05, momentum=0.9))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["jit", "pmap", "fsdp"])
 def test_twenty_steps_with_batch_norm_agree_with_one_device(name, batches, reference):
     _, variables, losses = train(parallel.plan(name), batches, optax.sgd(0.05, momentum=0.9))
@@ -51,6 +52,7 @@ def test_twenty_steps_with_batch_norm_agree_with_one_device(name, batches, refer
     assert min(jax.tree.leaves(moved)) > 0
 
 
+@pytest.mark.slow
 def test_fsdp_splits_large_arrays_and_the_optimizer_with_them(batches):
     plan = parallel.fsdp(least_size=512)
     state, _, _ = train(plan, batches[:2], optax.adam(1e-3))

@@ -20,6 +20,7 @@ def results():
     return bench("mlp", batch_size=128, seconds=0.05)
 
 
+@pytest.mark.slow
 def test_train_and_inference_are_measured(results):
     for part in ("train", "inference"):
         measured = results[part]
@@ -35,6 +36,7 @@ def test_train_and_inference_are_measured(results):
         assert measured["peak_memory_mb"] > 10
 
 
+@pytest.mark.slow
 def test_operations_are_those_of_the_matrix_products(results):
     # 64-128-64-10, a multiply and an add for each weight and example; training adds two products of the same size.
     products = 2 * 128 * (64 * 128 + 128 * 64 + 64 * 10) / 1e9
@@ -42,6 +44,7 @@ def test_operations_are_those_of_the_matrix_products(results):
     assert 2 * products < results["train"]["gflops_per_step"] < 4 * products
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plan", ["pmap", "fsdp"])
 def test_options_reach_the_measurement(plan):
     results = bench("lenet5", batch_size=8, dtype="bfloat16", plan=plan, seconds=0.01)
@@ -77,6 +80,7 @@ def test_the_task_is_that_of_the_model():
     assert results["train"]["step_ms"] > results["inference"]["step_ms"] > 0
 
 
+@pytest.mark.slow
 def test_a_language_model_is_measured_on_tokens():
     results = bench("char_lstm", batch_size=8, seconds=0.01, hidden_size=4, vocab_size=5)
     # What is inside the scan is counted once, and not for each of 100 steps.
@@ -85,6 +89,7 @@ def test_a_language_model_is_measured_on_tokens():
         bench("char_lstm", batch_size=8, image_size=32)
 
 
+@pytest.mark.slow
 def test_the_comparison_reports_both_and_their_ratio():
     pytest.importorskip("torch")
     results = bench("mlp", batch_size=8, seconds=0.01, compare=["torch"])
@@ -139,6 +144,7 @@ def test_a_peer_that_fails_is_an_error_or_left_out(monkeypatch):
     assert "compare" not in results["train"]
 
 
+@pytest.mark.slow
 def test_an_epoch_of_fit_is_a_step():
     model, batch = zoo.create_model("mlp"), {"image": np.zeros((32, 64), np.float32)}
     own = Own(model, None, None, None, batch, batch["image"])
@@ -148,6 +154,7 @@ def test_an_epoch_of_fit_is_a_step():
     assert 0 < loss < 2.3, "it has learnt for seven epochs"
 
 
+@pytest.mark.slow
 def test_a_text_is_generated():
     results = bench("char_lstm", batch_size=8, seconds=0.01, parts=["generate"], hidden_size=4, vocab_size=5)
     assert results["generate"]["step_ms"] > 0

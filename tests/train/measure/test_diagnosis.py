@@ -19,6 +19,8 @@ from train.measure.diagnosis import diagnose, findings
 from train.tasks import classification, reconstruction, regression
 from zoo.layers.activations import activation
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def digits():

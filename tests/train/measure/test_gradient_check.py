@@ -94,6 +94,7 @@ def test_scales_that_are_large_or_small():
 
 
 # With norms, custom gradients, convolutions, recurrence and attention.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options"), [("mini_resnet", {"features": 2, "hidden_size": 3}), ("mlp", {"norm": "group"})]
 )

@@ -18,6 +18,8 @@ from train.measure.processes import beside
 from train.measure.suite import ROWS
 from zoo.summary import abstract_variables, count_parameters
 
+pytestmark = pytest.mark.slow
+
 NOT_IN_KERAS = {"gpt2", "bert_base", "vit_base_patch16_224"}
 """Of the suite's models those that Keras has not."""
 

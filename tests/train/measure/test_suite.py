@@ -63,6 +63,7 @@ def test_the_rows_are_of_models_that_are_there(name):
     assert set(row.arguments) <= {"stem", "num_classes", "image_size", "length"}
 
 
+@pytest.mark.slow
 def test_a_row_is_measured_once(tmp_path, monkeypatch):
     pytest.importorskip("torch")
     monkeypatch.setitem(ROWS, "mlp", Row("MLP, step", "mlp", "train", 32))

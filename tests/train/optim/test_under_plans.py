@@ -37,6 +37,7 @@ def task_of(way, sam_rho=0.1):
     return classification(model, optimizer(name, rate, **options), sam_rho=sam_rho if way == "sam" else 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_the_plans_agree(way):
     task, batch = task_of(way), {"image": X, "label": Y.astype(np.int32)}
@@ -55,6 +56,7 @@ def test_the_plans_agree(way):
         chex.assert_trees_all_close(found[name], found["one"], rtol=1e-4, atol=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_a_resumed_training_ends_with_the_same_bits(way, tmp_path):
     dataset = data.from_arrays(image=X, label=Y, name="arrays")

@@ -50,6 +50,7 @@ def test_the_card_tells_what_the_report_tells(name):
     assert facts.report["seconds"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_the_file_does_what_its_card_says(name):
     facts = facts_of(name)

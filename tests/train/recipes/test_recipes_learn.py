@@ -16,7 +16,15 @@ from train.loop.fitting import evaluate, fit
 from train.recipe import get_recipe, override
 from train.runs.build import build
 
+COMPILER_OPTIONS = parallel.compiler_options
+
 one_device = parallel.jit(jax.devices()[:1])
+
+
+@pytest.fixture(autouse=True)
+def long_trainings(monkeypatch):
+    """Of which the programs are optimised."""
+    monkeypatch.setattr(parallel, "compiler_options", COMPILER_OPTIONS)
 
 
 @pytest.mark.parametrize(
@@ -54,11 +62,13 @@ def pixel_variance():
     return images.var(axis=0).mean()
 
 
+@pytest.mark.slow
 def test_the_autoencoder_keeps_what_tells_digits_apart():
     fitted, _ = trained("autoencoder_digits", "epochs=20", evaluate_every=200)
     assert fitted.history[-1]["validation_mse"] < 0.35 * pixel_variance()
 
 
+@pytest.mark.slow
 def test_the_vae_uses_its_latents():
     """The bound rises above that of a decoder that ignores them, which at best gives each pixel its mean."""
     fitted, run = trained("vae_digits", "epochs=30", evaluate_every=1200)
@@ -72,6 +82,7 @@ def test_the_vae_uses_its_latents():
     assert spread(draw(run, 64)) > 0.25, "of the pixels' means alone"
 
 
+@pytest.mark.slow
 def test_the_gan_draws_strokes_and_not_one_image():
     _, run = trained("gan_digits", "epochs=25", evaluate_every=1000)
     images = data.load("digits").splits["train"][np.arange(1437)]["image"]
@@ -80,6 +91,7 @@ def test_the_gan_draws_strokes_and_not_one_image():
     assert spread(drawn) > 0.25
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "share"), [("lstm_sum", 0.5), ("gru_sum", 0.5), ("bilstm_sum", 0.2), ("attention_sum", 0.7)]
 )
@@ -90,6 +102,7 @@ def test_recurrent_networks_add_up(name, share):
     assert fitted.history[-1]["loss"] < fitted.history[0]["loss"]
 
 
+@pytest.mark.slow
 def test_diffusion_draws_digits():
     fitted, run = trained("diffusion_digits", "epochs=15", evaluate_every=300)
     assert fitted.history[-1]["validation_loss"] < 0.3, "1 is the error of a model that knows nothing"
@@ -99,6 +112,7 @@ def test_diffusion_draws_digits():
     assert spread(drawn) > 0.5
 
 
+@pytest.mark.slow
 def test_the_transformer_reads_dates():
     """Better than by the most frequent character of each place, which needs no source."""
     settings = ["epochs=1", "data_options.size=10000", "batch_size=64", "schedule_options.warmup_steps=30"]
@@ -114,6 +128,7 @@ def spread(drawn):
     return drawn.var(axis=0).mean() / pixel_variance()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("ZOO_DATA_DIR" not in os.environ, reason="needs Tiny Shakespeare in ZOO_DATA_DIR")
 def test_char_lstm_begins_to_learn():
     """The frequencies of single characters alone would give 3.3 nats."""
@@ -130,6 +145,7 @@ def test_char_lstm_begins_to_learn():
     assert fitted.history[-1]["validation_loss"] < 3.2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("ZOO_DATA_DIR" not in os.environ, reason="needs MNIST in ZOO_DATA_DIR")
 @pytest.mark.parametrize(
     ("name", "steps", "most_loss"),

@@ -5,23 +5,16 @@ from __future__ import annotations
 import csv
 import json
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 import train.recipes  # noqa: F401
-from train.loop import parallel
 from train.loop.callbacks import read_history
 from train.recipe import get_recipe, override
 from train.runs.comparison import compare, get_comparison, list_comparisons, variants_of
 
 FEW = ["epochs=2", "validation=0.5", "model_options.hidden_sizes=[8]", "checkpoint_every=2"]
-
-
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch):
-    monkeypatch.setattr(parallel, "devices_for", lambda batch_size: jax.devices()[:1])
 
 
 def base(*settings):
@@ -70,14 +63,13 @@ def test_a_value_that_is_empty_or_double(setting):
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("compared")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parallel, "devices_for", lambda batch_size: jax.devices()[:1])
-        lines = []
-        variants = {"plain": [], "sgd": ["optimizer=sgd"]}
-        found = compare(base(), variants, folder, seeds=[0, 1], progress=False, tell=lines.append)
+    lines = []
+    variants = {"plain": [], "sgd": ["optimizer=sgd"]}
+    found = compare(base(), variants, folder, seeds=[0, 1], progress=False, tell=lines.append)
     return folder, found, lines
 
 
+@pytest.mark.slow
 def test_what_a_comparison_leaves(compared):
     folder, found, lines = compared
     assert sorted(path.name for path in folder.iterdir()) == [
@@ -97,6 +89,7 @@ def test_what_a_comparison_leaves(compared):
         assert image.size[0] > 1000
 
 
+@pytest.mark.slow
 def test_the_figures_are_means_over_the_seeds_at_the_end(compared):
     folder, found, _ = compared
     assert found["metric"] == "accuracy"
@@ -112,6 +105,7 @@ def test_the_figures_are_means_over_the_seeds_at_the_end(compared):
     assert plain["validation_accuracy"] > sgd["validation_accuracy"]
 
 
+@pytest.mark.slow
 def test_what_is_finished_is_not_trained_again(compared):
     folder, found, _ = compared
     runs = [path for path in folder.rglob("*") if path.is_file() and path.parent != folder]
@@ -121,6 +115,7 @@ def test_what_is_finished_is_not_trained_again(compared):
     assert {path: path.stat().st_mtime_ns for path in runs} == before
 
 
+@pytest.mark.slow
 def test_an_interrupted_comparison_goes_on(tmp_path, monkeypatch):
     """With the runs that are there, and to the same figures."""
     from train.runs import run as runs
@@ -146,6 +141,7 @@ def test_an_interrupted_comparison_goes_on(tmp_path, monkeypatch):
         }
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_does_not_end_the_others(tmp_path):
     variants = {"fine": [], "far": ["optimizer=sgd", "learning_rate=1e38"]}
     found = compare(base("model_options.dropout_rate=0"), variants, tmp_path, progress=False)
@@ -158,6 +154,7 @@ def test_a_loss_that_is_no_number_does_not_end_the_others(tmp_path):
         compare(base(*variants["far"]), {"a": [], "b": ["seed=1"]}, tmp_path / "none", progress=False)
 
 
+@pytest.mark.slow
 def test_a_loss_is_the_better_the_less_it_is(tmp_path):
     variants = {"a": [], "b": ["seed=1"]}
     found = compare(base(), variants, tmp_path, metric="loss", progress=False)
@@ -184,6 +181,7 @@ def test_mistakes_are_found_before_anything_is_trained(tmp_path, variants, messa
     assert not (tmp_path / "c").exists()
 
 
+@pytest.mark.slow
 def test_a_folder_of_other_runs_is_refused(compared):
     folder, _, _ = compared
     with pytest.raises(

@@ -16,6 +16,8 @@ from train.inference import evaluate
 from train.recipe import Recipe
 from train.runs.run import train
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ("ant", "bee", "cat")
 
 

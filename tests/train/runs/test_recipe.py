@@ -17,7 +17,6 @@ import train.recipes  # noqa: F401
 import zoo
 from tests.descriptors import random_variables
 from train import recipe
-from train.loop import parallel
 from train.metrics import higher_is_better
 from train.recipe import Recipe, describe_recipe, differences, from_json, get_recipe, list_recipes, literal, override
 from train.runs.build import build
@@ -26,12 +25,6 @@ from train.runs.transfer import resolve
 BASE = Recipe(model="mlp", data="digits", model_options={"dropout_rate": 0.1}, data_options={"flat": True})
 with_mnist = pytest.mark.skipif("ZOO_DATA_DIR" not in os.environ, reason="MNIST is read from ZOO_DATA_DIR")
 every_recipe = pytest.mark.parametrize("name", list_recipes())
-
-
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch):
-    """One device: fewer to compile for."""
-    monkeypatch.setattr(parallel, "devices_for", lambda batch_size: jax.devices()[:1])
 
 
 # ---- override ----
@@ -243,6 +236,7 @@ def own_data(tmp_path, monkeypatch):
         file.write_text(f"a text {'of one' if index % 2 else 'of another'} kind")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param(n, marks=with_mnist) if needs_files(n) else n for n in list_recipes()])
 def test_every_recipe_builds(name, tmp_path, own_data):
     wanted = get_recipe(name)
@@ -375,8 +369,7 @@ def test_regression_of_targets_of_another_shape():
 
 
 @pytest.mark.parametrize(("batch_size", "count"), [(32, 8), (30, 6), (1, 1), (7, 7), (12, 6)])
-def test_as_many_devices_as_share_the_batch_evenly(monkeypatch, caplog, batch_size, count):
-    monkeypatch.undo()
+def test_as_many_devices_as_share_the_batch_evenly(all_devices, caplog, batch_size, count):
     assert jax.device_count() == 8
     assert build(dataclasses.replace(BASE, batch_size=batch_size)).plan.num_devices == count
     assert ("over" in caplog.text) == (count < 8)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 
-import jax
 import pytest
 
 import train.recipes  # noqa: F401
-from train.loop import parallel
 from train.loop.callbacks import read_history
 from train.recipe import get_recipe, override
 from train.runs import run
@@ -16,7 +14,6 @@ from train.runs import run
 
 def test_the_report_is_of_the_best_checkpoint_and_the_steps_of_all(tmp_path, monkeypatch):
     """Where the greatest loss is the best, that is the first one."""
-    monkeypatch.setattr(parallel, "devices_for", lambda batch_size: jax.devices()[:1])
     monkeypatch.setattr(run, "higher_is_better", lambda name: True)
     settings = ["monitor=validation_loss", "epochs=2", "model_options.hidden_sizes=[8]"]
     report = run.train(override(get_recipe("mlp_digits"), settings), tmp_path / "run")

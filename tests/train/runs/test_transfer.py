@@ -17,7 +17,6 @@ from tests.train.optim.small_resnet import SMALL, batch_of_images, flat, same_bi
 from train.inference.loading import load as load_run
 from train.inference.loading import read_recipe
 from train.inference.prediction import predict
-from train.loop import parallel
 from train.recipe import Recipe
 from train.runs import transfer
 from train.runs.build import build
@@ -154,6 +153,7 @@ def two_classes():
     return zoo.create_model("resnet18", num_classes=2, **SMALL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["saved", "model.safetensors"])
 def test_a_recipe_starts_from_weights_with_a_new_head(pictures, weights, kind):
     folder, variables = weights
@@ -163,6 +163,7 @@ def test_a_recipe_starts_from_weights_with_a_new_head(pictures, weights, kind):
     jax.tree.map(np.testing.assert_array_equal, found, wanted)
 
 
+@pytest.mark.slow
 def test_weights_bring_options_and_preprocessing(pictures, weights):
     bare = recipe(pictures, weights[0] / "saved", model_options={}, data_options={"crop": 1.0})
     resolved = transfer.resolve(bare)
@@ -180,6 +181,7 @@ def test_weights_bring_options_and_preprocessing(pictures, weights):
     assert transfer.resolve(dataclasses.replace(bare, weights=None)) == dataclasses.replace(bare, weights=None)
 
 
+@pytest.mark.slow
 def test_the_same_head(pictures, weights, tmp_path):
     x = np.zeros((1, 6, 6, 3), np.float32)
     variables = random_variables(two_classes(), x)
@@ -190,6 +192,7 @@ def test_the_same_head(pictures, weights, tmp_path):
         transfer.start_variables(recipe(pictures, weights[0] / "saved", new_head=False), two_classes(), x)
 
 
+@pytest.mark.slow
 def test_weights_that_are_wrong(pictures, weights, tmp_path):
     saved = weights[0] / "saved"
     with pytest.raises(ValueError, match="are those of 'resnet18', not of 'resnet34'"):
@@ -223,12 +226,11 @@ def run(pictures, weights, tmp_path_factory):
         plateau_options={"patience": 3, "factor": 0.5, "least_change": 10.0},
         precision="bfloat16",
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parallel, "devices_for", lambda batch_size: jax.devices()[:1])
-        report = train(settings, folder / "run", progress=False)
+    report = train(settings, folder / "run", progress=False)
     return folder / "run", settings, report
 
 
+@pytest.mark.slow
 def test_a_run_from_weights(run):
     folder, _, report = run
     assert report["test_accuracy"] >= 0.75
@@ -236,6 +238,7 @@ def test_a_run_from_weights(run):
     assert {"recipe.json", "confusion_matrix.png", "history.csv", "tensorboard", "report.json", "curves.png"} <= names
 
 
+@pytest.mark.slow
 def test_frozen_layers_of_a_run(run, weights):
     _, variables = zoo.load_model(run[0])
     frozen = transfer.frozen_layers(zoo.create_model("resnet18", **SMALL), np.zeros((1, 6, 6, 3)), trained_layers=3)
@@ -244,6 +247,7 @@ def test_frozen_layers_of_a_run(run, weights):
             assert same_bits(leaf, flat(weights[1]["params"])[path])
 
 
+@pytest.mark.slow
 def test_a_run_predicts_where_its_pictures_are_not(run, pictures, tmp_path, monkeypatch):
     """Class names and preprocessing lie in the checkpoint."""
     file = next((pictures / "test" / "sky").iterdir())
@@ -258,12 +262,12 @@ def test_a_run_predicts_where_its_pictures_are_not(run, pictures, tmp_path, monk
     assert load_run(run[0]).dataset.reader.interpolation == "bicubic"
 
 
+@pytest.mark.slow
 def test_resumption_is_exact(run, weights, tmp_path, monkeypatch):
     """With augmentation, frozen layers and a learning rate that falls on a plateau; and without the first weights."""
     from train.loop import fitting as loop
 
     _, settings, report = run
-    monkeypatch.setattr(parallel, "devices_for", lambda batch_size: jax.devices()[:1])
     saved = loop.Checkpoints.save
     calls = []
 

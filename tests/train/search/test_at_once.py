@@ -7,13 +7,14 @@ import pytest
 
 import train.recipes  # noqa: F401
 from train.inference import evaluate
-from train.loop import parallel
 from train.loop.callbacks import read_history
 from train.recipe import get_recipe, override
 from train.runs.build import build
 from train.search import populations, tune
 from train.search.at_once import at_once
 from train.search.evaluation import Candidate, Outcome, one_by_one
+
+pytestmark = pytest.mark.slow
 
 MLP = override(get_recipe("mlp_digits"), ["epochs=3", "model_options.hidden_sizes=[8]"])
 CHANGES = (
@@ -26,10 +27,9 @@ CHANGES = (
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_device():
+def populations_on_one_device():
     """Eight would take as many times as long to compile for."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parallel, "devices_for", lambda batch_size: jax.devices()[:1])
         fit_population = populations.fit_population
         patch.setattr(
             "train.search.at_once.fit_population", lambda *a, **o: fit_population(*a, devices=jax.devices()[:1], **o)

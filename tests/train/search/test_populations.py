@@ -19,6 +19,8 @@ from train.search import populations
 from train.search.populations import Exploit, Member
 from train.tasks.classification import classification
 
+pytestmark = pytest.mark.slow
+
 COURSE = {"batch_size": 8, "steps": 7, "evaluate_every": 3}
 ONE = jax.devices()[:1]
 

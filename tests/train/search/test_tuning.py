@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import jax
 import pytest
 
 import train.recipes  # noqa: F401
@@ -18,7 +17,6 @@ import zoo
 from tests.train.search import evaluators
 from tests.train.search.evaluators import SETTINGS
 from train.inference import evaluate
-from train.loop import parallel
 from train.loop.callbacks import read_history
 from train.recipe import get_recipe, override
 from train.runs import run as runs
@@ -33,14 +31,6 @@ def told(report):
     return [(row["trial"], row["state"], row["value"], row["evaluations"], row["draws"]) for row in report["table"]]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_device():
-    """Eight would take as many times as long to compile for."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parallel, "devices_for", lambda batch_size: jax.devices()[:1])
-        yield
-
-
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     """Four trials of up to four evaluations, of which successive halving ends some after one or three."""
@@ -48,6 +38,7 @@ def study(tmp_path_factory):
     return folder, tune(MLP, folder, SETTINGS, trials=4, pruner="halving", progress=False)
 
 
+@pytest.mark.slow
 def test_each_trial_is_a_run(study):
     _, report = study
     assert report["complete"] + report["pruned"] == 4
@@ -61,6 +52,7 @@ def test_each_trial_is_a_run(study):
         assert recipe.model_options["hidden_sizes"] == row["settings"]["model_options.hidden_sizes"]
 
 
+@pytest.mark.slow
 def test_the_best_run_can_be_used(study):
     _, report = study
     best = report["best"]
@@ -72,6 +64,7 @@ def test_the_best_run_can_be_used(study):
     assert evaluate(best["run"])["test_accuracy"] == best["report"]["test_accuracy"]
 
 
+@pytest.mark.slow
 def test_the_tables_and_pictures_of_a_study(study):
     folder, report = study
     table = json.loads((folder / "trials.json").read_text())
@@ -84,6 +77,7 @@ def test_the_tables_and_pictures_of_a_study(study):
         assert (folder / name).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
+@pytest.mark.slow
 def test_a_study_that_was_killed_ends_as_one_that_was_not(study, tmp_path):
     """Killed while a trial trains, which goes on from its checkpoint: the rest of its history is not trained again."""
     number = next(row["trial"] for row in study[1]["table"] if row["state"] == "complete")
@@ -104,6 +98,7 @@ def test_a_study_that_was_killed_ends_as_one_that_was_not(study, tmp_path):
     assert kept == [row["seconds"] for row in first if row["step"] <= steps[-1]], "these rows come from the checkpoint"
 
 
+@pytest.mark.slow
 def test_a_pruned_run_can_be_trained_to_its_end(study):
     row = next(row for row in study[1]["table"] if row["state"] == "pruned")
     run = Path(row["run"])
@@ -112,6 +107,7 @@ def test_a_pruned_run_can_be_trained_to_its_end(study):
     assert len(read_history(run / "history.csv")) == 4
 
 
+@pytest.mark.slow
 def test_a_study_that_has_ended_is_reported_again(study):
     folder, report = study
     before = (folder / "study.journal").read_bytes()
@@ -119,6 +115,7 @@ def test_a_study_that_has_ended_is_reported_again(study):
     assert (folder / "study.journal").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_trials_that_diverge_fail_alone(tmp_path):
     settings = ["epochs=1", "optimizer=sgd", "model_options.hidden_sizes=[8]", "learning_rate=1e30,0.1"]
     report = tune(MLP, tmp_path / "study", settings, trials=4, sampler="random", progress=False)
@@ -163,6 +160,7 @@ def test_a_study_goes_on_after_its_time_was_over(tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_replaced_and_its_trial_taken_up(tmp_path, caplog):
     report = tune(
         MLP, tmp_path / "study", RATES, trials=6, workers=2, evaluator=evaluators.one_that_dies, progress=False
@@ -242,6 +240,7 @@ def test_what_is_wrong_is_said_before_anything_is_trained(tmp_path, settings, op
     assert not (tmp_path / "study" / "trials").exists()
 
 
+@pytest.mark.slow
 def test_a_folder_of_something_else_is_refused(study, tmp_path):
     folder, _ = study
     for recipe, settings, message in (

@@ -30,6 +30,7 @@ def step(gradients, batch=BATCH, plan=None, **options):
     return jax.device_get((plan.unplace(state).variables, metrics))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -46,12 +47,14 @@ def test_a_step_is_that_of_automatic_differentiation(options):
     chex.assert_trees_all_close(step("by_hand", **options), step("autodiff", **options), rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_labels_may_be_probabilities():
     labels = rng.dirichlet(np.ones(3), 16).astype(np.float32)
     batch = {**BATCH, "label": labels}
     chex.assert_trees_all_close(step("by_hand", batch), step("autodiff", batch), rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_examples_are_weighed():
     batch = {**BATCH, "sample_weight": np.where(BATCH["mask"], rng.uniform(0, 3, 16), np.nan).astype(np.float32)}
     weighed = step("by_hand", batch)
@@ -60,6 +63,7 @@ def test_examples_are_weighed():
         chex.assert_trees_all_close(weighed, step("by_hand"), rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["jit", "fsdp", "pmap"])
 def test_the_plans_agree(name):
     chex.assert_trees_all_close(step("by_hand", plan=parallel.plan(name)), step("autodiff"), rtol=1e-4, atol=1e-6)

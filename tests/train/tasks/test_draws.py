@@ -18,6 +18,8 @@ from train.loop.fitting import evaluate, fit
 from train.tasks import classification, diffusion, gan, reconstruction, vae
 from zoo.layers import Dropout
 
+pytestmark = pytest.mark.slow
+
 SHAPE = (4, 4, 1)
 EXAMPLES = 4
 """Of a step; each is mirrored, or not, by a draw of its own."""

@@ -14,6 +14,8 @@ from train.loop import parallel
 from train.metrics import summarize
 from train.tasks import step as steps
 
+pytestmark = pytest.mark.slow
+
 every_task = pytest.mark.parametrize("model", ["ffjord", "latent_ode"])
 
 

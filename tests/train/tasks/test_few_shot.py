@@ -96,6 +96,7 @@ def moved_by(task, batch) -> tuple[np.ndarray, np.ndarray]:
     return before, before - after
 
 
+@pytest.mark.slow
 def test_second_order_gradients_are_finite_differences_and_first_order_ones_are_not():
     """Through convolutions with a kernel for each task and batch norm, along the second-order gradient itself.
 
@@ -192,6 +193,7 @@ def flat(tree):
     return sorted(flatten_dict(tree, sep="/").items())
 
 
+@pytest.mark.slow
 def test_what_a_query_is_told_depends_on_others_where_batch_norm_is_transductive():
     batch, model = drawings(), conv4()
     variables = maml(model, optax.sgd(1.0)).init(jax.random.key(0), batch).variables
@@ -204,6 +206,7 @@ def test_what_a_query_is_told_depends_on_others_where_batch_norm_is_transductive
     assert np.abs(outputs(query, True)[:1] - outputs(query[:2], True)[:1]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_without_transduction_statistics_are_those_of_the_support_set():
     batch, model = drawings(), conv4()
     variables = maml(model, optax.sgd(1.0)).init(jax.random.key(0), batch).variables
@@ -213,6 +216,7 @@ def test_without_transduction_statistics_are_those_of_the_support_set():
     np.testing.assert_allclose(found, Learner(model, True).outputs(params, state, support), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["maml", "reptile", "prototypical"])
 def test_plans_agree(kind):
     """Tasks of a batch are split over 8 devices: batch norm is each task's own, the update is that of one device."""

@@ -55,6 +55,7 @@ every_task = pytest.mark.parametrize("name", ["reconstruction", "vae", "gan", "d
 # ---- randomness and devices ----
 
 
+@pytest.mark.slow
 @every_task
 def test_training_draws_anew_in_each_step_and_evaluation_never(name):
     task, batch = tasks(optax.sgd(0.0))[name], images(6)
@@ -73,6 +74,7 @@ def test_training_draws_anew_in_each_step_and_evaluation_never(name):
     assert losses(evaluation, (0,)) != losses(evaluation, (0,), jax.random.key(1, impl="rbg"))
 
 
+@pytest.mark.slow
 @every_task
 def test_pmap_sums_what_its_devices_find(name, monkeypatch):
     """Eight devices that see the same examples and draw the same numbers do what one does."""
@@ -96,6 +98,7 @@ def test_pmap_sums_what_its_devices_find(name, monkeypatch):
     assert max(jax.tree.leaves(moved)) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["reconstruction", "vae", "gan"])
 def test_evaluation_of_a_padded_batch_is_that_of_the_batch(name):
     task, batch = tasks(optax.sgd(0.0))[name], images(5)
@@ -172,6 +175,7 @@ def test_beta_weighs_the_divergence_alone():
     assert found["elbo"] == pytest.approx(-found["reconstruction"] - found["kl"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_importance_weighted_bound_rises_to_the_evidence():
     model, variables, image, log_evidence, elbo = tiny_vae()
     many = np.repeat(image, 1000, axis=0)
@@ -250,6 +254,7 @@ def test_times_are_spread_over_the_batch():
 # ---- GAN ----
 
 
+@pytest.mark.slow
 def test_each_player_has_its_optimizer():
     task = gan(zoo.create_model("gan", **GAN), optax.sgd(0.0), discriminator_tx=optax.adam(0.1))
     state = task.init(KEY, images(4))
@@ -259,6 +264,7 @@ def test_each_player_has_its_optimizer():
     assert int(after.opt_state["discriminator"][0].count) == 1
 
 
+@pytest.mark.slow
 def test_the_discriminator_learns_to_tell_and_the_generator_to_please():
     """Against a player that stands still, each brings its own loss down."""
     for moving, metric in (("discriminator", "discriminator_loss"), ("generator", "generator_loss")):
@@ -310,6 +316,7 @@ def test_tasks_refuse(make, message):
         make(optax.sgd(0.1))
 
 
+@pytest.mark.slow
 def test_the_average_of_a_gan_waits_for_the_update():
     tx = optax.MultiSteps(optax.sgd(0.1), 2)
     task, batch = gan(zoo.create_model("gan", **GAN), tx, ema_decay=0.5), images(4)
@@ -359,13 +366,11 @@ def test_images_outside_the_unit_range_are_refused(name):
         ("autoencoder_digits", ["data=iris", "data_options={}"], "no field 'image'"),
     ],
 )
-def test_build_finds_what_is_wrong(name, settings, message, monkeypatch):
-    monkeypatch.setattr(parallel, "devices_for", lambda batch_size: jax.devices()[:1])
+def test_build_finds_what_is_wrong(name, settings, message):
     with pytest.raises(ValueError, match=message):
         build(override(get_recipe(name), settings))
 
 
-def test_a_decoder_has_the_shape_of_the_data(monkeypatch):
-    monkeypatch.setattr(parallel, "devices_for", lambda batch_size: jax.devices()[:1])
+def test_a_decoder_has_the_shape_of_the_data():
     parts = build(override(get_recipe("vae_digits"), ["data_options.upsample=2"]))
     assert parts.model.image_shape == parts.model_options["image_shape"] == (16, 16, 1)

@@ -17,6 +17,8 @@ from data.graphs.graph import RawGraph
 from train.loop import evaluate, fit, parallel
 from train.tasks import graph_classification, link_prediction, node_classification
 
+pytestmark = pytest.mark.slow
+
 
 @functools.cache
 def two_rings(**options):

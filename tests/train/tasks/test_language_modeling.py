@@ -131,6 +131,7 @@ def test_windows_on_the_device_are_those_on_the_host(verses):
     assert training.shared["text"].size == 63 * 40 * 9 // 10
 
 
+@pytest.mark.slow
 def test_char_lstm_learns_a_text_by_heart(verses):
     model = zoo.create_model("char_lstm", vocab_size=len(verses.spec.vocabulary), hidden_size=48, dropout_rate=0.0)
     task = language_modeling(model, optax.adam(2e-2))

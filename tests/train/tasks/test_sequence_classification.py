@@ -5,12 +5,15 @@ from __future__ import annotations
 import jax
 import numpy as np
 import optax
+import pytest
 
 import data
 import zoo
 from train.loop import parallel
 from train.loop.fitting import evaluate, fit
 from train.tasks import classification
+
+pytestmark = pytest.mark.slow
 
 
 def rows(examples, seed):

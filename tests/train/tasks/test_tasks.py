@@ -32,6 +32,7 @@ every_classifier = pytest.mark.parametrize(
 # ---- every registered model, or one of each family ----
 
 
+@pytest.mark.slow
 @every_classifier
 def test_the_loss_falls(name):
     _, step, _, state = trainer(name)
@@ -44,6 +45,7 @@ def test_the_loss_falls(name):
     assert int(state.step) == 25
 
 
+@pytest.mark.slow
 @every_family
 def test_a_step_is_a_function_of_state_and_batch(name):
     _, step, _, state = trainer(name)
@@ -54,6 +56,7 @@ def test_a_step_is_a_function_of_state_and_batch(name):
     np.testing.assert_array_equal(jax.random.key_data(first.key), jax.random.key_data(state.key))
 
 
+@pytest.mark.slow
 @every_model
 def test_a_step_lowers_for_every_platform(name):
     """With dropout, where the model has it, and with the state as a pytree with its typed key."""
@@ -66,6 +69,7 @@ def test_a_step_lowers_for_every_platform(name):
     assert [(a.shape, a.dtype) for a in exported.out_avals[: len(inputs)]] == [(a.shape, a.dtype) for a in inputs]
 
 
+@pytest.mark.slow
 @every_classifier
 def test_evaluation_of_a_padded_batch_is_that_of_the_batch(name):
     _, _, evaluate, state = trainer(name)
@@ -80,6 +84,7 @@ def test_evaluation_of_a_padded_batch_is_that_of_the_batch(name):
     chex.assert_trees_all_close(metrics, wanted, rtol=1e-4)
 
 
+@pytest.mark.slow
 @every_classifier
 def test_evaluation_is_the_loss_of_the_models_logits(name):
     _, _, evaluate, state = trainer(name)

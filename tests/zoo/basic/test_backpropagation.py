@@ -31,6 +31,7 @@ def gradients(layers, x, targets, share=None):
     return by_hand.backward(layers, by_hand.forward(layers, x), targets, share)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("weighted", [False, True])
 def test_gradients_are_those_of_automatic_differentiation_and_of_differences(sizes, weighted):
@@ -119,6 +120,7 @@ def test_all_at_once_needs_no_key():
     chex.assert_trees_all_close(first, second, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_learning_curve_of_digits_falls():
     from sklearn.datasets import load_digits
 

@@ -16,6 +16,8 @@ from train.measure import flow_pictures
 from train.tasks import classification
 from zoo.dynamics.latent_ode import until_next
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("diffrax")
 
 

@@ -41,6 +41,7 @@ def conv_by_loops(x, kernel, strides, pads, dilation, groups):
 pairs = st.tuples(st.integers(1, 3), st.integers(1, 3))
 
 
+@pytest.mark.slow
 @few
 @given(
     size=st.tuples(st.integers(5, 8), st.integers(5, 8)),

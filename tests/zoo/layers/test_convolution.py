@@ -55,6 +55,7 @@ def convolutions(draw):
     return draw(st.integers(1, 3)), inputs, outputs, Geometry((rows, columns), window, strides, pads, dilation, groups)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("there", [True, False])
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(case=convolutions())
@@ -115,6 +116,7 @@ def test_compiled_and_eager_agree_with_the_plain_operation(case, library):
     assert_close(jax.jit(ours, static_argnums=2)(x, kernel, at), wanted)
 
 
+@pytest.mark.slow
 @every_case
 def test_derivatives_of_every_order_and_mode(case, library):
     x, kernel, at = arrays(case)
@@ -134,6 +136,7 @@ def test_derivatives_of_every_order_and_mode(case, library):
     assert_close(derivatives(ours), derivatives(plain), rtol=1e-4)
 
 
+@pytest.mark.slow
 @every_case
 def test_vmap_over_images_kernels_or_both(case, library):
     x, kernel, at = arrays(case)
@@ -223,6 +226,7 @@ def test_gpu_and_tpu_programs_are_the_plain_operation():
         assert counts[0] == counts[1] > 0
 
 
+@pytest.mark.slow
 @given(
     size=st.tuples(st.integers(3, 9), st.integers(3, 9)),
     window=st.tuples(st.integers(1, 3), st.integers(1, 3)),

@@ -59,6 +59,7 @@ def assert_close(found, wanted):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * max(1.0, float(jnp.abs(b).max())))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_fused_model_is_the_model(name):
     model = zoo.create_model(name, **MODELS[name].small)
@@ -139,6 +140,7 @@ def test_a_fused_model_is_exported_as_operations_of_xla():
     assert_close(exported.call(images), model.apply(variables, images))
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(
     kind=st.sampled_from(["3×3", "1×1", "1×1 stride 2", "depthwise", "grouped", "product", "transposed", "one row"]),

@@ -79,6 +79,7 @@ def sweep(**environment):
     return [set(re.findall(rf",exec,cpu,{kind},([^,]+),", done.stdout)) for kind in ("convolution", "matmul")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("instructions", ["ALL", "AVX2", "AVX"])
 def test_it_uses_kernels_made_for_the_cpu(instructions):
     """Its other ways corrupt the heap: a process that ran some crashed, or hung, at any time afterwards."""
@@ -89,6 +90,7 @@ def test_it_uses_kernels_made_for_the_cpu(instructions):
     assert not {name for name in products if "ref" in name}, products
 
 
+@pytest.mark.slow
 def test_the_heap_stays_whole_on_eight_devices():
     sweep(
         XLA_FLAGS="--xla_force_host_platform_device_count=8",

@@ -48,6 +48,7 @@ def at_any_size(monkeypatch):
     jax.clear_caches()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("at_any_size")
 @settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
@@ -74,6 +75,7 @@ def test_value_and_gradients_are_those_of_the_plain_operation(form, batch, m, k,
     assert_close(transpose(g), [x.astype(dtype) for x in wanted], rtol)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_derivatives_of_every_order_and_mode(form, library):
     a, b = arrays(form, (2,))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import zoo
+from tests.compiling import compiled
 from tests.descriptors import MODELS, random_variables
 from zoo.summary import abstract_variables, count_parameters
 from zoo.text.transformer import mean_over_tokens
@@ -30,10 +31,6 @@ SOURCE = np.array([[4, 7, 2, 9, 1], [3, 3, 8, 0, 0], [5, 0, 0, 0, 0]], np.int32)
 def built(name):
     model = zoo.create_model(name, **SMALL, **OPTIONS[name])
     return model, random_variables(model, TOKENS)
-
-
-# Compiling is what takes the time here; without the optimisations of LLVM it is half of it.
-compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @functools.partial(compiled, static_argnums=0, static_argnames="method")
@@ -59,6 +56,7 @@ every_decoder = pytest.mark.parametrize("name", OPTIONS)
 every_language_model = pytest.mark.parametrize("name", LANGUAGE_MODELS)
 
 
+@pytest.mark.slow
 @every_decoder
 @pytest.mark.parametrize("pieces", [[1] * 8, [3, 1, 4], [8]])
 def test_cached_decoding_is_full_recomputation(name, pieces):
@@ -104,6 +102,7 @@ def test_nothing_leaks_from_the_future(name):
     assert reach[np.tril_indices(8)].all()
 
 
+@pytest.mark.slow
 @every_language_model
 @pytest.mark.parametrize("mask", ["00011111", "11111000", "11000111", "10101101"])
 def test_padding_changes_nothing(name, mask):
@@ -115,6 +114,7 @@ def test_padding_changes_nothing(name, mask):
     assert np.isfinite(logits).all()
 
 
+@pytest.mark.slow
 @every_language_model
 def test_prompts_of_two_lengths_go_on_together(name):
     """A prompt of three tokens and one of five, padded on the left, and three more tokens of each from the cache."""
@@ -129,6 +129,7 @@ def test_prompts_of_two_lengths_go_on_together(name):
         assert_close(logits[1, 0], logits_of(name, TOKENS[1:2, : 6 + t])[0, -1])
 
 
+@pytest.mark.slow
 @every_language_model
 def test_packed_sequences_do_not_see_one_another(name):
     a, b = TOKENS[:1, :5], TOKENS[1:2, :2]
