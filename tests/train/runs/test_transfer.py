@@ -307,7 +307,9 @@ def test_weights_bring_their_words(tmp_path):
         monitor="validation_loss",
     )
     train(first, tmp_path / "old", progress=False)
-    base = dataclasses.replace(first, data=f"texts:{tmp_path / 'new.csv'}", data_options={}, weights=str(tmp_path / "old"))
+    base = dataclasses.replace(
+        first, data=f"texts:{tmp_path / 'new.csv'}", data_options={}, weights=str(tmp_path / "old")
+    )
     resolved = transfer.resolve(dataclasses.replace(base, model_options={}))
     words = ["<pad>", "<unknown>", "two", "one", "three"]
     assert resolved.data_options == {"vocabulary": words, "tokens": "words", "lowercase": True}
