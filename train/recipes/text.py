@@ -144,8 +144,8 @@ def speakers() -> Recipe:
     Time: 15 s on 2 busy CPU cores.
     Reached: 31.4 ± 0.9 % of the 1255 test lines, with a loss of 1.945 ± 0.032: mean and standard deviation of three
       pretrainings (31.9, 31.8 and 30.4 % with the seeds 0, 1 and 2 of both). Logistic regression on a bag of words has
-      29.9 % and a loss of 2.074, on TF-IDF 28.9 %, naive Bayes 28.6 %. Their strength was chosen by the validation split.
-      What helps are the lines of the others: naive Bayes that is smoothed by what is said within 20 speeches of
+      29.9 % and a loss of 2.074, on TF-IDF 28.9 %, naive Bayes 28.6 %. Their strength is chosen by the validation
+      split. What helps are the lines of the others: naive Bayes that is smoothed by what is said within 20 speeches of
       a speaker has 32.4 %.
     """
     return replace(
