@@ -262,7 +262,7 @@ def override(base: Recipe, settings: Sequence[str]) -> Recipe:
 def _unknown_field(base: Recipe, name: str, text: str) -> str:
     """What is wrong with a setting that names no field, and how an option of this name is set."""
     hints = typing.get_type_hints(Recipe)
-    groups = {"data_options": _options_of_data(base.data), "model_options": ()}
+    groups = {"data_options": options_of_data(base.data), "model_options": ()}
     if base.model in list_models():
         groups["model_options"] = tuple(model_card(base.model).options)
     for group, options in groups.items():
@@ -274,7 +274,8 @@ def _unknown_field(base: Recipe, name: str, text: str) -> str:
     )
 
 
-def _options_of_data(name: str) -> tuple[str, ...]:
+def options_of_data(name: str) -> tuple[str, ...]:
+    """The options of a data set, for `data_options`; none where there is no such data set."""
     builder = dataset_builder(name)
     parameters = inspect.signature(builder).parameters.values() if builder is not None else ()
     return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
@@ -284,7 +285,7 @@ def _for_other_data(base: Recipe, name: str) -> Recipe:
     """The recipe without the options of its data that another data set does not have."""
     if name.partition(":")[0] == base.data.partition(":")[0] or dataset_builder(name) is None:
         return base
-    known = _options_of_data(name)
+    known = options_of_data(name)
     left_out = [f"{option}={value}" for option, value in base.data_options.items() if option not in known]
     if left_out:
         _LOG.warning("of the recipe's data_options %s is left out: %s has no such option", ", ".join(left_out), name)

@@ -62,7 +62,14 @@ RANGES: dict[str, Range] = {
     ),
     **dict.fromkeys(("num_classes", "pad", "warmup_steps", "cooldown", "per_step_losses"), NOT_NEGATIVE),
     **dict.fromkeys(
-        ("dropout_rate", "drop_path_rate", "spatial_dropout_rate", "ema_decay", "label_smoothing"),
+        (
+            "dropout_rate",
+            "drop_path_rate",
+            "spatial_dropout_rate",
+            "token_dropout_rate",
+            "ema_decay",
+            "label_smoothing",
+        ),
         SHARE,
     ),
     **dict.fromkeys(("b1", "b2", "b3", "decay", "rho", "momentum"), SHARE),

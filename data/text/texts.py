@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -23,6 +23,8 @@ from data.text.tokens import PAD, SPECIAL, pad
 
 UNKNOWN = 1
 """Stands for a word that is not in the vocabulary."""
+
+_FIRST = (SPECIAL[PAD], "<unknown>")
 
 Tokens = Literal["words", "characters"]
 
@@ -70,7 +72,7 @@ class TextReader:
         known = sorted((word for word, count in counts.items() if count >= min_count), key=lambda w: (-counts[w], w))
         if not known:
             raise ValueError(f"no word of the training texts comes {min_count} times; take a smaller min_count")
-        return cls((SPECIAL[PAD], "<unknown>", *known[: vocab_size - 2]), **options)
+        return cls((*_FIRST, *known[: vocab_size - 2]), **options)
 
     @property
     def shape(self) -> tuple[int]:
@@ -122,6 +124,7 @@ def texts(
     vocab_size: int = 20_000,
     min_count: int = 2,
     lowercase: bool = True,
+    vocabulary: Sequence[str] | None = None,
     text_column: str = "text",
     label_column: str = "label",
     test: float | int | None = None,
@@ -139,6 +142,8 @@ def texts(
         vocab_size: most tokens, with those for padding and for unknown words.
         min_count: how often a word must come to be known.
         lowercase: whether capitals count as small letters.
+        vocabulary: what each token stands for, from that of padding on, in place of what the training texts have. A
+            recipe with `weights` takes it from there.
         text_column: the column of the texts in a CSV file.
         label_column: the column of their classes there.
         test: share or number of texts of the test split, where there are no folders for splits; 0.2 by default.
@@ -158,7 +163,8 @@ def texts(
     if test is not None and "test" in splits:
         raise ValueError(f"test={test} makes a test split where there is none, but {path} has one")
     options = {"length": length, "tokens": tokens, "lowercase": lowercase, "column": text_column}
-    return _build(f"texts:{path}", splits, str(where), 0.2 if test is None else test, vocab_size, min_count, options)
+    words = _Words(vocabulary, vocab_size, min_count)
+    return _build(f"texts:{path}", splits, str(where), 0.2 if test is None else test, words, options)
 
 
 @register("shakespeare_speakers")
@@ -171,6 +177,7 @@ def shakespeare_speakers(
     vocab_size: int = 20_000,
     min_count: int = 2,
     lowercase: bool = True,
+    vocabulary: Sequence[str] | None = None,
 ) -> Dataset:
     """Who says it: what the speakers with the most words in Tiny Shakespeare say, see `tiny_shakespeare` for the file.
 
@@ -185,6 +192,7 @@ def shakespeare_speakers(
         vocab_size: most tokens.
         min_count: how often a word must come to be known.
         lowercase: whether capitals count as small letters.
+        vocabulary: as for `texts`.
     """
     if unit not in ("speech", "line"):
         raise ValueError(f'unit must be "speech" or "line"; got {unit!r}')
@@ -209,7 +217,26 @@ def shakespeare_speakers(
             split = "test" if rank < len(said) // 5 else "validation" if rank < len(said) * 3 // 10 else "train"
             splits[split] += parts(said[row], who)
     options = {"length": length, "tokens": tokens, "lowercase": lowercase}
-    return _build("shakespeare_speakers", splits, where, 0, vocab_size, min_count, options)
+    words = _Words(vocabulary, vocab_size, min_count)
+    return _build("shakespeare_speakers", splits, where, 0, words, options)
+
+
+class _Words(NamedTuple):
+    """Which words are known: those of a vocabulary that is given, or the most frequent of the training texts."""
+
+    given: Sequence[str] | None
+    most: int
+    min_count: int
+
+    def reader(self, texts: Sequence[str], **options: Any) -> TextReader:
+        if self.given is None:
+            return TextReader.trained(texts, self.most, self.min_count, **options)
+        if (special := tuple(self.given[:2])) != _FIRST:
+            raise ValueError(f"a vocabulary begins with {', '.join(map(repr, _FIRST))}; got {special}")
+        if len(set(self.given)) < len(self.given):
+            twice = [word for word, count in Counter(self.given).items() if count > 1]
+            raise ValueError(f"each word of a vocabulary comes once; got several times {_some(twice)}")
+        return TextReader(tuple(self.given), **options)
 
 
 def _build(
@@ -217,14 +244,13 @@ def _build(
     splits: dict[str, list[tuple[str, str]]],
     where: str,
     test: float | int,
-    vocab_size: int,
-    min_count: int,
+    words: _Words,
     options: dict[str, Any],
 ) -> Dataset:
     """A data set from the texts of each split and their classes."""
     if options["tokens"] not in get_args(Tokens):
         raise ValueError(f'tokens must be "words" or "characters"; got {options["tokens"]!r}')
-    for option, value, least in (("length", options["length"], 1), ("vocab_size", vocab_size, 3)):
+    for option, value, least in (("length", options["length"], 1), ("vocab_size", words.most, 3)):
         if value < least:
             raise ValueError(f"{option} must be at least {least}; got {value}")
     classes = tuple(sorted({label for _, label in splits["train"]}))
@@ -241,7 +267,7 @@ def _build(
         rest, held = held_out(len(every), test, TEST_SEED, what="test", where=where, labels=marks)
         for split, taken in (("train", rest), ("test", held)):
             rows[split], labels[split] = [every[index] for index in taken], marks[taken]
-    reader = TextReader.trained(rows["train"], vocab_size, min_count, **options)
+    reader = words.reader(rows["train"], **options)
     try:
         sources: dict[str, Source] = {
             split: ArraySource({"tokens": reader.rows(rows[split]), "label": labels[split]}) for split in rows

@@ -102,7 +102,7 @@ def cnn_mnist() -> Recipe:
 
     Command: zoo train cnn_mnist
     Time: 6 minutes on 2 CPU cores.
-    Reached: 99.29 % of the 10,000 test images; 99.38 and 99.46 % in other runs.
+    Seeds: three other runs reached 99.29, 99.38 and 99.46 % of the 10,000 test images.
     """
     return Recipe(
         model="cnn",

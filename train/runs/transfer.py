@@ -17,7 +17,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 import zoo
 from train.inference.required_code import require_sources
 from train.optim.freezing import Frozen, matches
-from train.recipe import Recipe, list_recipes
+from train.recipe import Recipe, list_recipes, options_of_data
 from zoo import pretrained
 from zoo.checkpoint import CHECKPOINTS, saved_meta
 from zoo.published import find, is_published
@@ -26,6 +26,9 @@ from zoo.summary import abstract_variables, layers
 
 _OF_THE_TASK = ("num_classes", "dtype", "param_dtype")
 """Options of a model that do not come with its weights."""
+
+_WORDS = ("vocabulary", "tokens", "lowercase")
+"""How a text becomes tokens; how many of them a model sees is another's to say."""
 
 
 def layer_order(model: nn.Module, x: Any) -> list[str]:
@@ -121,7 +124,10 @@ def start_variables(recipe: Recipe, model: nn.Module, x: Any) -> dict[str, Any] 
 
 
 def resolve(recipe: Recipe) -> Recipe:
-    """The recipe with what its weights bring along: options of the model, and of a folder of pictures.
+    """The recipe with what its weights bring along: options of the model, and how pictures or texts are read.
+
+    Of pictures that is for a folder of them, of texts for data sets with an option `vocabulary`: what a token stands
+    for, and how texts are cut into tokens.
 
     What the recipe says itself stays.
 
@@ -129,6 +135,7 @@ def resolve(recipe: Recipe) -> Recipe:
       ValueError: the weights are those of another model.
       FileNotFoundError: there are no such weights.
     """
+    words: dict[str, Any] = {}
     if recipe.weights is None:
         if not recipe.model:
             raise ValueError(
@@ -144,6 +151,8 @@ def resolve(recipe: Recipe) -> Recipe:
         if meta["model"] != recipe.model:
             raise ValueError(f"the weights {recipe.weights} are those of {meta['model']!r}, not of {recipe.model!r}")
         options, preparation = meta["model_options"], meta.get("preprocessing", {})
+        if "texts" in meta and "vocabulary" in options_of_data(recipe.data):
+            words = {name: meta["texts"][name] for name in _WORDS}
     else:
         _require_weights(recipe)
         if not recipe.model:
@@ -157,7 +166,7 @@ def resolve(recipe: Recipe) -> Recipe:
     return replace(
         recipe,
         model_options={**options, **recipe.model_options},
-        data_options={**preparation, **recipe.data_options},
+        data_options={**preparation, **words, **recipe.data_options},
     )
 
 

@@ -24,6 +24,9 @@ class TransformerClassifier(nn.Module):
     Where there is a `pad_token`, such tokens are neither attended to nor counted; the guide's has none. `block1` … are
     named intermediates, `[batch, time, hidden_size]`; `num_classes=0` gives the `head_size` units before the logits. In
     the guide each head has all of the 128 features (`head_dim=128`); here as in the paper they share them.
+
+    `token_dropout_rate` is the share of tokens that training leaves out, each text anew (word dropout: Iyyer et al.
+    2015, section 2.3): where texts are few and short, no one word may decide.
     """
 
     vocab_size: int = 10_000
@@ -36,6 +39,7 @@ class TransformerClassifier(nn.Module):
     num_classes: int = 2
     pad_token: int | None = None
     dropout_rate: float = 0.1
+    token_dropout_rate: float = 0.0
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -52,6 +56,9 @@ class TransformerClassifier(nn.Module):
         x = embed(tokens)
         x = x + jnp.asarray(sinusoids(tokens.shape[1], self.hidden_size), x.dtype)[None]
         is_token = None if self.pad_token is None else tokens != self.pad_token
+        if train and self.token_dropout_rate:
+            kept = Dropout(self.token_dropout_rate)(jnp.ones(tokens.shape), train=True) > 0
+            is_token = kept if is_token is None else is_token & kept
         mask = None if is_token is None else is_token[:, None, None]
         for index in range(1, self.num_layers + 1):
             block = Block(

@@ -144,3 +144,16 @@ def test_what_is_no_text_is_refused(tmp_path):
     (tmp_path / "c" / "a" / "1.txt").write_text("cafe")
     with pytest.raises(ValueError, match=r"the class 'b' is empty: there is no \.txt file in"):
         data.load(f"texts:{tmp_path / 'c'}")
+
+
+def test_a_vocabulary_that_is_given(folder):
+    words = ["<pad>", "<unknown>", "film", "dull"]
+    dataset = data.load(f"texts:{folder}", length=4, test=0, vocabulary=words)
+    assert dataset.spec.vocabulary == dataset.reader.vocabulary == tuple(words)
+    np.testing.assert_array_equal(dataset.splits["train"].arrays["tokens"][0], [UNKNOWN, 3, 2, 0])
+    for wrong, message in (
+        (["film", "dull"], r"a vocabulary begins with '<pad>', '<unknown>'; got \('film', 'dull'\)"),
+        ([*words, "film"], "each word of a vocabulary comes once; got several times film"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            data.load(f"texts:{folder}", vocabulary=wrong)

@@ -26,7 +26,7 @@ FILES = {
     "report.json",
     "vocabulary.json",
 }
-NEED_FILES = {"mnist", "cora", "tiny_shakespeare"}
+NEED_FILES = {"mnist", "cora", "tiny_shakespeare", "shakespeare_speakers"}
 
 
 def test_they_are_small_and_whole():

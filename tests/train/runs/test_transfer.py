@@ -289,3 +289,40 @@ def test_resumption_is_exact(run, weights, tmp_path, monkeypatch):
     (_, first), (_, second) = zoo.load_model(run[0]), zoo.load_model(tmp_path / "run")
     jax.tree.map(np.testing.assert_array_equal, first, second)
     assert {k: v for k, v in again.items() if k != "seconds"} == {k: v for k, v in report.items() if k != "seconds"}
+
+
+# ---- texts ----
+
+
+def test_weights_bring_their_words(tmp_path):
+    """A token of the pretraining means the same word afterwards, whatever words the new texts have."""
+    (tmp_path / "old.csv").write_text("label,text\n" + "a,one two\nb,two three\n" * 10)
+    (tmp_path / "new.csv").write_text("label,text\n" + "x,Three four\ny,four one\n" * 10)
+    sizes = {"hidden_size": 4, "num_heads": 1, "mlp_dim": 4, "head_size": 3}
+    first = Recipe(
+        model="transformer_classifier",
+        data=f"texts:{tmp_path / 'old.csv'}",
+        model_options=sizes,
+        data_options={"length": 3},
+        task_options={"inputs": "tokens"},
+        batch_size=8,
+        epochs=1.0,
+        validation=0.2,
+        monitor="validation_loss",
+    )
+    train(first, tmp_path / "old", progress=False)
+    base = dataclasses.replace(
+        first, data=f"texts:{tmp_path / 'new.csv'}", data_options={}, weights=str(tmp_path / "old")
+    )
+    resolved = transfer.resolve(dataclasses.replace(base, model_options={}))
+    words = ["<pad>", "<unknown>", "two", "one", "three"]
+    assert resolved.data_options == {"vocabulary": words, "tokens": "words", "lowercase": True}
+    assert resolved.model_options == {**sizes, "vocab_size": 5, "pad_token": 0}
+    parts = build(resolved)
+    np.testing.assert_array_equal(parts.dataset.reader.rows(["Three four"])[0, :3], [4, 1, 0])
+    found = parts.task.init(jax.random.key(1), {"tokens": np.zeros((1, 128), np.int32)}).params
+    before = zoo.load_model(tmp_path / "old").variables["params"]
+    np.testing.assert_array_equal(found["embed"]["embedding"], before["embed"]["embedding"])
+    assert found["head"]["kernel"].shape == (3, 2)
+    own = dataclasses.replace(base, data_options={"lowercase": False})
+    assert transfer.resolve(own).data_options["lowercase"] is False

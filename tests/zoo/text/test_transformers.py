@@ -184,6 +184,21 @@ def test_a_classifier_does_not_count_padding():
     assert np.abs(run(guide, variables, padded) - run(guide, variables, TOKENS[:, :5])).max() > 0.01
 
 
+def test_tokens_that_training_leaves_out_are_padding():
+    """A text of one token is read as it is, or as none; without training nothing is left out."""
+    options = {**MODELS["transformer_classifier"].small, "dropout_rate": 0.0}
+    model = zoo.create_model("transformer_classifier", **options, token_dropout_rate=0.3)
+    variables = random_variables(model, TOKENS)
+    one = np.full((2000, 1), 5, np.int32)
+    outputs = np.asarray(
+        jax.jit(lambda v: model.apply(v, one, train=True, rngs={"dropout": jax.random.key(0)}))(variables)
+    )
+    whole, none = (run(model, variables, np.full((1, 1), token, np.int32)) for token in (5, 0))
+    left_out = np.abs(outputs - none).max(axis=1) < 1e-5
+    assert_close(outputs[~left_out], np.broadcast_to(whole, outputs[~left_out].shape))
+    assert left_out.mean() == pytest.approx(0.3, abs=0.04)
+
+
 def test_parameters_of_the_guides_classifier():
     """Each of the 8 heads has 128 features in the guide, and 16 in the paper, where together they have 128."""
     model = zoo.create_model("transformer_classifier", head_dim=128)
