@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from train.loop import parallel
-from train.loop.fitting import Fitted, History, concatenate
+from train.loop.fitting import Fitted, History
 from train.loop.programs import dispatches, suitable_steps
 from train.memory import require_memory, tree_bytes
 from train.metrics import higher_is_better, summarize
@@ -46,14 +46,17 @@ class Group:
         # Products of sparse rows, one for each member, take 180 ms for 20 on 2 CPU cores, and .5 ms for one.
         on_graphs = "senders" in course.dataset.spec.fields and jax.default_backend() == "cpu"
         self.way: Way = way or ("loop" if convolutions or on_graphs or len(members) == 1 else "vmap")
-        # A CPU takes the steps of a loop in one thread, and programs that one thread starts one after the other.
-        on_cpu = jax.default_backend() == "cpu"
-        self._threads = ThreadPoolExecutor(os.cpu_count()) if self.way == "loop" and on_cpu else None
         self._one_order = len({member.seed for member in members}) == 1
-        many = 1 if self.way == "vmap" and jax.default_backend() == "cpu" else suitable_steps(traced[0].train.closed)
-        self._steps = course.steps_per_dispatch or many
         devices = devices or jax.devices()
-        count = max(n for n in range(1, len(devices) + 1) if len(members) % n == 0)
+        count = _divisor(len(members), len(devices))
+        # A CPU takes the steps of a scan in one thread, and programs that one thread starts one after the other: each
+        # of its cores has members of its own.
+        cores = (os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1
+        at_once = _divisor(len(members), cores) if count == 1 else 1
+        self._size = 1 if self.way == "loop" else len(members) // at_once
+        self._threads = ThreadPoolExecutor(cores)
+        many = 1 if self.way == "vmap" and at_once < cores else suitable_steps(traced[0].train.closed)
+        self._steps = course.steps_per_dispatch or many
         mesh = jax.make_mesh((count,), (_AXIS,), axis_types=(AxisType.Auto,), devices=devices[:count])
         self._split = NamedSharding(mesh, PartitionSpec(_AXIS))
         self._whole = NamedSharding(mesh, PartitionSpec())
@@ -66,7 +69,7 @@ class Group:
         self._compile(traced)
         init = common([each.init for each in traced])
         keys = [jax.random.key(member.seed) for member in members]
-        self._states: Any = self._run(init.function, (0, 0))(self._placed(init.numbers), self._joined(keys))
+        self._states: Any = self._run(init.function, (0, 0))(self._parted(list(init.numbers)), self._joined(keys))
 
     def _compile(self, traced: Sequence[Traced], known: Sequence[Traced] = ()) -> None:
         """Makes one program of those of the members; what others differ in that are known is an argument of it too."""
@@ -80,51 +83,54 @@ class Group:
         self._renumber(traced)
 
     def _renumber(self, traced: Sequence[Traced]) -> None:
-        self._train_numbers = self._placed(self._train.numbers_of([each.train for each in traced]))
+        self._train_numbers = self._parted(list(self._train.numbers_of([each.train for each in traced])))
         if self._evaluation is not None:
-            self._evaluate_numbers = self._placed(self._evaluation.numbers_of(_evaluations(traced)))
+            self._evaluate_numbers = self._parted(list(self._evaluation.numbers_of(_evaluations(traced))))
 
-    # How a function of one member is computed for all. All at once: their arrays lie in one, whose first axis is the
-    # member's. One after the other: they are a list.
+    # How a function of one member is computed for all: part by part, as many side by side as a CPU has cores. A part
+    # holds a member; or several at once, and then their arrays lie in one, whose first axis is the member's.
 
     def _run(self, function: Callable[..., Any], axes: Sequence[int | None], donated: int | None = None) -> Any:
         donate = () if donated is None else (donated,)
         options = parallel.compiler_options()
         if self.way == "vmap":
-            return jax.jit(
-                jax.vmap(function, in_axes=tuple(axes)),
-                donate_argnums=donate,
-                out_shardings=self._split,
-                compiler_options=options,
-            )
-        compiled = jax.jit(function, donate_argnums=donate, compiler_options=options)
+            several = jax.vmap(function, in_axes=tuple(axes))
+            compiled = jax.jit(several, donate_argnums=donate, out_shardings=self._split, compiler_options=options)
+        else:
+            compiled = jax.jit(function, donate_argnums=donate, compiler_options=options)
 
         def run(*arguments: Any) -> list[Any]:
-            def of(i: int) -> Any:
-                if i not in self._alive:
+            def of(part: int) -> Any:
+                if all(member // self._size != part for member in self._alive):
                     return None
-                result = compiled(*(a if axis is None else a[i] for a, axis in zip(arguments, axes, strict=True)))
-                return result if self._threads is None else jax.block_until_ready(result)
+                own = (a if axis is None else a[part] for a, axis in zip(arguments, axes, strict=True))
+                return jax.block_until_ready(compiled(*own))
 
-            return list((self._threads.map if self._threads else map)(of, range(len(self._members))))
+            return list(self._threads.map(of, range(len(self._members) // self._size)))
 
         return run
 
-    def _joined(self, parts: Sequence[Any]) -> Any:
+    def _joined(self, members: Sequence[Any]) -> list[Any]:
+        """The parts, from what each member has."""
         if self.way == "loop":
-            return list(parts)
-        return jax.device_put(jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts), self._split)
+            return list(members)
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
+        return self._parted(stacked)
 
-    def _placed(self, numbers: Sequence[np.ndarray]) -> Any:
+    def _parted(self, whole: Any) -> list[Any]:
+        """The parts of arrays whose first axis is the member's."""
         if self.way == "loop":
-            return [[number[i] for number in numbers] for i in range(len(self._members))]
-        return jax.device_put(list(numbers), self._split)
+            return [jax.tree.map(lambda leaf, i=i: leaf[i], whole) for i in range(len(self._members))]
+        starts = range(0, len(self._members), self._size)
+        parts = (jax.tree.map(lambda leaf, i=i: leaf[i : i + self._size], whole) for i in starts)
+        return [jax.device_put(part, self._split) for part in parts]
 
     def _put(self, shared: Any) -> Any:
         return shared if self.way == "loop" else jax.device_put(shared, self._whole)
 
-    def _of(self, joined: Any, member: int) -> Any:
-        return joined[member] if self.way == "loop" else jax.tree.map(lambda leaf: leaf[member], joined)
+    def _of(self, joined: Sequence[Any], member: int) -> Any:
+        part, place = divmod(member, self._size)
+        return joined[part] if self.way == "loop" else jax.tree.map(lambda leaf: leaf[place], joined[part])
 
     def _state(self, member: int) -> State:
         """The state of a member, which the next step leaves as it is."""
@@ -203,12 +209,9 @@ class Group:
 
     def _take(self, item: Any) -> Any:
         """Takes steps; the metrics of each member."""
+        item = item if self._one_order else self._parted(item)
         moved = self._step(self._train_numbers, self._states, item, self._shared)
-        if self.way == "vmap":
-            self._states, metrics = moved
-            return metrics
-        for member in self._alive:
-            self._states[member] = moved[member][0]
+        self._states = [old if pair is None else pair[0] for old, pair in zip(self._states, moved, strict=True)]
         return [pair and pair[1] for pair in moved]
 
     def _told(
@@ -250,9 +253,11 @@ class Group:
 
     def _steps_together(self, since: Sequence[Any]) -> Any:
         """The metrics of several calls as those of one."""
-        if self.way == "vmap":
-            return jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *since)
-        return [None if parts[0] is None else concatenate(parts) for parts in zip(*since, strict=True)]
+        axis = 0 if self.way == "loop" else 1
+        return [
+            None if parts[0] is None else jax.tree.map(lambda *leaves: np.concatenate(leaves, axis), *parts)
+            for parts in zip(*since, strict=True)
+        ]
 
     def _adapt(self, histories: Sequence[History], numbers: Sequence[int]) -> None:
         if all(member.adapt is None for member in self._members):
@@ -285,14 +290,14 @@ class Group:
             self._renumber(traced)
         except ValueError:  # a setting that all have shared until now is explored for the first time
             self._compile(traced, self._known)
-        if self.way == "loop":
-            taken = [jax.tree.map(jnp.copy, self._states[i]) for i in source]
-            own = [state.key for state in self._states]
-            self._states = [dataclasses.replace(s, key=jnp.copy(key)) for s, key in zip(taken, own, strict=True)]
-        else:
-            own = self._states
-            taken = jax.tree.map(lambda leaf: leaf[source], own)
-            self._states = jax.device_put(dataclasses.replace(taken, key=own.key), self._split)
+        keys = [self._of(self._states, member).key for member in range(len(numbers))]
+        taken = [dataclasses.replace(self._state(int(i)), key=key) for i, key in zip(source, keys, strict=True)]
+        self._states = self._joined(taken)
+
+
+def _divisor(number: int, most: int) -> int:
+    """The greatest divisor of a number that is at most so great."""
+    return max(n for n in range(1, most + 1) if number % n == 0)
 
 
 def _evaluations(traced: Sequence[Traced]) -> list[Program]:
