@@ -31,8 +31,8 @@ SETTINGS = {
     "nesterov": (1e-3, {}),
     "radam": (1e-2, {}),
     "rmsprop": (3e-3, {}),
-    "schedule_free_adamw": (1e-2, {}),
-    "schedule_free_sgd": (1e-2, {}),
+    "schedule_free_adamw": (5e-2, {}),
+    "schedule_free_sgd": (5e-2, {}),
     "sgd": (1e-2, {}),
 }
 
@@ -316,9 +316,12 @@ def test_a_schedule_counts_steps_also_where_they_accumulate(k):
     assert float(w) == -sum(step + 1 for step in range(8) if (step + 1) % k == 0)
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", [name for name in SETTINGS if not name.startswith("schedule_free")])
 def test_takes_a_schedule(name):
-    """With a rate that falls to zero at the third step the parameters stand still from there on."""
+    """With a rate that falls to zero at the third step the parameters stand still from there on.
+
+    Those of a schedule-free optimizer go on into its average; its rates are tried in `test_schedule_free.py`.
+    """
     options = {**SETTINGS[name][1], **({"momentum": 0.0} if name == "lars" else {})}  # its momentum holds past rates
     tx = optimizer(name, optax.piecewise_constant_schedule(0.1, {2: 0.0}), **options)
     params = float32(tree(0))
