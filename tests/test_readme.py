@@ -102,7 +102,8 @@ def test_the_tables_are_as_they_are_written():
 @pytest.mark.parametrize("name", list_recipes())
 def test_every_recipe_stands_in_the_table(name):
     """With what it reached: per cent right, or for recipes that make images a figure and what it is of."""
-    assert re.search(rf"^\| `{name}` \|[^|]+\|[^|]+\|[^|]*\d[^|]*\|$", README, re.MULTILINE)
+    row = rf"^\| `{name}` \|[^|]+\|[^|]+\|[^|]*\d[^|]*\|$"
+    assert re.search(row, README, re.MULTILINE), f"write a row: | `{name}` | model and data | time | what it reached |"
 
 
 @pytest.mark.parametrize("pattern", readme_tables.PARITY)

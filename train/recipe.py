@@ -52,7 +52,8 @@ class Recipe:
         or name that `zoo.pretrained.load` takes; None for random weights.
       new_head: whether the last layer starts anew, and does not come from the weights.
       trained_layers: how many of the last layers are trained; None for all, 1 for the head alone.
-      layer_rates: learning rates by wildcard, such as `{"head": 1e-3, "stage4_*": 1e-5, "*": 0}`; 0 freezes.
+      layer_rates: learning rates by wildcard, such as `{"head": 1e-3, "stage4_*": 1e-5, "*": 0}`; 0 freezes. `head` is
+        the last layer, whatever a model calls it.
       validation: share (or number) of the training examples that are held out to watch the training, where the data
         have no validation split of their own.
       monitor: the column of the history by which the best checkpoint is chosen and training is stopped.
@@ -208,6 +209,7 @@ def load_data(recipe: Recipe) -> data.Dataset:
 
     Raises:
       ValueError: there is no such data set, or an option is wrong.
+      FileNotFoundError: its file or folder is not there.
     """
     builder = dataset_builder(recipe.data)
     elsewhere = {name: f"set {name}=… of the recipe" for name in ("seed", "validation")}
@@ -217,7 +219,13 @@ def load_data(recipe: Recipe) -> data.Dataset:
         check_options(
             builder, recipe.data_options, f"data set {recipe.data!r}", elsewhere={"path": "it is in the name"}
         )
-    dataset = data.load(recipe.data, seed=recipe.seed, **recipe.data_options)
+    try:
+        dataset = data.load(recipe.data, seed=recipe.seed, **recipe.data_options)
+    except FileNotFoundError as error:
+        kind, colon, _ = recipe.data.partition(":")
+        if not colon:
+            raise
+        raise FileNotFoundError(f"{error}; say where yours is: data={kind}:PATH") from None
     if not recipe.validation or "validation" in dataset.splits:
         return dataset
     return hold_out(dataset, recipe.validation, recipe.seed)

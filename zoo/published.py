@@ -11,6 +11,7 @@ Hugging Face, `USER/NAME`.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 from collections.abc import Mapping
@@ -59,9 +60,14 @@ def find(source: str | Path) -> Path:
         return path
     if len(path.parts) == 1 and (SHIPPED / path / CONFIG).is_file():
         if (Path("runs") / path).is_dir():
-            _LOG.warning("%s is the model that ships with the zoo; yours is %s", path, Path("runs") / path)
+            _tell_of_namesake(path)
         return SHIPPED / path
     return fetched_folder(path.as_posix()) if is_repository(path) else path
+
+
+@functools.cache
+def _tell_of_namesake(name: Path) -> None:
+    _LOG.warning("%s is the model that ships with the zoo; yours is %s", name, Path("runs") / name)
 
 
 def is_published(folder: Path) -> bool:

@@ -248,7 +248,9 @@ def _sources(
         if skip and lost.size:
             raise ValueError(f"no file in the folder of a class can be read, such as {files[lost[0]]}")
     if problems and not skip:
-        raise ValueError(f"{unreadable_files(problems)}\nmend them, or leave them out with unreadable=skip")
+        raise ValueError(
+            f"{unreadable_files(problems)}\nmend them, or leave them out with data_options.unreadable=skip"
+        )
     if problems:
         total = sum(len(files) for files, _ in listed.values())
         _LOG.warning("left out, of %d files: %s", total, unreadable_files(problems))

@@ -89,7 +89,9 @@ def predict(
     """
     from train.inference.prediction import Estimate
     from train.inference.prediction import predict as predict_files
+    from train.publishing.uses import require_predictions
 
+    require_predictions(run)
     if not files and not text:
         raise ValueError(
             "no file given: zoo predict RUN FILE…, images or, for the run of a table or of texts, CSV files; texts "

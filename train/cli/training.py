@@ -121,7 +121,9 @@ def compare(
             "such as optimizer=sgd,adam seed=0,1,2; or a comparison, see above",
         ),
     ],
-    metric: Annotated[str, arg(help="a column of their history.csv; accuracy or the loss by default")] = "",
+    metric: Annotated[
+        str, arg(help="a column of their history.csv; by default the loss, of a recipe that tells classes accuracy")
+    ] = "",
     out: Annotated[
         Path | None, arg(help="the picture to write, a PNG; compare.png, of a recipe in its folder, by default")
     ] = None,

@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict
 import data
 import zoo
 from train.inference.required_code import require_sources
-from train.recipe import Recipe, from_json
+from train.recipe import Recipe, from_json, list_recipes
 from train.tasks import CLASSIFIERS, TASKS
 from train.user_code import source_of
 from zoo.checkpoint import saved_meta
@@ -120,9 +120,9 @@ def read_recipe(folder: Path) -> Recipe:
     """
     path = folder / "recipe.json"
     if not path.is_file():
-        here = Path("runs") / folder
-        advice = f"; did you mean {here}?" if (here / "recipe.json").is_file() else _nearest(str(folder))
-        advice = "; the run comes first: zoo predict RUN FILE…" if folder.is_file() else advice
+        if not folder.exists():
+            raise ValueError(f"there is no run folder {folder}{_advice(folder)}")
+        advice = "; the run comes first: zoo predict RUN FILE…" if folder.is_file() else ""
         raise ValueError(f"{folder} is not a run folder: it has no recipe.json, which `zoo train` writes{advice}")
     try:
         return from_json(path.read_text())
@@ -130,9 +130,16 @@ def read_recipe(folder: Path) -> Recipe:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _nearest(name: str) -> str:
-    near = difflib.get_close_matches(name, shipped_models())
-    return f"; of the models that ship with the zoo, nearest is {near[0]}" if near else ""
+def _advice(folder: Path) -> str:
+    """What to do where there is no such run."""
+    here = Path("runs") / folder
+    if (here / "recipe.json").is_file():
+        return f"; did you mean {here}?"
+    shipped = ""
+    if near := difflib.get_close_matches(folder.name, shipped_models(), 1):
+        own = near[0] == folder.name
+        shipped = f"; {near[0]} ships with the zoo" if own else f"; of the models that ship, nearest is {near[0]}"
+    return (f"; `zoo train {folder.name}` makes it" if folder.name in list_recipes() else "") + shipped
 
 
 def classes_of(run: Run) -> tuple[str, ...]:

@@ -8,15 +8,15 @@ from typing import Any
 from train.publishing.cards import as_facts, facts_of
 from train.publishing.headline import headline
 from train.publishing.shipping import LICENCE
+from zoo import published
 from zoo.pretrained.known import KNOWN
-from zoo.published import shipped_models
 
 
 def shipped(pattern: str = "*") -> list[dict[str, Any]]:
     """A row for each model that ships, of those whose name, or that of the network, matches a wildcard."""
     rows = []
-    for name in shipped_models():
-        facts = facts_of(name)
+    for name in published.shipped_models():
+        facts = facts_of(published.SHIPPED / name)
         assert facts.recipe is not None
         if fnmatch.fnmatch(name, pattern) or fnmatch.fnmatch(facts.meta["model"], pattern):
             found = headline(facts.recipe.task, facts.report)

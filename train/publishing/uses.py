@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from train.inference.loading import read_recipe
 from train.recipe import Recipe
 from zoo.checkpoint import saved_meta
+from zoo.published import find
 
 _USES = {
     "anil": ("adapt",),
@@ -26,6 +28,19 @@ _USES = {
     "vae": ("sample",),
 }
 """Commands for a run beside `evaluate`, by its task."""
+
+
+def require_predictions(run: str | Path) -> None:
+    """Refuses a run that writes, draws or translates, and names the command for it, before its data are looked for.
+
+    Raises:
+      ValueError: the run has nothing to predict.
+    """
+    file = find(run) / "recipe.json"
+    task = read_recipe(file.parent).task if file.is_file() else ""
+    for use in _USES.get(task, ()):
+        if use not in ("predict", "adapt"):
+            raise ValueError(f"this run is no classifier, but does {task}: zoo {use} {run}")
 
 
 def uses(recipe: Recipe, folder: str | Path) -> tuple[str, ...]:

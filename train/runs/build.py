@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from functools import partial
 from typing import Any, NamedTuple
@@ -26,7 +27,7 @@ from train.optim.optimizers import optimizer
 from train.optim.plateau import Plateau, scale_by_plateau
 from train.optim.schedules import schedule
 from train.recipe import Recipe, load_data, require_ranges
-from train.runs.transfer import frozen_layers, start_variables
+from train.runs.transfer import frozen_layers, named_layer_rates, start_variables
 from train.state import Task
 from train.tasks import CLASSIFIERS, TASKS, task_option
 from train.tasks.few_shot.episode import SUPPORT
@@ -95,6 +96,7 @@ def build(recipe: Recipe, dataset: data.Dataset | None = None, *, rate: optax.Sc
     example = first_examples(dataset)
     taken = _taken(recipe, dataset, example)
     frozen = None
+    recipe = dataclasses.replace(recipe, layer_rates=named_layer_rates(model, taken, recipe.layer_rates))
     if recipe.trained_layers is not None or recipe.layer_rates:
         layers = {"trained_layers": recipe.trained_layers, "layer_rates": recipe.layer_rates}
         frozen = frozen_layers(model, taken, **layers)

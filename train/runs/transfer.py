@@ -41,6 +41,15 @@ def layer_order(model: nn.Module, x: Any) -> list[str]:
     return ([""] if "" in owners else []) + list(called)
 
 
+def named_layer_rates(model: nn.Module, x: Any, rates: Mapping[str, Any]) -> dict[str, Any]:
+    """`layer_rates` in which `head` is the last layer, also of a model that calls it otherwise (LeNet-5's `output`)."""
+    order = layer_order(model, x) if "head" in rates else []
+    if not order or any(matches(path, "head") for path in order):
+        return dict(rates)
+    rate = rates.get(order[-1], rates["head"])  # what names the layer itself comes first
+    return {order[-1] if pattern == "head" else pattern: each for pattern, each in rates.items()} | {order[-1]: rate}
+
+
 def frozen_layers(
     model: nn.Module, x: Any, *, trained_layers: int | None = None, layer_rates: Mapping[str, float] | None = None
 ) -> Frozen | None:
@@ -150,7 +159,8 @@ def resolve(recipe: Recipe) -> Recipe:
             recipe = replace(recipe, model=meta["model"])
         if meta["model"] != recipe.model:
             raise ValueError(f"the weights {recipe.weights} are those of {meta['model']!r}, not of {recipe.model!r}")
-        options, preparation = meta["model_options"], meta.get("preprocessing", {})
+        options = meta["model_options"]
+        preparation = meta.get("preprocessing") or _pictures_of(meta["model"])
         if "texts" in meta and "vocabulary" in options_of_data(recipe.data):
             words = {name: meta["texts"][name] for name in _WORDS}
     else:
@@ -170,6 +180,12 @@ def resolve(recipe: Recipe) -> Recipe:
     )
 
 
+def _pictures_of(model: str) -> dict[str, Any]:
+    """The size of the pictures that a model is made for: 32×32 in grey for LeNet-5, whatever data it was trained on."""
+    shape = zoo.model_card(model).input_shape
+    return {"image_size": list(shape[:2]), "channels": shape[2]} if len(shape) == 3 else {}
+
+
 def _require_weights(recipe: Recipe) -> None:
     """Refuses weights that are neither here nor on the hub of Hugging Face."""
     path = Path(str(recipe.weights))
@@ -178,6 +194,8 @@ def _require_weights(recipe: Recipe) -> None:
         return
     if path.name in list_recipes():
         advice = f"train it first (zoo train {path.name}), or say which: weights=…"
+    elif (known := pretrained.KNOWN.get(str(recipe.weights))) is not None:
+        advice = f"those on the hub are weights={known.source} model={recipe.weights}"
     else:
         advice = "of weights by name on the hub say which model they are for: model=NAME"
     raise FileNotFoundError(f"there is no file or folder {path.absolute()}; {advice}")

@@ -154,7 +154,7 @@ def test_all_unreadable_files_are_named_together(flat, in_memory):
         return
     assert all(name in str(error.value) for name in names)
     assert str(error.value).startswith("3 files")
-    assert str(error.value).endswith("\nmend them, or leave them out with unreadable=skip")
+    assert str(error.value).endswith("\nmend them, or leave them out with data_options.unreadable=skip")
 
 
 @pytest.mark.parametrize("in_memory", [True, False])

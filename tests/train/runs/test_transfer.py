@@ -80,6 +80,15 @@ def test_layers_by_number_and_by_wildcard(model, batch):
     assert trained(model, x, layer_rates={"*/conv2": 1e-5, "stage*": 0}) == [*order[:2], BLOCK[2], "head"]
 
 
+def test_head_is_the_last_layer_whatever_its_name(model, batch):
+    lenet, x = zoo.create_model("lenet5"), np.zeros((1, 32, 32, 1), np.float32)
+    named = transfer.named_layer_rates(lenet, x, {"c1": 0, "head": 1e-3, "*": 1e-4})
+    assert list(named.items()) == [("c1", 0), ("output", 1e-3), ("*", 1e-4)]
+    assert transfer.named_layer_rates(lenet, x, {"head": 1e-3, "output": 0.1}) == {"output": 0.1}
+    assert transfer.named_layer_rates(lenet, x, {"c1": 0}) == {"c1": 0}
+    assert transfer.named_layer_rates(model, batch["image"], {"head": 1e-3}) == {"head": 1e-3}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -179,6 +188,20 @@ def test_weights_bring_options_and_preprocessing(pictures, weights):
     }
     assert transfer.resolve(resolved) == resolved
     assert transfer.resolve(dataclasses.replace(bare, weights=None)) == dataclasses.replace(bare, weights=None)
+
+
+def test_without_preprocessing_pictures_are_as_the_model_is_made_for(pictures):
+    bare = Recipe(model="", data=f"folder:{pictures}", weights="lenet5_mnist", layer_rates={"head": 1e-3}, batch_size=8)
+    resolved = transfer.resolve(bare)
+    assert (resolved.model, resolved.data_options) == ("lenet5", {"image_size": [32, 32], "channels": 1})
+    assert transfer.resolve(dataclasses.replace(bare, data="digits")).data_options == {}
+    assert set(build(resolved).task.init(jax.random.key(0), batch_of_grey()).params) == set(
+        "c1 c3 c5 f6 output".split()
+    )
+
+
+def batch_of_grey():
+    return {"image": np.zeros((2, 32, 32, 1), np.float32), "label": np.zeros(2, np.int32)}
 
 
 @pytest.mark.slow
