@@ -93,7 +93,7 @@ def _build(name: str, content: bytes, where: str, length: int) -> Dataset:
     if (shortest := min(map(len, parts))) <= length:
         raise ValueError(
             f"{where} is too short: of its {size} characters {shortest} are for evaluation, and a window of length "
-            f"{length} takes {length + 1}; take a longer text or a smaller length"
+            f"{length} takes {length + 1}; take a longer text, or a smaller length (data_options.length=… of a recipe)"
         )
     train, validation, test = parts
 
