@@ -58,7 +58,7 @@ def test_outputs_and_gradients_of_all_steps(layer, reverse):
     outputs, _ = layer(WIDTH, reverse=reverse).apply({"params": params["memory"]}, BATCH["inputs"])
     assert memory.kind == layer.__name__
     assert memory.output_shape == (3, TIME, WIDTH)
-    assert [memory.mean, memory.std] == pytest.approx([outputs.mean(), outputs.std()], rel=1e-4, abs=1e-6)
+    assert [memory.mean, memory.std] == pytest.approx([float(outputs.mean()), float(outputs.std())], rel=1e-4, abs=1e-6)
     assert memory.nonlinearity == "tanh"
     assert memory.saturated == pytest.approx(np.mean(1 - np.square(outputs) < 0.05))
     assert told == []
