@@ -150,6 +150,7 @@ def changed_json(draw, value):
     return draw(VALUES)
 
 
+@pytest.mark.slow
 @quickly
 @given(st.data())
 def test_damaged_copies_of_what_is_read_back(run, tmp_path, data):

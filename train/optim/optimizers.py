@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import math
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -217,7 +217,7 @@ def require_rate(rate: Any) -> None:
     """
     if callable(rate) or isinstance(rate, jax.Array):
         return
-    if isinstance(rate, bool) or not isinstance(rate, int | float) or not math.isfinite(rate) or rate < 0:
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate <= sys.float_info.max:
         raise ValueError(f"learning_rate must be a finite number of at least 0, not {rate!r}")
 
 

@@ -150,3 +150,9 @@ def test_milestones_of_one_step_each_count():
 def test_milestones_are_rising_fractions(milestones):
     with pytest.raises(ValueError, match=r"milestones are rising fractions of the training, in \(0, 1\), not"):
         schedule("step", 1.0, 100, milestones=milestones)
+
+
+@pytest.mark.parametrize("rate", [-1.0, float("nan"), float("inf"), 10**400, True])
+def test_what_is_no_learning_rate_is_refused(rate):
+    with pytest.raises(ValueError, match="learning_rate must be a finite number of at least 0, not"):
+        schedule("constant", rate, 10)
