@@ -54,7 +54,7 @@ class Group:
         cores = (os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1
         at_once = _divisor(len(members), cores) if count == 1 else 1
         self._size = 1 if self.way == "loop" else len(members) // at_once
-        self._threads = ThreadPoolExecutor(cores)
+        self._threads = ThreadPoolExecutor(cores) if cores > 1 else None
         many = 1 if self.way == "vmap" and at_once < cores else suitable_steps(traced[0].train.closed)
         self._steps = course.steps_per_dispatch or many
         mesh = jax.make_mesh((count,), (_AXIS,), axis_types=(AxisType.Auto,), devices=devices[:count])
@@ -104,9 +104,11 @@ class Group:
                 if all(member // self._size != part for member in self._alive):
                     return None
                 own = (a if axis is None else a[part] for a, axis in zip(arguments, axes, strict=True))
-                return jax.block_until_ready(compiled(*own))
+                result = compiled(*own)
+                return result if self._threads is None else jax.block_until_ready(result)
 
-            return list(self._threads.map(of, range(len(self._members) // self._size)))
+            parts = range(len(self._members) // self._size)
+            return list((map if self._threads is None else self._threads.map)(of, parts))
 
         return run
 
