@@ -45,7 +45,7 @@ def pytest_runtest_teardown(item):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Names those that belong marked: the first answer, `pytest -m "not slow"`, is to take three minutes."""
+    """Names those that belong marked: the first answer, `pytest -m "not slow"`, is to be short."""
     reports = [each for kind in ("", "error") for each in terminalreporter.getreports(kind)]
     for report in reports:
         for name, seconds in report.user_properties:

@@ -1,4 +1,4 @@
-"""The first answer, `pytest -m "not slow"`, is to take three minutes and still says something of every wing and model.
+"""The first answer, `pytest -m "not slow"`, is to be short, and still says something of every wing and model.
 
 What takes long and is not marked is named where it ran: `tests/conftest.py`.
 """

@@ -46,7 +46,7 @@ def keep_memory() -> None:
     XLA on a CPU takes the memory of each step anew. The kernel hands it out page by page, on first touch, which was a
     third of a small convolutional network's step. What is kept need not be asked for again; the price is a peak of
     about twice as much. The first two gigabytes come in huge pages, of 2 MB each, where the kernel leaves that to
-    programs: steps of the guide's CNN, the VAE and ResNet-50 take 8, 5 and 4 % less. Call it before JAX has started its
+    programs: steps of the guide's CNN and of ResNet-50 take 8 and 4 % less. Call it before JAX has started its
     threads: they would have pools of their own, which it does not reach. `ZOO_CPU_LOWERING=plain` in the environment
     turns it off.
     """

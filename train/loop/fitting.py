@@ -391,6 +391,6 @@ def evaluate(
         return evaluator(task, feed(dataset, split, plan), plan, batch_size)(plan.place(state))
 
 
-def concatenate(metrics: Sequence[Metrics]) -> Metrics:
-    """Metrics of several dispatches, which have the steps as their leading axis."""
-    return jax.tree.map(lambda *parts: np.concatenate(parts), *metrics)
+def concatenate(metrics: Sequence[Metrics], axis: int = 0) -> Metrics:
+    """Metrics of several dispatches, in which one axis is that of the steps."""
+    return jax.tree.map(lambda *parts: np.concatenate(parts, axis), *metrics)

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from train.loop import parallel
-from train.loop.fitting import Fitted, History
+from train.loop.fitting import Fitted, History, concatenate
 from train.loop.programs import dispatches, suitable_steps
 from train.memory import require_memory, tree_bytes
 from train.metrics import higher_is_better, summarize
@@ -256,10 +256,7 @@ class Group:
     def _steps_together(self, since: Sequence[Any]) -> Any:
         """The metrics of several calls as those of one."""
         axis = 0 if self.way == "loop" else 1
-        return [
-            None if parts[0] is None else jax.tree.map(lambda *leaves: np.concatenate(leaves, axis), *parts)
-            for parts in zip(*since, strict=True)
-        ]
+        return [None if parts[0] is None else concatenate(parts, axis) for parts in zip(*since, strict=True)]
 
     def _adapt(self, histories: Sequence[History], numbers: Sequence[int]) -> None:
         if all(member.adapt is None for member in self._members):
