@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -117,6 +118,23 @@ def test_a_function_that_has_but_the_name_of_an_activation_is_itself(other):
     x = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
     variables = random_like(jax.eval_shape(Model().init, jax.random.key(0), x))
     assert_close(zoo.fuse(Model(), variables)(x), Model().apply(variables, x))
+
+
+@pytest.mark.parametrize("rows", [64, 65])
+def test_a_kernel_for_many_rows_is_turned_around_ahead(rows):
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.relu(Dense(4)(Dense(6)(x) * np.arange(1.0, 7.0, dtype=np.float32)[None]))
+
+    x = np.random.default_rng(0).normal(size=(rows, 5)).astype(np.float32)
+    variables = random_like(jax.eval_shape(Model().init, jax.random.key(0), x))
+    apply = partial(Model().apply, variables)
+    assert_close(zoo.fuse(Model(), variables)(x), apply(x))
+    made = jax.make_jaxpr(apply)(x)
+    fused = jax.make_jaxpr(lambda *leaves: fusion._interpret(made, leaves))(x)
+    turned = [each.params["at"].at.transpose_b for each in fused.eqns if each.primitive.name == "epilogue"]
+    assert turned == [rows > 64 and onednn.takes(jnp.float32)] * 2
 
 
 def test_what_was_prepared_inside_a_trace_serves_outside_of_it():
