@@ -77,6 +77,26 @@ def test_causal_queries_count_from_the_first_key(queries, keys):
     np.testing.assert_allclose(found, jax.nn.dot_product_attention(query, key, value, is_causal=True), atol=1e-5)
 
 
+@pytest.mark.parametrize(("queries", "keys", "parts"), [(9, 9, 3), (8, 5, 4), (5, 9, 2), (3, 3, 1)])
+def test_long_causal_attention_part_by_part_is_that_of_all_at_once(queries, keys, parts, monkeypatch):
+    monkeypatch.setattr(attention, "_LEAST", 2 + queries % 2)
+    options = {"mask": None, "causal": True, "key_lengths": np.array([keys, 2], np.int32)}
+    arrays = normal(2, queries, 4, 6), normal(2, keys, 2, 6, seed=4), normal(2, keys, 2, 6, seed=5)
+
+    def values_and_gradients(function):
+        def weighted(*arrays):
+            y = function(*arrays, **options)
+            return (y * normal(*y.shape, seed=6)).sum(), y
+
+        return jax.tree.leaves(jax.jit(jax.grad(weighted, (0, 1, 2), has_aux=True))(*arrays))
+
+    found, wanted = map(values_and_gradients, (attention._attend, attention._attend_at_once))
+    for a, b in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-6)
+    program = str(jax.make_jaxpr(lambda *arrays: attention._attend(*arrays, **options))(*arrays))
+    assert program.count(" exp ") == parts
+
+
 def test_a_query_that_sees_nothing_gives_numbers():
     query, key, value = normal(1, 2, 1, 4), normal(1, 3, 1, 4, seed=4), normal(1, 3, 1, 4, seed=5)
     mask = np.array([[False] * 3, [True] * 3])[None, None]
