@@ -11,7 +11,12 @@ os.environ["XDG_CACHE_HOME"] = os.path.join(tempfile.gettempdir(), f"flaxzoo-tes
 import jax
 import pytest
 
+from tests.compiling import compile_equal_programs_once
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
+if os.environ["JAX_PLATFORMS"] == "cpu":
+    jax.config.update("jax_disable_most_optimizations", True)
+compile_equal_programs_once()
 
 
 @pytest.fixture(autouse=True, scope="module")

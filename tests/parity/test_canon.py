@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import zoo
-from tests.compiling import compiled
 from tests.descriptors import random_variables
 from tests.parity.torch_weights import channels_last, images, tensor, tensors
 from tests.parity.torchvision_ops import timm
@@ -118,7 +117,7 @@ def test_logits_and_stages_of_timm(name):
         module.register_forward_hook(lambda module, inputs, output: seen.append(output))
     with torch.inference_mode():
         wanted = theirs(images(x))
-    logits, extra = compiled(functools.partial(model.apply, mutable=["intermediates"]))(variables, x)
+    logits, extra = jax.jit(functools.partial(model.apply, mutable=["intermediates"]))(variables, x)
     assert_close(logits, wanted, 1e-5)
     names = sorted(extra["intermediates"], key=lambda name: (name != "stem", len(name), name))
     assert len(names) == len(seen)
@@ -140,7 +139,7 @@ def test_logits_of_torchvision(name):
     x = example(1, *((224, 224) if name in VITS else (161, 97)), 3)
     with torch.inference_mode():
         wanted = theirs(images(x))
-    assert_close(compiled(zoo.create_model(name, **options).apply)(variables, x), wanted, 1e-5)
+    assert_close(jax.jit(zoo.create_model(name, **options).apply)(variables, x), wanted, 1e-5)
 
 
 @pytest.mark.parametrize("name", VITS)
@@ -151,7 +150,7 @@ def test_logits_of_vit_at_another_size(name):
     variables = pretrained.from_torch(name, theirs.state_dict(), num_layers=1).variables
     with torch.inference_mode():
         wanted = theirs(images(x))
-    assert_close(compiled(model.apply)(variables, x), wanted, 1e-5)
+    assert_close(jax.jit(model.apply)(variables, x), wanted, 1e-5)
 
 
 FEATURES = ["vgg11", "densenet121", "mobilenet_v3_large", "efficientnet_b0", "convnext_tiny", "vit_tiny_patch16_224"]
@@ -167,7 +166,7 @@ def test_features_are_what_timm_gives_without_classes(name):
     variables = pretrained.from_torch(name, theirs.state_dict(), **options, channels=1).variables
     with torch.inference_mode():
         wanted = theirs(images(x))
-    assert_close(compiled(model.apply)(variables, x), wanted, 1e-5)
+    assert_close(jax.jit(model.apply)(variables, x), wanted, 1e-5)
 
 
 SMOOTH = {  # without dropout
@@ -222,7 +221,7 @@ def test_training(name):
     variables = pretrained.from_torch(name, theirs.state_dict(), **options).variables
     theirs = theirs.double() if name in SMOOTH else theirs
 
-    @compiled
+    @jax.jit
     def step(variables, x):
         def loss(params):
             logits, updates = model.apply({**variables, "params": params}, x, train=True, mutable=["batch_stats"])
@@ -260,7 +259,7 @@ def test_gradient_of_every_parameter_of_resnet50():
     with jax.enable_x64(True):
         variables, x = jax.tree.map(np.float64, (variables, x))
 
-        @compiled
+        @jax.jit
         def gradient(params, batch_stats, x):
             def loss(params):
                 return cross_entropy(model.apply({"params": params, "batch_stats": batch_stats}, x), label)

@@ -13,7 +13,6 @@ import pytest
 import safetensors.numpy as safetensors_numpy
 
 import zoo
-from tests.compiling import compiled
 from tests.descriptors import random_variables
 from tests.parity import torchvision_ops  # noqa: F401  # else transformers cannot be imported
 from tests.parity.torch_weights import tensor
@@ -225,7 +224,7 @@ def output(theirs, **inputs):
 def test_logits(architecture, saved, tmp_path):
     """Theirs and ours, with and without padding on either side; and theirs again with what we have written."""
     theirs, folder, model, variables = saved(architecture)
-    apply = compiled(model.apply)
+    apply = jax.jit(model.apply)
     assert_close(apply(variables, TOKENS), output(theirs, input_ids=TOKENS))
     # Where padding stands in front, generation in transformers counts the positions from the first token.
     where = {"position_ids": np.maximum(MASK.cumsum(axis=1) - 1, 0)} if "GPT" in architecture else {}
@@ -266,7 +265,7 @@ def test_gradients_of_gpt2(saved, tmp_path):
     theirs.zero_grad()
     theirs(torch.from_numpy(np.int64(TOKENS)), labels=torch.from_numpy(np.int64(TOKENS))).loss.backward()
 
-    @compiled
+    @jax.jit
     @jax.grad
     def gradient(variables):
         return losses.cross_entropy(model.apply(variables, TOKENS)[:, :-1], TOKENS[:, 1:]).mean()
@@ -335,13 +334,13 @@ def test_the_last_hidden_state_of_a_file_with_a_head(family, saved):
     words = {"GPT2": "GPT2LMHeadModel", "Llama": "LlamaForCausalLM"}[family]
     theirs, folder, _, _ = saved(words)
     model, variables = pretrained.from_hub(folder, architecture=f"{family}Model")
-    assert_close(compiled(model.apply)(variables, TOKENS), output(theirs.base_model, input_ids=TOKENS))
+    assert_close(jax.jit(model.apply)(variables, TOKENS), output(theirs.base_model, input_ids=TOKENS))
 
 
 def test_the_last_hidden_state_of_a_bert_that_does_not_pool(saved):
     theirs, folder, _, _ = saved("BertForMaskedLM")
     model, variables = pretrained.from_hub(folder, architecture="BertModel")
-    assert_close(compiled(model.apply)(variables, TOKENS), output(theirs.bert, input_ids=TOKENS))
+    assert_close(jax.jit(model.apply)(variables, TOKENS), output(theirs.bert, input_ids=TOKENS))
     with pytest.raises(ValueError, match="unknown option of BertModel here: 'maxlen'; nearest: max_len"):
         pretrained.from_hub(folder, architecture="BertModel", maxlen=3)
 

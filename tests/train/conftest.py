@@ -8,7 +8,6 @@ import jax
 import numpy as np
 import pytest
 
-from tests.compiling import QUICKLY
 from train.loop import parallel
 
 DEVICES_FOR = parallel.devices_for
@@ -31,14 +30,12 @@ def nas_bench():
 
 @pytest.fixture(autouse=True, scope="package")
 def short_trainings():
-    """What names no devices trains on one, as on most machines; programs of a plan are compiled quickly.
+    """What names no devices trains on one, as on most machines.
 
     That the plans agree over eight devices is tried where tests name a plan.
     """
-    options = {**(parallel.compiler_options() or {}), **QUICKLY}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parallel, "devices_for", lambda batch_size: jax.devices()[:1])
-        patch.setattr(parallel, "compiler_options", lambda: options)
         yield
 
 

@@ -14,7 +14,6 @@ import pytest
 from jax import export
 
 import zoo
-from tests.compiling import compiled
 from tests.descriptors import MODELS, random_variables
 from zoo.layers import BATCH_AXIS
 from zoo.summary import abstract_variables, count_parameters
@@ -59,7 +58,7 @@ def example(name, batch_size=BATCH):
     return rng.normal(size=shape).astype(np.float32)
 
 
-of_a_model = functools.partial(compiled, static_argnums=0)
+of_a_model = functools.partial(jax.jit, static_argnums=0)
 
 
 @of_a_model

@@ -12,7 +12,6 @@ import pytest
 
 from data import augment
 from data.augment import POLICIES, Policy, affine, policy, warp
-from tests.compiling import compiled
 from tests.draws import assert_all_differ, keys_drawn_from
 
 KEY = jax.random.key(3)
@@ -210,7 +209,7 @@ def test_no_two_draws_share_a_key():
     """Of all settings together, for two examples."""
     whole = partial(augment.apply, policy(**STRENGTHS), num_classes=3)
     with keys_drawn_from() as keys:  # quickly compiled
-        compiled(whole)(batch_of(images(2, 2, 2)), KEY)
+        jax.jit(whole)(batch_of(images(2, 2, 2)), KEY)
     assert_all_differ(keys, at_least=2 * 22)
 
 

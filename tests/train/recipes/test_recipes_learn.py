@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 
 import data
 import train.recipes  # noqa: F401
+from tests.compiling import optimised
 from train.inference.image_sampling import draw
 from train.inference.loading import Run
 from train.loop import parallel
@@ -19,15 +20,13 @@ from train.recipe import get_recipe, override
 from train.runs.build import build
 from train.runs.transfer import resolve
 
-COMPILER_OPTIONS = parallel.compiler_options
-
 one_device = parallel.jit(jax.devices()[:1])
 
 
-@pytest.fixture(autouse=True)
-def long_trainings(monkeypatch):
-    """Of which the programs are optimised."""
-    monkeypatch.setattr(parallel, "compiler_options", COMPILER_OPTIONS)
+@pytest.fixture(autouse=True, scope="module")
+def long_trainings():
+    with optimised():
+        yield
 
 
 @pytest.mark.parametrize(

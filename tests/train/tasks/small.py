@@ -9,7 +9,6 @@ import jax
 import numpy as np
 
 import zoo
-from tests.compiling import compiled
 from tests.descriptors import MODELS
 from train.metrics import summarize
 from train.optim.optimizers import optimizer
@@ -68,7 +67,7 @@ def trainer(name):
     """The task of the small variant, its compiled train step and evaluation, and an initial state."""
     options = {"dropout_rate": 0.0} if "dropout_rate" in zoo.model_card(name).options else {}
     task = task_of(name, optimizer("adam", 1e-2), model_options=options)
-    return task, compiled(task.train_step), compiled(task.eval_step), task.init(KEY, batch_of(name))
+    return task, jax.jit(task.train_step), jax.jit(task.eval_step), task.init(KEY, batch_of(name))
 
 
 def linear(num_outputs=3, **options):
@@ -86,7 +85,7 @@ def assert_same_state(first, second):
 def step_of(task, examples):
     """The state before and after one step on these examples, and what the step reports."""
     state = task.init(jax.random.key(0), examples)
-    new, metrics = compiled(task.train_step)(state, examples)
+    new, metrics = jax.jit(task.train_step)(state, examples)
     return state, new, summarize(metrics)
 
 
@@ -108,4 +107,4 @@ def train_on(task, batch, steps):
         state, metrics = task.train_step(state, batch)
         return state, metrics["loss"].total / metrics["loss"].weight
 
-    return compiled(lambda state: jax.lax.scan(step, state, length=steps))(task.init(jax.random.key(0), batch))
+    return jax.jit(lambda state: jax.lax.scan(step, state, length=steps))(task.init(jax.random.key(0), batch))

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 import zoo
-from tests.compiling import compiled
 from tests.descriptors import MODELS, random_variables
 from zoo.summary import abstract_variables, count_parameters
 from zoo.text.transformer import mean_over_tokens
@@ -33,12 +32,12 @@ def built(name):
     return model, random_variables(model, TOKENS)
 
 
-@functools.partial(compiled, static_argnums=0, static_argnames="method")
+@functools.partial(jax.jit, static_argnums=0, static_argnames="method")
 def run(model, variables, *args, method="__call__"):
     return model.apply(variables, *args, method=method)
 
 
-@functools.partial(compiled, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0)
 def logits_of(name, tokens, state=None, mask=None):
     """Of the decoder behind a fixed source, or of the language model."""
     model, variables = built(name)
@@ -96,7 +95,7 @@ def test_nothing_leaks_from_the_future(name):
         with nn.intercept_methods(shifted):
             return jnp.square(logits_of.__wrapped__(name, TOKENS)).sum(axis=(0, 2))
 
-    slopes = compiled(jax.jacrev(logits))(jnp.zeros((3, 8, 8)))  # [time of logits, batch, time of tokens, features]
+    slopes = jax.jit(jax.jacrev(logits))(jnp.zeros((3, 8, 8)))  # [time of logits, batch, time of tokens, features]
     reach = np.abs(slopes).sum(axis=(1, 3))
     assert not np.triu(reach, 1).any()
     assert reach[np.tril_indices(8)].all()
@@ -222,7 +221,7 @@ def test_a_masked_bert_has_the_published_number_of_parameters():
 
 def test_gpt_starts_small_in_front_of_sums():
     model = zoo.create_model("gpt2", **{**SMALL, "hidden_size": 64, "mlp_dim": 128})
-    params = compiled(model.init)(jax.random.key(0, impl="rbg"), TOKENS)["params"]["decoder_block1"]
+    params = jax.jit(model.init)(jax.random.key(0, impl="rbg"), TOKENS)["params"]["decoder_block1"]
     for kernel in (params["attention"]["out"]["kernel"], params["fc2"]["kernel"]):
         assert np.std(kernel) == pytest.approx(0.02 / 2, rel=0.05)
     for kernel in (params["attention"]["query"]["kernel"], params["fc1"]["kernel"]):
