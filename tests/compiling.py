@@ -14,6 +14,9 @@ from jax._src import compiler  # JAX's own cache of programs writes them, which 
 MOST = 400
 """Programs that are kept."""
 
+UNOPTIMISED = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+"""For the environment of a process that trains shortly."""
+
 _programs: dict[bytes, Any] = {}
 _lock = threading.Lock()
 _compile = compiler.backend_compile_and_load

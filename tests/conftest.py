@@ -1,5 +1,6 @@
 """What every test runs under: eight CPU devices, no implicit rank promotion; and which tests are to be marked slow."""
 
+import gc
 import os
 import tempfile
 
@@ -24,6 +25,11 @@ def forget_compiled_programs():
     """Hundreds of compiled programs would fill gigabytes by the end."""
     yield
     jax.clear_caches()
+
+
+def pytest_collection_finish():
+    """Neither the garbage collector nor the search for leaked tracers looks through what was imported again."""
+    gc.freeze()
 
 
 MOST = 15.0

@@ -10,6 +10,11 @@ HERE = Path(__file__).parent
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
 
+def pytest_ignore_collect(config):
+    """The first answer does not import them."""
+    return True if config.option.markexpr == "not slow" else None
+
+
 def pytest_collection_modifyitems(items):
     """What stands here is slow as a whole: to import the other libraries takes seconds."""
     for item in items:

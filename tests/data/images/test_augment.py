@@ -137,6 +137,7 @@ def test_each_setting(name):
     assert not np.array_equal(found, applied(strength, batch_of(x), jax.random.key(4))["image"])
 
 
+@pytest.mark.slow
 def test_without_jit():
     """Where no pixel is on one side of a border or the other."""
     x = images()

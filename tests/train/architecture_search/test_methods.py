@@ -33,6 +33,7 @@ def test_evolution_beats_random_search_at_the_same_number_of_trials(nas_bench):
     assert best(evolution, 100).mean() > 91.03
 
 
+@pytest.mark.slow
 def test_reinforce_learns_what_is_rewarded():
     seen = run(lambda sizes, seed: reinforce(sizes, seed, learning_rate=0.05), lambda a: float(np.sum(a)), 200, 0)
     assert np.mean([value for _, value in seen[-40:]]) > np.mean([value for _, value in seen[:40]]) + 3

@@ -124,8 +124,8 @@ keep_memory()
 import jax, jax.numpy as jnp
 
 double = jax.jit(lambda x: jnp.cumsum(x * 2) + 1)
-x = jnp.ones(2**24)
-for _ in range(12):
+x = jnp.ones(2**23)
+for _ in range(8):
     double(x).block_until_ready()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(4):
@@ -146,6 +146,7 @@ print(re.search(r"AnonHugePages: *([0-9]+) kB", Path("/proc/self/smaps_rollup").
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc")
 def test_memory_is_kept_from_step_to_step(monkeypatch):
     """The kernel hands out a step's pages anew where nothing is kept, and else but for holes that were filled."""

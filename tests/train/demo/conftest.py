@@ -21,7 +21,7 @@ ALPHABET = "\n abcdefghijklmnopqrstuvwxyz"
 def save(folder, recipe, example):
     """A run folder without the run: its recipe, and a checkpoint of a model that is initialised."""
     model = zoo.create_model(recipe.model, **recipe.model_options)
-    variables = model.init(jax.random.key(3), *example)
+    variables = jax.jit(model.init)(jax.random.key(3), *example)
     step = folder / "checkpoints" / "1"
     zoo.save_model(step, recipe.model, variables, **recipe.model_options)
     meta = step / "meta" / "metadata"

@@ -20,6 +20,7 @@ import pytest
 
 import data
 import zoo
+from tests.compiling import UNOPTIMISED
 from train.loop import parallel
 from train.loop.checkpoints import CheckpointError, Checkpoints
 from train.loop.fitting import DivergedError, fit
@@ -67,6 +68,7 @@ def interrupted(folder, name, kill_step, plan):
     script = Path(__file__).with_name("interrupted.py")
     environment = {
         **os.environ,
+        **UNOPTIMISED,
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")]),
         "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
     }

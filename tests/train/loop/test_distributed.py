@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import zoo
+from tests.compiling import UNOPTIMISED
 
 pytestmark = pytest.mark.slow
 
@@ -32,6 +33,7 @@ SETTINGS = [
 def start(recipe, folder, settings, process=None, count=1, devices=1, port=0):
     environment = {
         **os.environ,
+        **UNOPTIMISED,
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")]),

@@ -38,12 +38,11 @@ def test_gradients_are_those_of_automatic_differentiation_and_of_differences(siz
     layers, x, labels = problem(sizes)
     targets = jax.nn.one_hot(labels, sizes[-1])
     share = jnp.array([0.5, 0.0, 0.1, 0.2, 0.0, 0.3]) if weighted else None
-    chex.assert_trees_all_close(
-        gradients(layers, x, targets, share), jax.grad(loss)(layers, x, targets, share), atol=1e-6
-    )
+    both = jax.jit(lambda *problem: (gradients(*problem), jax.grad(loss)(*problem)))
+    chex.assert_trees_all_close(*both(layers, x, targets, share), atol=1e-6)
     with jax.enable_x64(True):
-        wide = jax.tree.map(lambda a: a.astype(jnp.float64), (layers, x, targets, share))
-        chex.assert_trees_all_close(gradients(*wide), jax.grad(loss)(*wide), atol=1e-14, rtol=1e-12)
+        wide = jax.tree.map(lambda a: np.asarray(a, np.float64), (layers, x, targets, share))
+        chex.assert_trees_all_close(*both(*wide), atol=1e-14, rtol=1e-12)
     check = check_gradients(loss, layers, x, targets, share, gradient=gradients, coordinates=2)
     assert check.ok, check
     assert check.dtype == "float64"

@@ -109,6 +109,7 @@ def test_gradients_for_times(solver):
             np.testing.assert_allclose(found[index], (loss(times + step) - loss(times - step)) / 2e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["dopri5", "rk4"])
 def test_values_and_gradients_are_torchdiffeqs(method):
     torch, torchdiffeq = pytest.importorskip("torch"), pytest.importorskip("torchdiffeq")
@@ -135,6 +136,7 @@ def test_values_and_gradients_are_torchdiffeqs(method):
         np.testing.assert_allclose(ours_, theirs_.grad, rtol=1e-3, atol=1e-3 * theirs_.grad.abs().max().item())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adjoint", ["direct", "checkpoint", "backsolve"])
 def test_a_flax_module_leaks_no_tracer(adjoint):
     model = zoo.create_model("neural_ode", hidden_sizes=(4,), adjoint=adjoint)
