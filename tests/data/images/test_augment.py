@@ -206,6 +206,7 @@ def test_area_ratio_and_place_of_a_crop_are_drawn_apart():
     assert_uncorrelated(sides.prod(axis=1), np.log(sides[:, 0] / sides[:, 1]), *place.T)
 
 
+@pytest.mark.slow
 def test_no_two_draws_share_a_key():
     """Of all settings together, for two examples."""
     whole = partial(augment.apply, policy(**STRENGTHS), num_classes=3)

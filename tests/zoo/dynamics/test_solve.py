@@ -75,6 +75,7 @@ def test_the_order_of_convergence(solver, order):
     assert np.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.25)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("control", ["batch", "example"])
 @pytest.mark.parametrize("adjoint", ["direct", "checkpoint", "backsolve"])
 @pytest.mark.parametrize("times", [(0.0, 1.0), (0.0, 0.4, 1.0)])
