@@ -371,6 +371,7 @@ def test_meta_is_plain_json(run):
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_leaves_the_last_good_checkpoint(tmp_path):
     digits = data.load("digits", flat=True, validation=0.1)
     # The rate explodes in step 51; the parameters are no numbers after it, and the loss is not in step 52.
