@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -71,22 +72,38 @@ def _arrow(axes: Any, start: tuple[float, float], end: tuple[float, float], colo
     axes.annotate("", xy=end, xytext=start, arrowprops={**style, "connectionstyle": f"arc3,rad={bend}"}, zorder=1)
 
 
-def skips(epochs: Sequence[float], counts: Mapping[str, Sequence[int]], path: str | Path, *, edges: int) -> None:
-    """Draws the number of skip connections in the cell that a supernet stands for, by epoch, as a PNG.
+def skips(
+    epochs: Sequence[float],
+    counts: Mapping[str, Sequence[Sequence[float]]],
+    shares: Mapping[str, Sequence[Sequence[float]]],
+    path: str | Path,
+    *,
+    edges: int,
+) -> None:
+    """Draws as a PNG how skip connections gain ground while supernets are trained.
+
+    A line is a mean over supernets, each of which is a thin one.
 
     Args:
-      epochs: at which the cell was derived.
-      counts: by what each line is called.
+      epochs: at which cells were derived.
+      counts: of the skip connections in the cell that a supernet stands for, `[supernet, epoch]`, by what the line is
+        called.
+      shares: the mean weight of skip connections over all edges of the supernet's cells, likewise.
       path: of the file.
       edges: of a cell, the most that there can be.
     """
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axes = figure.subplots()
-    for (label, values), colour, line in zip(counts.items(), (BLUE, ORANGE), ("-", "--"), strict=False):
-        axes.step(epochs, values, line, where="post", color=colour, label=label)
-    axes.set(xlabel="epoch", ylabel=f"skip connections of {edges} edges", ylim=(-0.2, edges + 0.2))
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    figure.savefig(path, dpi=120)
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for axes, lines in ((left, counts), (right, shares)):
+        for (label, rows), color, style in zip(lines.items(), (BLUE, ORANGE), ("-", "--"), strict=False):
+            for row in rows if len(rows) > 1 else ():
+                axes.plot(epochs, row, style, color=color, lw=0.8, alpha=0.5)
+            axes.plot(epochs, np.mean(rows, axis=0), style, color=color, lw=2, label=label)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+        axes.set(xlabel="epoch")
+    left.set(ylabel=f"skip connections of {edges} edges", ylim=(-0.2, edges + 0.2))
+    left.yaxis.set_major_locator(MaxNLocator(integer=True))
+    right.set(ylabel="weight of skip connections, mean of all edges", ylim=(0, 1))
+    figure.savefig(path, dpi=80)

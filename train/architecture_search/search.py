@@ -20,7 +20,7 @@ import numpy as np
 import zoo
 from train.architecture_search import pictures
 from train.architecture_search.methods import SEARCHES, Architecture, Search, short_evolution
-from train.architecture_search.space import CellSpace, derive, num_skips
+from train.architecture_search.space import SKIP, CellSpace, derive, num_skips
 from train.architecture_search.supernet import Rates, train_supernet, weights_over_time
 from train.files import as_json, read_json, write_whole
 from train.loop.checkpoints import History
@@ -43,10 +43,14 @@ class Preset(NamedTuple):
     rates: Rates
 
 
+# A hundredth of the paper's steps: α moves faster.
+_FAST = Rates(learning_rate=0.1, architecture_rate=1e-2)
+
 PRESETS = {
     "darts": Preset(CellSpace(), 16, 8, Rates()),
-    # A hundredth of the paper's steps: α moves faster.
-    "small": Preset(CellSpace(SMALL_SPACE, 2), 8, 3, Rates(learning_rate=0.1, architecture_rate=1e-2)),
+    "small": Preset(CellSpace(SMALL_SPACE, 2), 8, 3, _FAST),
+    # The choice of S2 (Zela et al. 2020), in a supernet so deep that it collapses to skip connections.
+    "s2": Preset(CellSpace(("skip_connect", "sep_conv_3x3"), 2), 8, 8, _FAST),
 }
 """By name."""
 
@@ -55,7 +59,10 @@ ORDERS = {"darts": 1, "darts2": 2}
 
 METHODS = (*SEARCHES, *ORDERS)
 
-SEARCH = "search.json"
+SEARCH, SKIPS, SKIPS_PICTURE = "search.json", "skips.json", "skips.png"
+
+UNLIMITED = "without a limit"
+"""What skip connections are counted by where none is taken out."""
 
 
 def search(
@@ -241,20 +248,22 @@ def _by_gradient(
     over_time = weights_over_time(place)
     normal = [derive(weights["normal"], operations) for _, weights in over_time]
     epoch_of = {row["step"]: row["epoch"] for row in history}
-    counts = {"without a limit": [num_skips(edges) for edges in normal]}
+    counts = {UNLIMITED: [num_skips(edges) for edges in normal]}
     if max_skips is not None:
         limited = [derive(weights["normal"], operations, max_skips=max_skips) for _, weights in over_time]
         counts[f"at most {max_skips} (P-DARTS)"] = [num_skips(edges) for edges in limited]
     epochs_told = [epoch_of.get(step, float(index)) for index, (step, _) in enumerate(over_time)]
-    pictures.skips(epochs_told, counts, folder / "skips.png", edges=2 * num_nodes)
-    write_whole(folder / "skips.json", as_json({"epoch": epochs_told, **counts}) + "\n")
+    share = [float(weights["normal"][:, list(operations).index(SKIP)].mean()) for _, weights in over_time]
+    lines = {label: [values] for label, values in counts.items()}
+    pictures.skips(epochs_told, lines, {"normal cell": [share]}, folder / SKIPS_PICTURE, edges=2 * num_nodes)
+    write_whole(folder / SKIPS, as_json({"epoch": epochs_told, "share": share, **counts}) + "\n")
     _, last = over_time[-1]
     genotype = Genotype(derive(last["normal"], operations, max_skips=max_skips), derive(last["reduce"], operations))
     facts = {
         "architectures": 1,
         "search_seconds": round(history[-1]["seconds"], 1),
         "search_value": history[-1].get("validation_accuracy"),
-        "skips_without_limit": counts["without a limit"][-1],
+        "skips_without_limit": counts[UNLIMITED][-1],
     }
     return genotype, facts
 
@@ -290,9 +299,23 @@ def compare(
             place = folder / f"{method}_seed{seed}"
             reports.append(search(replace(recipe, seed=seed), place, method=method, tell=tell, **options))
         rows.append({"method": method, **_summary(reports)})
+    if gradient := [method for method in methods if method in ORDERS]:
+        _draw_skips(folder, gradient, seeds, edges=2 * PRESETS[options.get("space", "small")].space.num_nodes)
     result = {"budget": options.get("budget", 40.0), "seeds": list(seeds), "methods": rows}
     write_whole(folder / "compare.json", as_json(result) + "\n")
     return result
+
+
+def _draw_skips(folder: Path, methods: Sequence[str], seeds: Sequence[int], *, edges: int) -> None:
+    """All supernets of a comparison in one picture."""
+    told = {
+        method: [read_json(folder / f"{method}_seed{seed}" / SKIPS, dict[str, Any]) for seed in seeds]
+        for method in methods
+    }
+    counts, shares = (
+        {method: [row[column] for row in rows] for method, rows in told.items()} for column in (UNLIMITED, "share")
+    )
+    pictures.skips(told[methods[0]][0]["epoch"], counts, shares, folder / SKIPS_PICTURE, edges=edges)
 
 
 def _summary(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -29,7 +29,13 @@ def search(
         float, arg(help="passes over the training data, of all networks together that the search trains")
     ] = 40.0,
     trial_epochs: Annotated[float, arg(help="how many of them a network takes; a supernet takes them all")] = 4.0,
-    space: Annotated[str, arg(help="small (2 nodes, 5 operations) or darts (the paper's: 4 nodes, 8)")] = "small",
+    space: Annotated[
+        str,
+        arg(
+            help="small (2 nodes, 5 operations), s2 (2 nodes; a skip connection or a convolution) or darts (the "
+            "paper's: 4 nodes, 8)"
+        ),
+    ] = "small",
     max_skips: Annotated[
         int, arg(help="the most skip connections in the normal cell of a supernet; -1 for no limit")
     ] = 2,
