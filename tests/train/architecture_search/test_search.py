@@ -6,9 +6,15 @@ import jax
 import numpy as np
 import optax
 import pytest
+from PIL import Image
 
+import data
 import train.architecture_search.search as module
 from train.architecture_search.search import compare, search
+from train.architecture_search.space import CellSpace
+from train.architecture_search.supernet import Rates
+from train.inference.loading import load
+from train.inference.prediction import predict
 from train.recipe import get_recipe, override
 from train.search.evaluation import Outcome
 from train.tasks import classification
@@ -138,3 +144,24 @@ def test_random_search_is_in_every_comparison(tmp_path, untrained):
     assert all(row["test_accuracy_sd"] == 0 for row in found["methods"])
     with pytest.raises(ValueError, match="seeds are different numbers"):
         compare(digits(), tmp_path / "other", seeds=[0, 0])
+
+
+@pytest.mark.slow
+def test_a_cell_is_found_by_gradients_and_its_network_predicts(tmp_path, monkeypatch):
+    rates = Rates(batch_size=128, learning_rate=0.1, architecture_rate=0.1)
+    tiny = module.Preset(CellSpace(("skip_connect", "avg_pool_3x3"), 1), 4, 3, rates)
+    monkeypatch.setitem(module.PRESETS, "tiny", tiny)
+    recipe = digits("epochs=8", "batch_size=128")
+    report = search(recipe, tmp_path / "run", space="tiny", budget=3, max_skips=1, progress=False)
+    skips = json.loads((tmp_path / "run/skips.json").read_text())
+    assert skips["epoch"] == [1, 2, 3]
+    assert report["skips"] <= 1
+    assert (tmp_path / "run/skips.png").stat().st_size > 1000
+    network = load(tmp_path / "run/found").recipe.model_options["genotype"]
+    assert read_genotype(network) == read_genotype(report["genotype"])
+    test = data.load("digits").splits["test"][np.arange(60)]
+    files = [tmp_path / f"{index:02d}.png" for index in range(60)]
+    for file, image in zip(files, test["image"][..., 0], strict=True):
+        Image.fromarray(np.uint8(np.round(image * 255))).save(file)
+    told = predict(tmp_path / "run/found", files)
+    assert np.mean([each.label == str(label) for each, label in zip(told, test["label"], strict=True)]) > 0.6
