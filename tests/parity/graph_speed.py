@@ -168,12 +168,12 @@ def keras_step(x: np.ndarray, adjacency: np.ndarray, label: np.ndarray, train: n
     logits = keras.layers.Dot((2, 1))([edges, keras.layers.Dense(CLASSES, use_bias=False)(h)])
     model = keras.Model([nodes, edges], logits)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(0.01), loss, jit_compile=True)
+    model.compile(keras.optimizers.Adam(0.01), loss)
     labels, weight = np.zeros((1, len(x)), np.int32), np.zeros((1, len(x)), np.float32)
     labels[0, train], weight[0, train] = label, 1
     given = [jnp.asarray(array)[None] for array in (x, adjacency)]
     wanted = [jnp.asarray(array) for array in (labels, weight)]
-    return lambda: model.train_on_batch(given, *wanted)
+    return lambda: model.train_on_batch(given, wanted[0], wanted[1])
 
 
 Way = Callable[[jax.Array, Graph], jax.Array]

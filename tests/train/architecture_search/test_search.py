@@ -14,7 +14,7 @@ from train.architecture_search.search import compare, search
 from train.architecture_search.space import CellSpace
 from train.architecture_search.supernet import Rates
 from train.inference.loading import load
-from train.inference.prediction import predict
+from train.inference.prediction import Prediction, predict
 from train.recipe import get_recipe, override
 from train.search.evaluation import Outcome
 from train.tasks import classification
@@ -164,4 +164,5 @@ def test_a_cell_is_found_by_gradients_and_its_network_predicts(tmp_path, monkeyp
     for file, image in zip(files, test["image"][..., 0], strict=True):
         Image.fromarray(np.uint8(np.round(image * 255))).save(file)
     told = predict(tmp_path / "run/found", files)
-    assert np.mean([each.label == str(label) for each, label in zip(told, test["label"], strict=True)]) > 0.6
+    labels = [each.label for each in told if isinstance(each, Prediction)]
+    assert np.mean(np.array(labels) == test["label"].astype(str)) > 0.6
