@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import glob
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -91,7 +92,7 @@ def train(
     try:
         report = runs.train(wanted, folder, resume=resume, progress=not json)
     except InterruptedTraining as interruption:  # by SIGTERM: what was asked for is done
-        advice = f"zoo train {name} --run {folder} --resume"
+        advice = shlex.join(["zoo", "train", recipe or name, "--run", str(folder), "--resume"])
         if json:
             return console.print_json({"interrupted_at_step": interruption.step, "resume": advice})
         return print(f"{interruption}: `{advice}`")
@@ -160,8 +161,9 @@ def _compare_variants(
     names: list[str], settings: list[str], metric: str, out: Path | None, folder: Path | None, json: bool
 ) -> None:
     import train.recipes  # noqa: F401
-    from train.recipe import get_recipe, literal, override, recipe_name
+    from train.recipe import get_recipe, override, recipe_name
     from train.runs import comparison
+    from train.settings import literal
 
     if len(names) != 1:
         raise ValueError(f"settings are of one recipe or comparison; not of {' and '.join(map(repr, names)) or 'none'}")

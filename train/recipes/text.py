@@ -88,7 +88,7 @@ def text_classifier() -> Recipe:
         optimizer_options={"weight_decay": 0.1, "mask": "kernels"},
         learning_rate=1e-3,
         schedule="cosine",
-        schedule_options={"warmup_steps": 20},
+        schedule_options={"warmup_steps": 10},
         validation=0.2,
         monitor="validation_loss",
         patience=5,
