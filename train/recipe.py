@@ -9,7 +9,7 @@ import json
 import logging
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -311,14 +311,16 @@ def _in_a_size(base: Recipe) -> Recipe:
     if not base.data.startswith("folder:") or "image_size" in base.data_options or base.weights or not base.model:
         return base
     options = {**(pictures_of(base.model) if base.model in list_models() else {}), **base.data_options}
+    why = f"the size that {base.model} is made for" if "image_size" in options else "the default"
+    tell_pictures(options, f"{why}; data_options.image_size=… and data_options.channels=… take others")
+    return dataclasses.replace(base, data_options=options)
+
+
+def tell_pictures(options: Mapping[str, Any], why: str) -> None:
+    """Says in which size and colours the pictures of a folder are read."""
     sizes = {name: options[name] for name in ("image_size", "channels") if name in options}
     height, width, channels = data.ImageReader.of(**sizes).shape
-    why = f"the size that {base.model} is made for" if "image_size" in options else "the default"
-    _LOG.warning(
-        "pictures are read as %d×%d in %s, %s; data_options.image_size=… and data_options.channels=… take others",
-        *(height, width, "grey" if channels == 1 else "colours", why),
-    )
-    return dataclasses.replace(base, data_options=options)
+    _LOG.warning("pictures are read as %d×%d in %s, %s", height, width, "grey" if channels == 1 else "colours", why)
 
 
 def from_json(text: str) -> Recipe:

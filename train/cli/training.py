@@ -79,9 +79,10 @@ def train(
     """
     import train.recipes  # noqa: F401
     from train.loop.fitting import InterruptedTraining
-    from train.publishing.uses import uses
+    from train.publishing.uses import examples, uses
     from train.recipe import get_recipe, override, recipe_name
     from train.runs import run as runs
+    from zoo.checkpoint import saved_meta
 
     recipe, settings = _recipe_and_settings((*([] if recipe is None else [recipe]), *settings))
     name = recipe_name(recipe or "lenet5_digits")
@@ -100,7 +101,8 @@ def train(
         return console.print_json(report)
     console.print_report(report)
     if report:
-        print(f"\nkept in {folder}, for {', '.join(f'`zoo {use}`' for use in uses(wanted, folder))}")
+        such_as = "".join(f"; such as\n{line}" for line in examples(wanted, saved_meta(folder), str(folder))[:1])
+        print(f"\nkept in {folder}, for {', '.join(f'`zoo {use}`' for use in uses(wanted, folder))}{such_as}")
 
 
 def _recipe_and_settings(words: Sequence[str]) -> tuple[str | None, tuple[str, ...]]:

@@ -17,7 +17,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 import zoo
 from train.inference.required_code import require_sources
 from train.optim.freezing import Frozen, matches
-from train.recipe import Recipe, list_recipes, options_of_data, pictures_of
+from train.recipe import Recipe, list_recipes, options_of_data, pictures_of, tell_pictures
 from zoo import pretrained
 from zoo.checkpoint import CHECKPOINTS, saved_meta
 from zoo.published import find, is_published
@@ -173,6 +173,8 @@ def resolve(recipe: Recipe) -> Recipe:
     options = {name: value for name, value in options.items() if name not in _OF_THE_TASK}
     if not recipe.data.startswith("folder:"):
         preparation = {}
+    elif preparation and "image_size" not in recipe.data_options:
+        tell_pictures({**preparation, **recipe.data_options}, f"as for the weights {recipe.weights}")
     return replace(
         recipe,
         model_options={**options, **recipe.model_options},
