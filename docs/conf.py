@@ -11,6 +11,7 @@ _PROJECT = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["project"
 
 project = _PROJECT["name"]
 version = release = _PROJECT["version"]
+author = ""  # the next line names them
 copyright = "the authors, Apache License 2.0"
 extensions = [
     "sphinx.ext.autodoc",

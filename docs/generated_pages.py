@@ -180,13 +180,12 @@ def _recipes() -> dict[str, Any]:
     return {name: get_recipe(name) for name in list_recipes()}
 
 
-def readme_row(name: str, readme: str) -> list[str]:
-    """The cells behind the name in the README's table, where what was reached is told once."""
-    found = re.search(rf"^\| `{name}` \|(.*)\|$", readme, re.MULTILINE)
-    if not found:
-        raise ValueError(f"README.md has no row of the recipe {name!r}")
-    without_links = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", found[1])  # they start from where the README is
-    return [cell.strip() for cell in without_links.split("|")]
+def readme_rows(readme: str) -> dict[str, list[str]]:
+    """By recipe the cells behind its name in the README's table, in its order: what was reached is told there once."""
+    table = readme.partition("\n## Recipes\n")[2].partition("\n## ")[0]
+    without_links = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", table)  # they start from where the README is
+    rows = re.findall(r"^\| `(\w+)` \|(.*)\|$", without_links, re.MULTILINE)
+    return {name: [cell.strip() for cell in cells.split("|")] for name, cells in rows}
 
 
 def recipes() -> Pages:
@@ -196,7 +195,10 @@ def recipes() -> Pages:
 
     readme, known = (ROOT / "README.md").read_text(), set(list_models())
     found = _recipes()
-    rows = [[f"[`{name}`]({name}.md)", *readme_row(name, readme)] for name in found]
+    in_readme = readme_rows(readme)
+    if missing := sorted(found.keys() ^ in_readme.keys()):
+        raise ValueError(f"the recipes and the rows of README.md differ by {', '.join(missing)}")
+    rows = [[f"[`{name}`]({name}.md)", *cells] for name, cells in in_readme.items()]
     yield (
         "index.md",
         _page(

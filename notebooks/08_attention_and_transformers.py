@@ -3,7 +3,8 @@
 #
 # A network that looks up what it needs: chapters 7 and 8 of *Deep Learning & Neural Networks: a comprehensive guide*.
 # Numbers in parentheses are the guide's equations. We build attention from its formula, train a small Transformer that
-# reads dates, and then look at what it looks at. It takes about half a minute on a CPU.
+# reads dates, look at what it looks at, and end with a network that tells who says a line. It takes about a minute on a
+# CPU.
 
 # %%
 try:
@@ -13,16 +14,24 @@ except ImportError:
     import zoo
 
 # %%
+import tempfile
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
+from scipy.sparse import csr_matrix
+from sklearn.linear_model import LogisticRegression
 
 import data
 from data.text import tokens
 from train import loop
 from train.decode import decode, exact_match
+from train.inference import predict
+from train.recipe import get_recipe
+from train.run import train
 from train.schedules import schedule
 from train.tasks import seq2seq
 
@@ -202,6 +211,67 @@ for number, (axes, weights) in enumerate(zip(panels, to_source, strict=True), st
     axes.set_title(f"head {number}")
     axes.grid(False)
 plt.show()
+
+# %% [markdown]
+# ## A class for a text (section 8.1)
+#
+# The encoder alone classifies: the mean of what it makes of the tokens goes through a dense layer to the logits. Can it
+# tell who of the ten most frequent speakers in Shakespeare's plays says a line? The lines are short, and there are few
+# of them. A *bag of words* is hard to beat then: how often each word comes, weighed by logistic regression. With random
+# weights our network stays far behind it (`zoo train text_classifier data=shakespeare_speakers`, 18.8 %).
+#
+# What helps is what other lines teach. The weights `pretrain_speakers` ship with the zoo. They have learned to tell 200
+# speakers, from four times as many lines, none of them a test line. The recipe `speakers` starts from them and trains
+# the last two layers.
+
+# %%
+try:
+    lines = data.load("shakespeare_speakers")
+except OSError:
+    lines = None
+    print("Shakespeare is not here: what follows needs him, and is left out")
+
+
+def bag_of_words(split):
+    """How often each word comes in each line, `[lines, words]`, and who says it."""
+    examples = lines.splits[split][np.arange(len(lines.splits[split]))]
+    counts = [np.bincount(row, minlength=len(lines.spec.vocabulary))[2:] for row in examples["tokens"]]
+    return csr_matrix(np.array(counts)), examples["label"]
+
+
+temporary = tempfile.TemporaryDirectory()
+run = Path(temporary.name) / "speakers"
+if lines:
+    counts, label = bag_of_words("train")
+    print(f"{len(label)} lines of {', '.join(lines.spec.classes)}")
+    baseline = LogisticRegression(max_iter=1000).fit(counts, label).score(*bag_of_words("test"))
+    report = train(get_recipe("speakers"), run, progress=False)  # as `zoo train speakers` does
+    print(f"a bag of words tells {baseline:.1%} of the {len(lines.splits['test'])} test lines")
+    print(f"the Transformer tells {report['test_accuracy']:.1%}")
+    assert report["test_accuracy"] > baseline
+
+# %% [markdown]
+# Three in ten is not much, but nobody is told by a line like "Ay, my lord." Here are some lines of ours, and what the
+# network says of them; `zoo predict RUN --text "…"` does the same.
+
+# %%
+if lines:
+    ours = [
+        "My lord, the king is dead.",
+        "O sweet love, good night!",
+        "The people and the senate of Rome hate him.",
+        "He is condemned, and must die to-morrow.",
+        "Sir, she will be my wife.",
+        "Ay, my lord.",
+    ]
+    told = predict(run, texts=ours)
+    figure, axes = plt.subplots(figsize=(9, 3))
+    axes.imshow([list(each.probabilities.values()) for each in told], cmap="Blues", aspect="auto", vmin=0)
+    axes.set_xticks(range(10), [name.replace(" ", "\n") for name in lines.spec.classes], fontsize=8)
+    axes.set_yticks(range(len(ours)), ours, fontsize=9)
+    axes.grid(False)
+    plt.show()
+temporary.cleanup()
 
 # %% [markdown]
 # ## Exercise

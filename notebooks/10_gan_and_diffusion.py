@@ -21,7 +21,7 @@ import optax
 
 import data
 from train import loop
-from train.inference.fidelity import frechet_distance
+from train.fidelity import frechet_distance
 from train.schedules import schedule
 from train.tasks import classification, diffusion, gan
 

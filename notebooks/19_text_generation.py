@@ -23,7 +23,7 @@ import optax
 
 import data
 from train import loop
-from train.inference.text_generation import TextRun, load, write
+from train.generate import TextRun, load, write
 from train.tasks import language_modeling
 
 LARGE = jax.default_backend() != "cpu"  # on an accelerator: the guide's two layers of 128, trained for longer

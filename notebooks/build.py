@@ -92,6 +92,7 @@ def run(notebook: Any, folder: str | Path, environment: Mapping[str, str] | None
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     ours = {"JAX_PLATFORMS": "cpu", "PIP_NO_INDEX": "1", "PYTHONPATH": path}
     ours["PYTHONWARNINGS"] = "ignore:IProgress not found"  # tqdm's, where no widgets of Jupyter are installed
+    ours["TF_CPP_MIN_LOG_LEVEL"] = "3"  # on a busy machine XLA tells stderr that compiling took long
     end = time.monotonic() + LIMIT
     client = NotebookClient(
         notebook,

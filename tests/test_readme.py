@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import data
-import train.recipes  # noqa: F401
+import train.recipes
 import zoo
 from tests import readme_tables
 from tests.train.cli.command import python
@@ -97,6 +97,14 @@ def test_the_file_of_ones_own_trains(tmp_path):
 def test_the_tables_are_as_they_are_written():
     """From the registry and the recorded runs: `python -m tests.readme_tables` writes them anew."""
     assert readme_tables.written(README) == README
+
+
+def test_modules_are_imported_by_the_names_that_the_reference_has():
+    """`train.freezing`, not `train.optim.freezing`; in notebooks too."""
+    told = {**PAGES, **{path.stem: path.read_text() for path in (ROOT / "notebooks").glob("[0-9]*.py")}}
+    long = "|".join(map(re.escape, train.SHORT.values()))
+    found = {name: re.findall(rf"^ *(?:from|import) train\.(?:{long})\b.*", text, re.M) for name, text in told.items()}
+    assert not {name: lines for name, lines in found.items() if lines}
 
 
 @pytest.mark.parametrize("name", list_recipes())

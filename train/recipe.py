@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import importlib
 import inspect
@@ -10,12 +9,13 @@ import json
 import logging
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import data
 from data.registry import dataset_builder, hold_out
+from train.settings import literal
 from train.user_code import import_code
 from zoo.checkpoint import plain
 from zoo.options import COUNT, POSITIVE, Range, check_options, in_words
@@ -264,7 +264,7 @@ def override(base: Recipe, settings: Sequence[str]) -> Recipe:
         if field == "data":
             base = _for_other_data(base, str(value))
         base = dataclasses.replace(base, **{field: _typed(field, value, hints[field])})
-    return base
+    return _in_a_size(base) if any(setting.startswith("data=") for setting in settings) else base
 
 
 def _unknown_field(base: Recipe, name: str, text: str) -> str:
@@ -298,6 +298,29 @@ def _for_other_data(base: Recipe, name: str) -> Recipe:
     if left_out:
         _LOG.warning("of the recipe's data_options %s is left out: %s has no such option", ", ".join(left_out), name)
     return dataclasses.replace(base, data_options={n: v for n, v in base.data_options.items() if n in known})
+
+
+def pictures_of(model: str) -> dict[str, Any]:
+    """Options of a folder of pictures for what a model is made for, 32×32 in grey for LeNet-5; none for no pictures."""
+    shape = model_card(model).input_shape
+    return {"image_size": list(shape[:2]), "channels": shape[2]} if len(shape) == 3 else {}
+
+
+def _in_a_size(base: Recipe) -> Recipe:
+    """Of a folder of pictures the size is that of the model, where nothing else says it; and it is told."""
+    if not base.data.startswith("folder:") or "image_size" in base.data_options or base.weights or not base.model:
+        return base
+    options = {**(pictures_of(base.model) if base.model in list_models() else {}), **base.data_options}
+    why = f"the size that {base.model} is made for" if "image_size" in options else "the default"
+    tell_pictures(options, f"{why}; data_options.image_size=… and data_options.channels=… take others")
+    return dataclasses.replace(base, data_options=options)
+
+
+def tell_pictures(options: Mapping[str, Any], why: str) -> None:
+    """Says in which size and colours the pictures of a folder are read."""
+    sizes = {name: options[name] for name in ("image_size", "channels") if name in options}
+    height, width, channels = data.ImageReader.of(**sizes).shape
+    _LOG.warning("pictures are read as %d×%d in %s, %s", height, width, "grey" if channels == 1 else "colours", why)
 
 
 def from_json(text: str) -> Recipe:
@@ -351,36 +374,6 @@ def differences(old: Recipe, new: Recipe) -> list[str]:
     """The fields in which two recipes differ, as `name: old → new`, sorted."""
     before, after = json.loads(old.to_json()), json.loads(new.to_json())
     return sorted(f"{name}: {before[name]} → {after[name]}" for name in before if before[name] != after[name])
-
-
-def literal(text: str) -> Any:
-    """A Python literal (number, True, None, list, "string"); anything else is a string as it stands.
-
-    In a list, names need no quotes: `[id, name]`.
-    """
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        if text[:1] == "[" and text[-1:] == "]" and not set("[](){}'\"") & set(text[1:-1]):
-            return [literal(word.strip()) for word in text[1:-1].split(",") if word.strip()]
-        return text
-
-
-def parts_of(text: str) -> list[str]:
-    """The parts of a value between the commas that no bracket or quotation mark encloses, `[64],[64, 64]` has two."""
-    parts, depth, quote = [""], 0, ""
-    for character in text:
-        if quote:
-            quote = "" if character == quote else quote
-        elif character in "'\"":
-            quote = character
-        else:
-            depth += (character in "([{") - (character in ")]}")
-        if character == "," and not depth and not quote:
-            parts.append("")
-        else:
-            parts[-1] += character
-    return [part.strip() for part in parts]
 
 
 def _typed(field: str, value: Any, hint: Any) -> Any:

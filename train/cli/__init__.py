@@ -6,6 +6,7 @@ import functools
 import inspect
 import logging
 import os
+import shlex
 import sys
 import threading
 import typing
@@ -95,7 +96,7 @@ def main(arguments: list[str] | None = None) -> None:
     for handler in logging.root.handlers:
         if type(handler) is logging.StreamHandler:
             handler.setFormatter(logging.Formatter("zoo: %(message)s"))
-    words = sys.argv[1:] if arguments is None else list(arguments)
+    words = given = sys.argv[1:] if arguments is None else list(arguments)
     if words in (["--version"], ["-V"]):
         return print(f"zoo {version('flaxzoo')}")
     command = words[0] if words else ""
@@ -117,8 +118,9 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:  # zoo list | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
+        again = shlex.join(["zoo", *given, *(["--resume"] if "--resume" not in given else [])])
         advice = {
-            "train": "; `zoo train … --resume` continues from the newest checkpoint",
+            "train": f"; this continues from the newest checkpoint:\n{again}",
             "compare": "; the same command goes on",
             "tune": "; the same command goes on with the study",
         }.get(command, "")

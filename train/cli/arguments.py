@@ -24,7 +24,7 @@ def model_options(settings: tuple[str, ...]) -> dict[str, Any]:
     Raises:
       ValueError: a word has no `=`.
     """
-    from train.recipe import literal
+    from train.settings import literal
 
     if wrong := [setting for setting in settings if "=" not in setting]:
         raise ValueError(f"an option has the form OPTION=VALUE, such as num_classes=10; not {wrong[0]!r}")

@@ -29,6 +29,9 @@ def evaluate(
 ) -> None:
     """Evaluate the best checkpoint of a run; a few-shot learner on 600 tasks, with 95 % confidence intervals.
 
+    `loss` is what training makes small, with label smoothing where the recipe has it; `log_loss` is the cross-entropy
+    without it.
+
     With --out also: confusion matrix, ROC and precision-recall curves, reliability diagram and worst mistakes of a
     classifier; true against predicted numbers and residuals of a regression.
     """
@@ -143,12 +146,14 @@ def adapt(
 
 
 def export(run: RunFolder, out: Annotated[Path, arg(help="the file to write")], json: Json = False) -> None:
-    """Export the best checkpoint of a run as StableHLO for cpu, cuda and tpu.
+    """Export the best checkpoint of a classifier of images as StableHLO for cpu, cuda and tpu.
 
     The file runs where only JAX is installed: jax.export.deserialize(open(FILE, "rb").read()).call(images).
     """
     from train.inference.export import export as export_run
+    from train.publishing.uses import require_export
 
+    require_export(run)
     facts = export_run(run, out)
     if json:
         return console.print_json(facts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import glob
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -78,9 +79,10 @@ def train(
     """
     import train.recipes  # noqa: F401
     from train.loop.fitting import InterruptedTraining
-    from train.publishing.uses import uses
+    from train.publishing.uses import examples, uses
     from train.recipe import get_recipe, override, recipe_name
     from train.runs import run as runs
+    from zoo.checkpoint import saved_meta
 
     recipe, settings = _recipe_and_settings((*([] if recipe is None else [recipe]), *settings))
     name = recipe_name(recipe or "lenet5_digits")
@@ -91,7 +93,7 @@ def train(
     try:
         report = runs.train(wanted, folder, resume=resume, progress=not json)
     except InterruptedTraining as interruption:  # by SIGTERM: what was asked for is done
-        advice = f"zoo train {name} --run {folder} --resume"
+        advice = shlex.join(["zoo", "train", recipe or name, "--run", str(folder), "--resume"])
         if json:
             return console.print_json({"interrupted_at_step": interruption.step, "resume": advice})
         return print(f"{interruption}: `{advice}`")
@@ -99,7 +101,8 @@ def train(
         return console.print_json(report)
     console.print_report(report)
     if report:
-        print(f"\nkept in {folder}, for {', '.join(f'`zoo {use}`' for use in uses(wanted, folder))}")
+        such_as = "".join(f"; such as\n{line}" for line in examples(wanted, saved_meta(folder), str(folder))[:1])
+        print(f"\nkept in {folder}, for {', '.join(f'`zoo {use}`' for use in uses(wanted, folder))}{such_as}")
 
 
 def _recipe_and_settings(words: Sequence[str]) -> tuple[str | None, tuple[str, ...]]:
@@ -160,8 +163,9 @@ def _compare_variants(
     names: list[str], settings: list[str], metric: str, out: Path | None, folder: Path | None, json: bool
 ) -> None:
     import train.recipes  # noqa: F401
-    from train.recipe import get_recipe, literal, override, recipe_name
+    from train.recipe import get_recipe, override, recipe_name
     from train.runs import comparison
+    from train.settings import literal
 
     if len(names) != 1:
         raise ValueError(f"settings are of one recipe or comparison; not of {' and '.join(map(repr, names)) or 'none'}")

@@ -33,7 +33,8 @@ class Panel(NamedTuple):
     """One run on the page.
 
     Attributes:
-      facts: what the page shows and needs to know; `kind` is "draw", "walk", "write" or "translate", `run` the name.
+      facts: what the page shows and needs to know; `kind` is "draw", "walk", "write" or "translate", `title` says so
+        in words, `run` is the name.
       answer: from the body of a request to its answer; raises ValueError where the body holds something else.
     """
 
@@ -60,7 +61,10 @@ def panel(source: str | Path) -> Panel:
     if kind is None:
         raise UnsuitedError(f"{source}: the run does {recipe.task}; {_SUITED}")
     facts, answer = kind(source)
-    return Panel({**facts, "run": str(source), "model": recipe.model, "data": recipe.data}, answer)
+    return Panel(
+        {**facts, "title": _TITLES[facts["kind"]], "run": str(source), "model": recipe.model, "data": recipe.data},
+        answer,
+    )
 
 
 _SUITED = (
@@ -169,7 +173,14 @@ def _translate(source: str | Path) -> tuple[dict[str, Any], Callable[[Body], Ans
     return {"kind": "translate", "longest": longest, "examples": examples}, answer
 
 
-_ORDER = ("draw", "walk", "write", "translate")
+_TITLES = {
+    "draw": "Draw a digit",
+    "walk": "Walk through latent space",
+    "write": "Let a text be written",
+    "translate": "Translate",
+}
+"""What a visitor does with each kind of panel, in the order of the page."""
+
 _SHIPPED = ("lenet5_mnist", "vae_mnist", "char_gpt", "transformer_dates")
 """What is shown where there is no run: a model that ships for each kind."""
 
@@ -196,4 +207,4 @@ def of_folder(folder: Path) -> list[Panel]:
             _LOG.warning("%s is left out: %s", run, error)
     if not found:
         return [panel(name) for name in _SHIPPED]
-    return sorted(found, key=lambda panel: _ORDER.index(panel.facts["kind"]))
+    return sorted(found, key=lambda panel: [*_TITLES].index(panel.facts["kind"]))

@@ -256,7 +256,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def serve(panels: Sequence[Panel], port: int = 0) -> None:
-    """Prints where the page is, and serves it until Ctrl-C.
+    """Prints where the page is and what it shows, and serves it until Ctrl-C.
 
     Raises:
       OSError: the port is taken.
@@ -265,7 +265,9 @@ def serve(panels: Sequence[Panel], port: int = 0) -> None:
         server = Server(panels, port)
     except OSError as error:
         raise OSError(f"port {port} cannot be had: {error.strerror}; --port 0 takes any that is free") from None
-    print(f"{', '.join(panel.facts['run'] for panel in panels)}: {server.url} (Ctrl-C ends it)", flush=True)
+    print(f"{server.url} (Ctrl-C ends it)")
+    for panel in panels:
+        print(f"  {panel.facts['title']}: {panel.facts['run']}", flush=True)
     try:
         with hearing_interruption():
             server.serve_forever(poll_interval=0.1)

@@ -43,6 +43,30 @@ def require_predictions(run: str | Path) -> None:
             raise ValueError(f"this run is no classifier, but does {task}: zoo {use} {run}")
 
 
+def require_export(run: str | Path) -> None:
+    """Refuses a run that is no classifier of images, and names what it is good for, before its data are looked for.
+
+    Raises:
+      ValueError: no program is exported of it.
+    """
+    folder = find(run)
+    if not (folder / "recipe.json").is_file():
+        return
+    recipe, meta = read_recipe(folder), saved_meta(folder)
+    fields = meta.get("data", {}).get("fields", ())
+    if not fields or "export" in uses_of(recipe, meta):
+        return
+    if recipe.task in _USES or recipe.task == "regression":
+        why = f"this run is no classifier, but does {recipe.task}"
+    else:
+        why = f"the data of this run ({recipe.data}) are not images, but {', '.join(fields)}"
+    lines = "".join(f"{line}; " for line in examples(recipe, meta, str(run)))
+    raise ValueError(
+        f"only classifiers of images are exported, and {why}; use it by {lines}or in Python by "
+        f"zoo.load_model({str(run)!r}), which gives its model and variables"
+    )
+
+
 def uses(recipe: Recipe, folder: str | Path) -> tuple[str, ...]:
     """The commands that a run is good for."""
     return uses_of(recipe, saved_meta(folder))

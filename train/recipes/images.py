@@ -9,6 +9,7 @@ def mlp_digits() -> Recipe:
 
     128 and 64 units, dropout .3, Adam, batch 32, 50 epochs, standardised pixels as in the guide; with a cosine schedule
     and label smoothing .1, which were chosen by their validation accuracy over six seeds (.980 against .969).
+    Smoothing is part of `test_loss`; `test_log_loss` is the cross-entropy without it, and is lower.
 
     Command: zoo train mlp_digits
     Time: 6 s on 2 CPU cores, start and reports included; an epoch takes 3 ms.

@@ -28,10 +28,11 @@ from train.loop.checkpoints import History, finished_steps
 from train.loop.fitting import DivergedError
 from train.measure import pictures
 from train.metrics import higher_is_better
-from train.recipe import Recipe, differences, literal, load_data, load_recipes, override, parts_of
+from train.recipe import Recipe, differences, load_data, load_recipes, override
 from train.runs import run as runs
 from train.runs.build import build
 from train.runs.transfer import resolve, with_absolute_paths
+from train.settings import literal, parts_of
 from zoo.checkpoint import CHECKPOINTS
 from zoo.options import unknown
 

@@ -17,7 +17,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 import zoo
 from train.inference.required_code import require_sources
 from train.optim.freezing import Frozen, matches
-from train.recipe import Recipe, list_recipes, options_of_data
+from train.recipe import Recipe, list_recipes, options_of_data, pictures_of, tell_pictures
 from zoo import pretrained
 from zoo.checkpoint import CHECKPOINTS, saved_meta
 from zoo.published import find, is_published
@@ -160,7 +160,7 @@ def resolve(recipe: Recipe) -> Recipe:
         if meta["model"] != recipe.model:
             raise ValueError(f"the weights {recipe.weights} are those of {meta['model']!r}, not of {recipe.model!r}")
         options = meta["model_options"]
-        preparation = meta.get("preprocessing") or _pictures_of(meta["model"])
+        preparation = meta.get("preprocessing") or pictures_of(meta["model"])
         if "texts" in meta and "vocabulary" in options_of_data(recipe.data):
             words = {name: meta["texts"][name] for name in _WORDS}
     else:
@@ -173,17 +173,13 @@ def resolve(recipe: Recipe) -> Recipe:
     options = {name: value for name, value in options.items() if name not in _OF_THE_TASK}
     if not recipe.data.startswith("folder:"):
         preparation = {}
+    elif preparation and "image_size" not in recipe.data_options:
+        tell_pictures({**preparation, **recipe.data_options}, f"as for the weights {recipe.weights}")
     return replace(
         recipe,
         model_options={**options, **recipe.model_options},
         data_options={**preparation, **words, **recipe.data_options},
     )
-
-
-def _pictures_of(model: str) -> dict[str, Any]:
-    """The size of the pictures that a model is made for: 32×32 in grey for LeNet-5, whatever data it was trained on."""
-    shape = zoo.model_card(model).input_shape
-    return {"image_size": list(shape[:2]), "channels": shape[2]} if len(shape) == 3 else {}
 
 
 def _require_weights(recipe: Recipe) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from train.recipe import literal
 from train.search.space import parse_space
 from train.search.trials import SAMPLERS, Plan, Trials, open_study, rows
+from train.settings import literal
 from zoo.options import COUNT, unknown
 
 

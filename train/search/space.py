@@ -17,7 +17,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from train.recipe import literal, parts_of
+from train.settings import literal, parts_of
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial

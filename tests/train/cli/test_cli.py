@@ -87,6 +87,8 @@ def test_usage(arguments, message):
         (["generate", "runs/char_lstm"], "no run folder runs/char_lstm; `zoo train char_lstm` makes it"),
         (["sample", "runs/gan_digits"], "`zoo train gan_digits` makes it; gan_digits ships with the zoo"),
         (["predict", "char_gpt", "a.png"], "does language_modeling: zoo generate char_gpt"),
+        (["export", "char_gpt", "--out", "a"], "use it by zoo generate char_gpt --temperature 0.7; or in Python by"),
+        (["export", "pretrain_speakers", "--out", "a"], 'use it by zoo predict pretrain_speakers --text "…"; or in'),
         (["train", "mlp_table"], "table.csv; say where yours is: data=csv:PATH"),
         (["train", "finetune", "weights=resnet18"], "weights=timm/resnet18.a1_in1k model=resnet18"),
         (["bench", "lenet"], "unknown model: 'lenet'; nearest: lenet5"),

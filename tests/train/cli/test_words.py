@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 
 from tests.train.cli.command import error, parsed, run
@@ -25,6 +27,19 @@ from train.cli.training import train
 )
 def test_settings_stand_before_and_behind_options(command, words, ordered):
     assert positionals_first(words.split(), command) == ordered.split()
+
+
+def test_an_interrupted_training_tells_the_command_that_goes_on(monkeypatch):
+    @functools.wraps(train)
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli.COMMANDS, "train", interrupted)
+    for more in ([], ["--resume"]):
+        with pytest.raises(KeyboardInterrupt) as caught:
+            cli.main(["train", "--run", "runs/a b", "mlp_digits", "epochs=1", *more])
+        wanted = "zoo train --run 'runs/a b' mlp_digits epochs=1 --resume"
+        assert str(caught.value) == f"; this continues from the newest checkpoint:\n{wanted}"
 
 
 def test_the_version(capsys):

@@ -222,7 +222,7 @@ def test_what_is_typed_is_translated(page, panels):
 
 
 @pytest.mark.slow
-def test_everything_has_a_name_and_is_reached_by_tab(page):
+def test_everything_has_a_name_and_is_reached_by_tab(page, panels):
     """What a screen reader would call each control, and that the focus is seen on it."""
     names = []
     for _ in range(40):
@@ -242,8 +242,10 @@ def test_everything_has_a_name_and_is_reached_by_tab(page):
         assert found[1], f"{found[0]} shows its focus"
     assert {"Drawing area", "Clear", "Plane of the latent space", "Another plane", "Write", "The text"} <= set(names)
     assert names[0] == "Drawing area"
-    headings = "all => all.map(e => document.getElementById(e.getAttribute('aria-labelledby')).textContent)"
-    assert all(page.eval_on_selector_all("section", headings))
+    name = """all => all.map(e => e.getAttribute('aria-labelledby').split(' ').map(
+        id => document.getElementById(id).textContent).join(' '))"""
+    headings = page.eval_on_selector_all("section", name)
+    assert [each.partition(" run ")[0] for each in headings] == [panel.facts["title"] for panel in panels]
 
 
 @pytest.mark.slow

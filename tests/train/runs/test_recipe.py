@@ -18,9 +18,10 @@ import zoo
 from tests.descriptors import random_variables
 from train import recipe
 from train.metrics import higher_is_better
-from train.recipe import Recipe, describe_recipe, differences, from_json, get_recipe, list_recipes, literal, override
+from train.recipe import Recipe, describe_recipe, differences, from_json, get_recipe, list_recipes, override
 from train.runs.build import build
 from train.runs.transfer import resolve
+from train.settings import literal
 
 BASE = Recipe(model="mlp", data="digits", model_options={"dropout_rate": 0.1}, data_options={"flat": True})
 with_mnist = pytest.mark.skipif("ZOO_DATA_DIR" not in os.environ, reason="MNIST is read from ZOO_DATA_DIR")
@@ -101,6 +102,19 @@ def test_overrides_add_up_and_the_last_one_wins():
 def test_settings_that_are_wrong(setting, message):
     with pytest.raises(ValueError, match=message):
         override(BASE, [setting])
+
+
+def test_pictures_of_a_folder_are_read_in_the_size_of_the_model(caplog):
+    """Unless a setting, or weights, say another."""
+    lenet = Recipe(model="lenet5", data="digits", data_options={"upsample": 4})
+    grey = {"image_size": [32, 32], "channels": 1}
+    assert override(lenet, ["data=folder:photos"]).data_options == grey
+    assert "32×32 in grey, the size that lenet5 is made for; data_options.image_size=…" in caplog.text
+    found = override(lenet, ["data=folder:photos", "data_options.image_size=64", "model=resnet18"])
+    assert found.data_options == {"image_size": 64}
+    assert override(lenet, ["data=folder:photos", "weights=runs/mine"]).data_options == {}
+    assert override(BASE, ["data=folder:photos"]).data_options == {}
+    assert "224×224 in colours, the default" in caplog.text
 
 
 def test_literals():
