@@ -277,10 +277,11 @@ def _next_waiting(equation: Any, operands: list[Any]) -> _Waiting | None:
         shape = equation.outvars[0].aval.shape
         rows = primitive is convolution.OUTPUT or np.ndim(kernel) == 2
         if not _is_known(a) and _is_known(kernel) and rows and a.dtype == equation.outvars[0].aval.dtype == jnp.float32:
-            kernel, at = _computed(kernel), params["at"]
+            known: Any = _computed(kernel)
+            at = params["at"]
             if primitive is product.PRIMITIVE and not at.transpose_b and product.is_better_kept_turned(shape[-2]):
-                kernel, at = np.ascontiguousarray(np.asarray(kernel).T), at._replace(transpose_b=True)
-            return _Waiting(primitive, a, kernel, at, shape, shape)
+                known, at = np.ascontiguousarray(np.asarray(known).T), at._replace(transpose_b=True)
+            return _Waiting(primitive, a, known, at, shape, shape)
         operands[0] = a
         return None
     first = next((value for value in operands if isinstance(value, _Waiting)), None)
