@@ -86,7 +86,9 @@ def test_a_number_is_told_in_the_units_of_the_file(tmp_path):
 def test_a_run_is_used_from_another_folder(flowers, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(flowers[0])
     printed = run("train", "mlp_table", "data=csv:flowers.csv", "epochs=1", "--run", tmp_path / "run")
-    assert printed.endswith(f"kept in {tmp_path / 'run'}, for `zoo evaluate`, `zoo predict`\n")
+    kept, use = printed.splitlines()[-2:]
+    assert kept == f"kept in {tmp_path / 'run'}, for `zoo evaluate`, `zoo predict`; such as"
+    assert use.startswith(f"zoo predict {tmp_path / 'run'} ")
     monkeypatch.chdir(tmp_path)
     assert "test_accuracy" in parsed("evaluate", "run")
     again = parsed("train", "--run", "run", "--resume", "epochs=2")
