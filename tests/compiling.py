@@ -48,5 +48,7 @@ def optimised() -> Iterator[None]:
     """Programs are optimised, as outside of the tests: for those that run longer than they are compiled."""
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", before)

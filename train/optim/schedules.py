@@ -91,7 +91,7 @@ def schedule(
     if not 0 <= warmup_steps < total_steps:
         raise ValueError(
             f"warmup_steps must be at least 0 and less than the {total_steps} steps, not {warmup_steps}; train longer "
-            f"(epochs=…), or warm up for less: schedule_options.warmup_steps={max(0, total_steps // 10)}"
+            f"(epochs=…), or warm up for less: schedule_options.warmup_steps={total_steps // 10}"
         )
     if name == "inverse_sqrt":
         options["warmup_steps"] = warmup_steps

@@ -47,7 +47,7 @@ def work(name, parts, batch_size=4, **options):
     return Work(name, batch, getattr(model, "num_classes", 2), options, parts)
 
 
-def sow(name):
+def seed_library(name):
     """One seed for what a library draws: from some weights a rate of 1e-3 makes the loss jump before it falls."""
     if name.startswith("torch"):
         import torch
@@ -64,7 +64,7 @@ def peer_of(name):
     """Makes a peer, and gives its parameters and the losses of some steps: the same ones each time."""
 
     def measured(work, steps):
-        sow(name)
+        seed_library(name)
         peer = peers.PEERS[name](work)
         turns = [peer.parts[part]() for part in work.parts]
         return peer.parameters, [float(np.ravel(turn(1)[1])[0]) for turn in turns for _ in range(steps)]
