@@ -31,7 +31,6 @@ import torch_geometric.nn as pyg
 from jax.experimental import sparse
 
 import data
-import train.recipes  # noqa: F401
 from train.launch import keep_memory
 from train.recipe import get_recipe
 from train.runs.build import build
