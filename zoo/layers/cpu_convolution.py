@@ -73,7 +73,7 @@ def output(
     thin = at.groups == 1 and outputs <= 3 and math.prod(at.window) * outputs <= 32 <= x.shape[-1]
     if thin and x.dtype == jnp.float32 and not empty:
         return _thin_output(x, kernel if axes == "HWIO" else kernel.swapaxes(2, 3), at), False
-    if empty or not (product_alone or onednn.takes(x.dtype)):
+    if empty or not (product_alone or onednn.convolves(x.dtype)):
         y = lax.conv_general_dilated(
             x,
             kernel,
@@ -99,11 +99,12 @@ def output(
 
 
 def _is_half(x: jax.Array) -> bool:
-    """Whether to compute in float32: oneDNN's convolutions in bfloat16 crash where several devices run them.
+    """Whether to compute in float32 what is in half precision.
 
-    ResNet-18 with 8 images of 96×96 in XLA's bfloat16 → so: 35 ms → 32, and a train step 174 → 162.
+    Where oneDNN does not convolve in it, ResNet-18 with 8 images of 96×96 in XLA's bfloat16 → so: 35 ms → 32, and a
+    train step 174 → 162.
     """
-    return x.dtype in (jnp.bfloat16, jnp.float16) and onednn.takes(jnp.float32)
+    return x.dtype in (jnp.bfloat16, jnp.float16) and onednn.takes(jnp.float32) and not onednn.convolves(x.dtype)
 
 
 def image_gradient(g: jax.Array, kernel: jax.Array, at: Geometry) -> jax.Array:
@@ -145,16 +146,18 @@ def kernel_gradient(x: jax.Array, g: jax.Array, at: Geometry) -> jax.Array:
     if at.window == (1, 1) and at.groups == 1:
         (tap,) = windows(x, at)
         return product.matmul(tap.reshape(-1, tap.shape[-1]), g.reshape(-1, g.shape[-1]), transpose_a=True)[None, None]
-    if _is_half(x):
+    thin, is_depthwise = min(x.shape[-1], g.shape[-1]), at.groups == x.shape[-1] == g.shape[-1]
+    with_tiles = x.dtype == jnp.bfloat16 and onednn.convolves(x.dtype)
+    by_taps = with_tiles and at.groups == 1 and thin >= 16
+    if _is_half(x) or (with_tiles and not (is_depthwise or by_taps)):
         return kernel_gradient(x.astype(jnp.float32), g.astype(jnp.float32), at).astype(x.dtype)
-    if at.groups == x.shape[-1] == g.shape[-1]:
+    if is_depthwise:
         return _depthwise_kernel_gradient(x, g, at)
     # Cases measured: one channel 28×28 to 64, 1.2 ms → .4; 64 to one, 23 → 2.1; 3 to 64 at 32×32, 12 → 2.7; but with
     # stride 2, 3 to 32 at 224×224, 3.8 → 13.5.
-    thin = min(x.shape[-1], g.shape[-1])
     if at.groups == 1 and thin * math.prod(at.window) <= 32 and (thin == 1 or at.strides == (1, 1)):
         return _thin_kernel_gradient(x, g, at)
-    return _exchanged_kernel_gradient(x, g, at)
+    return _kernel_gradient_by_taps(x, g, at) if by_taps else _exchanged_kernel_gradient(x, g, at)
 
 
 def _thin_output(x: jax.Array, kernel: jax.Array, at: Geometry) -> jax.Array:
@@ -187,13 +190,26 @@ def _thin_kernel_gradient(x: jax.Array, g: jax.Array, at: Geometry) -> jax.Array
     return gradient[::-1, ::-1].swapaxes(2, 3)
 
 
+def _kernel_gradient_by_taps(x: jax.Array, g: jax.Array, at: Geometry) -> jax.Array:
+    """A product for each element of the kernel, for bfloat16 with AMX.
+
+    Cases measured, XLA's convolution in float32 → so: 3×3, 64 → 64 channels, 64 images of 32×32, 40 ms → 22; 256 → 256
+    at 8×8, 19 → 8; in float32 itself it takes as long as XLA's convolution.
+    """
+    x, at = _padded(x, at)
+    x, outputs = _materialised(x), g.shape[-1]
+    g = g.reshape(-1, outputs)
+    taps = [product.matmul(tap.reshape(-1, tap.shape[-1]), g, transpose_a=True) for tap in windows(x, at)]
+    return jnp.stack(taps).reshape(*at.window, x.shape[-1], outputs)
+
+
 def _depthwise_kernel_gradient(x: jax.Array, g: jax.Array, at: Geometry) -> jax.Array:
     """A depthwise convolution with g as its kernel, in which the channels of each example are channels of their own.
 
     Cases measured, against sums of products, a pass over memory for each tap: batch 8, 3×3, 144 channels 56×56, 14.5 ms
     → 5.8; 5×5, 240 channels 28×28, 13.5 → 2.8; stride 2, 3×3, 96 channels 112×112, 12.7 → 7.9.
     """
-    if 0 in (*x.shape, *g.shape) or not onednn.takes(x.dtype):
+    if 0 in (*x.shape, *g.shape) or not onednn.convolves(x.dtype):
         rows = [(tap * g).sum((0, 1, 2)) for tap in windows(x, at)]
         return jnp.stack(rows).reshape(*at.window, 1, -1)
 
@@ -236,7 +252,7 @@ def _materialised(x: jax.Array) -> jax.Array:
     The exchange of batch and channels costs little as an operation of its own. But the compiler would rather fuse it
     with whatever made the array, and compute that again element by element, in an order that caches do not like.
     """
-    if x.dtype != jnp.float32 or x.size == 0 or not onednn.takes(x.dtype):
+    if x.size == 0 or not onednn.convolves(x.dtype):
         return lax.optimization_barrier(x)
     channels = x.shape[-1]
     at = Geometry((x.shape[1], x.shape[2]), (1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), channels)

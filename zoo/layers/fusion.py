@@ -47,7 +47,7 @@ def _apart(a: jax.Array, b: jax.Array, bias: jax.Array, *summand: jax.Array, at:
 
 
 def _follow(y: jax.Array, bias: jax.Array, *summand: jax.Array, activation: str | None) -> jax.Array:
-    y = y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+    y = (y + bias.reshape((1,) * (y.ndim - 1) + (-1,))).astype(y.dtype)
     y = y + summand[0] if summand else y
     return ACTIVATIONS[activation](y) if activation else y
 
@@ -77,8 +77,8 @@ def followed(
       a: its first operand.
       b: its second.
       at: its parameter.
-      bias: `[features]`.
-      summand: of the shape of the result, or None.
+      bias: `[features]`, in float32.
+      summand: of the shape and dtype of the result, or None.
       name: of the activation, in `ACTIVATIONS`, or None.
     """
     return _epilogue_p.bind(a, b, bias, *(() if summand is None else (summand,)), at=Epilogue(primitive, at, name))
@@ -127,7 +127,10 @@ def _prepared(function: Callable[..., Any], tree: Any, shapes: Sequence[Any]) ->
 
 
 class _Waiting(NamedTuple):
-    """activation(primitive(x, kernel) · slope + shift + summand), still to be computed, of the shape `shape`."""
+    """activation(primitive(x, kernel) · slope + shift + summand), still to be computed, of `shape` and `dtype`.
+
+    Of what is scaled and shifted in float32 between two roundings to bfloat16, as by a batch norm, the last alone is left.
+    """
 
     primitive: Any
     x: Any
@@ -135,6 +138,7 @@ class _Waiting(NamedTuple):
     at: Any
     shape: tuple[int, ...]
     own_shape: tuple[int, ...]
+    dtype: Any
     slope: np.ndarray | None = None
     shift: np.ndarray | None = None
     summand: Any = None
@@ -143,6 +147,10 @@ class _Waiting(NamedTuple):
     @property
     def features(self) -> int:
         return self.shape[-1]
+
+    @property
+    def is_as_computed(self) -> bool:
+        return self.dtype == self.kernel.dtype
 
     @property
     def is_affine(self) -> bool:
@@ -162,12 +170,12 @@ class _Waiting(NamedTuple):
             slope = self.slope[:, None] if turned else self.slope
             kernel = jnp.asarray(np.multiply(kernel, slope, dtype=np.float64).astype(kernel.dtype))
         if self.shift is None and self.is_affine:
-            return self.primitive.bind(self.x, kernel, at=self.at).reshape(self.shape)
+            return self.primitive.bind(self.x, kernel, at=self.at).reshape(self.shape).astype(self.dtype)
         shift = np.zeros(self.features) if self.shift is None else np.broadcast_to(self.shift, (self.features,))
-        bias = jnp.asarray(shift.astype(kernel.dtype))
+        bias = jnp.asarray(shift.astype(np.float32))
         summand = None if self.summand is None else self.summand.reshape(self.own_shape)
         y = followed(self.primitive, self.x, kernel, self.at, bias, summand, self.activation)
-        return y.reshape(self.shape)
+        return y.reshape(self.shape).astype(self.dtype)
 
 
 class _Spread(NamedTuple):
@@ -255,17 +263,17 @@ def _per_feature(value: Any, features: int) -> np.ndarray | None:
 
 def _activated(value: Any, inner: ClosedJaxpr) -> _Waiting | None:
     """The activation on what is waiting, where it is one that may follow."""
-    if not isinstance(value, _Waiting) or value.activation is not None:
+    if not isinstance(value, _Waiting) or value.activation is not None or not value.is_as_computed:
         return None
     name = inner.jaxpr.debug_info.func_name
     # The name alone may be that of another function.
-    is_ours = name in ACTIVATIONS and str(_inside(name, value.shape)) == str(inner.jaxpr)
+    is_ours = name in ACTIVATIONS and str(_inside(name, value.shape, value.dtype)) == str(inner.jaxpr)
     return value._replace(activation=name) if is_ours else None
 
 
-def _inside(activation: str, shape: tuple[int, ...]) -> Any:
+def _inside(activation: str, shape: tuple[int, ...], dtype: Any) -> Any:
     """The jaxpr inside the one call that an activation is."""
-    (call,) = jax.make_jaxpr(ACTIVATIONS[activation])(jax.ShapeDtypeStruct(shape, jnp.float32)).eqns
+    (call,) = jax.make_jaxpr(ACTIVATIONS[activation])(jax.ShapeDtypeStruct(shape, dtype)).eqns
     return call.params["call_jaxpr" if "call_jaxpr" in call.params else "jaxpr"].jaxpr
 
 
@@ -276,12 +284,14 @@ def _next_waiting(equation: Any, operands: list[Any]) -> _Waiting | None:
         a, kernel = _computed(operands[0]), operands[1]
         shape = equation.outvars[0].aval.shape
         rows = primitive is convolution.OUTPUT or np.ndim(kernel) == 2
-        if not _is_known(a) and _is_known(kernel) and rows and a.dtype == equation.outvars[0].aval.dtype == jnp.float32:
+        dtype = equation.outvars[0].aval.dtype
+        can_wait = not _is_known(a) and _is_known(kernel) and rows
+        if can_wait and a.dtype == dtype and dtype in (jnp.float32, jnp.bfloat16):
             known: Any = _computed(kernel)
             at = params["at"]
             if primitive is product.PRIMITIVE and not at.transpose_b and product.is_better_kept_turned(shape[-2]):
                 known, at = np.ascontiguousarray(np.asarray(known).T), at._replace(transpose_b=True)
-            return _Waiting(primitive, a, known, at, shape, shape)
+            return _Waiting(primitive, a, known, at, shape, shape, dtype)
         operands[0] = a
         return None
     first = next((value for value in operands if isinstance(value, _Waiting)), None)
@@ -291,6 +301,8 @@ def _next_waiting(equation: Any, operands: list[Any]) -> _Waiting | None:
     name = primitive.name
     if name == "reshape" and first.summand is None and params["new_sizes"][-1:] == first.shape[-1:]:
         return first._replace(shape=tuple(params["new_sizes"]))
+    if name == "convert_element_type" and first.is_affine and params["new_dtype"] in (jnp.float32, jnp.bfloat16):
+        return first._replace(dtype=params["new_dtype"])
     if name == "custom_jvp_call" or other is None:
         return None
     numbers = _per_feature(other, first.features)
@@ -300,6 +312,6 @@ def _next_waiting(equation: Any, operands: list[Any]) -> _Waiting | None:
         if name != "sub":
             return first.shifted(numbers)
         return first.shifted(-numbers) if operands[0] is first else first.scaled(np.array([-1.0])).shifted(numbers)
-    if name in ("add", "add_any") and first.summand is None and not _is_known(other):
+    if name in ("add", "add_any") and first.summand is None and first.is_as_computed and not _is_known(other):
         return first._replace(summand=_computed(other))
     return None

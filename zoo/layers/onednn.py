@@ -89,6 +89,17 @@ def takes(dtype: Any) -> bool:
     return dtype == jnp.bfloat16 and _is_there() and _has_bfloat16()
 
 
+def convolves(dtype: Any) -> bool:
+    """Whether its convolution computes in this dtype, and faster than in float32.
+
+    In bfloat16 with AMX alone: on 2 cores of a Sapphire Rapids 3×3, 64 → 64 channels, 64 images of 32×32, 13.8 ms →
+    1.9. On a CPU that has AVX512-BF16, but no AMX, it crashed where several devices of one process ran it.
+    """
+    if dtype != jnp.bfloat16:
+        return takes(dtype)
+    return takes(dtype) and _has_tiles() and jax.local_device_count("cpu") == 1
+
+
 @functools.cache
 def _is_there() -> bool:
     """Whether this jaxlib has oneDNN as it is called here; tried out once."""
@@ -103,6 +114,11 @@ def _is_there() -> bool:
 @functools.cache
 def _has_bfloat16() -> bool:
     return bool({"avx512_bf16", "amx_bf16"} & _instructions()) and _multiplies(jnp.bfloat16)
+
+
+@functools.cache
+def _has_tiles() -> bool:
+    return "amx_bf16" in _instructions()
 
 
 def _multiplies(dtype: Any) -> bool:

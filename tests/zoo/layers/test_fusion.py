@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -54,10 +55,10 @@ def fused_equations(function, *inputs):
     )
 
 
-def assert_close(found, wanted):
+def assert_close(found, wanted, tolerance=1e-5):
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
         assert (a.shape, a.dtype) == (b.shape, b.dtype)
-        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * max(1.0, float(jnp.abs(b).max())))
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * max(1.0, float(jnp.abs(b).max())))
 
 
 @pytest.mark.slow
@@ -74,21 +75,27 @@ def test_a_fused_model_is_the_model(name):
 class Block(nn.Module):
     """All that can follow, and what cannot."""
 
+    dtype: Any = None
+
     @nn.compact
     def __call__(self, x):
-        y = activations.relu(BatchNorm()(Conv(8, 3)(x)))
-        y = activations.relu(BatchNorm()(Conv(8, 1)(y)) + y)
-        both = Conv(8, 3, groups=8)(y)  # two read it: it is computed once, with its bias alone
-        y = jax.nn.silu(BatchNorm()(both)) + jnp.sin(both)
-        y = activations.gelu(2 - Dense(32)(y)) * 3
-        return Dense(4)(activations.gelu_tanh(Dense(16)(y.reshape(y.shape[0], -1))))
+        norm, dense = partial(BatchNorm, dtype=self.dtype), partial(Dense, dtype=self.dtype)
+        y = activations.relu(norm()(Conv(8, 3, dtype=self.dtype)(x)))
+        y = activations.relu(norm()(Conv(8, 1, dtype=self.dtype)(y)) + y)
+        both = Conv(8, 3, groups=8, dtype=self.dtype)(y)  # two read it: it is computed once, with its bias alone
+        y = jax.nn.silu(norm()(both)) + jnp.sin(both)
+        y = activations.gelu(2 - dense(32)(y)) * 3
+        return dense(4)(activations.gelu_tanh(dense(16)(y.reshape(y.shape[0], -1))))
 
 
-def test_what_follows_becomes_one_pass():
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 5e-2)])
+def test_what_follows_becomes_one_pass(dtype, tolerance):
     x = np.random.default_rng(0).normal(size=(2, 6, 6, 3)).astype(np.float32)
-    model = Block()
+    model = Block(dtype)
     variables = random_like(jax.eval_shape(model.init, jax.random.key(0), x))
-    assert_close(zoo.fuse(model, variables)(x), model.apply(variables, x))
+    found, wanted = zoo.fuse(model, variables)(x), Block().apply(variables, x)
+    assert found.dtype == dtype
+    assert_close(found.astype(jnp.float32), wanted, tolerance)
     equations = fused_equations(lambda x: model.apply(variables, x), x)
     passes = {key[1]: count for key, count in equations.items() if isinstance(key, tuple)}
     assert passes == {"relu": 2, None: 2, "gelu": 1, "gelu_tanh": 1}

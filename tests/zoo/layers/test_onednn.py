@@ -112,6 +112,14 @@ def test_it_is_not_called_where_the_cpu_has_no_avx2_or_does_not_say(cpuinfo, mon
     assert not onednn._is_there.__wrapped__()
 
 
+@pytest.mark.parametrize(("tiles", "devices", "there"), [(True, 1, True), (True, 8, False), (False, 1, False)])
+def test_it_convolves_in_bfloat16_where_the_cpu_has_amx_and_the_process_one_device(tiles, devices, there, monkeypatch):
+    monkeypatch.setattr(onednn, "takes", lambda dtype: dtype != jnp.float16)
+    monkeypatch.setattr(onednn, "_has_tiles", lambda: tiles)
+    monkeypatch.setattr(jax, "local_device_count", lambda backend: devices)
+    assert [onednn.convolves(dtype) for dtype in (jnp.float32, jnp.bfloat16, jnp.float16)] == [True, there, False]
+
+
 def test_it_is_called_where_it_is_unless_told_not_to(monkeypatch):
     x, kernel = jnp.ones((2, 5, 5, 3)), jnp.ones((3, 3, 3, 4))
     known = platform.system() == "Linux" and platform.machine() == "x86_64"
