@@ -129,7 +129,8 @@ def _prepared(function: Callable[..., Any], tree: Any, shapes: Sequence[Any]) ->
 class _Waiting(NamedTuple):
     """activation(primitive(x, kernel) · slope + shift + summand), still to be computed, of `shape` and `dtype`.
 
-    Of what is scaled and shifted in float32 between two roundings to bfloat16, as by a batch norm, the last alone is left.
+    Between two roundings to bfloat16 something may be scaled and shifted in float32, as by a batch norm: the first
+    rounding is left out.
     """
 
     primitive: Any
