@@ -137,8 +137,8 @@ def graph_dataset(
     without; -1 in training, where they are drawn anew each time. A tenth of the links are the test split, a twentieth
     the validation split; the graph has the rest.
 
-    Features of which few are not 0 come as lists of these, (columns, values, width) in the place of `nodes`; see
-    `zoo.graphs.SparseRows`.
+    Features of which few are not 0 come as lists of these in the place of `nodes`, (columns, values, width), of a whole
+    graph with (order, starts) behind; see `zoo.graphs.SparseRows`.
 
     Args:
         name: of the data set.
@@ -186,7 +186,7 @@ def graph_dataset(
         links, classes = _links(edges, len(features), seed, name), ()
         train = both_ways(links["train"]["pair"])
         graph = {"senders": train[:, 0], "receivers": train[:, 1]}
-        splits = {split: GraphSource({**nodes, **graph}, each) for split, each in links.items()}
+        splits = {split: GraphSource({**_by_column(nodes), **graph}, each) for split, each in links.items()}
         fields |= {"pair": Field((2,), "int32"), "negative": Field((2,), "int32")}
     elif fanouts:
         size = tree_size(fanouts)
@@ -203,8 +203,9 @@ def graph_dataset(
             "label": one,
         }
     else:
+        graph = {**_by_column(nodes), **graph}
         splits = {
-            split: GraphSource({**nodes, **graph}, {"node": rows.astype(np.int32), "label": raw.label[rows]})
+            split: GraphSource(graph, {"node": rows.astype(np.int32), "label": raw.label[rows]})
             for split, rows in raw.splits.items()
         }
         fields |= {"node": one, "label": one}
@@ -215,8 +216,9 @@ def _assembled(batch: Batch) -> Any:
     """The batch with sparse features as one field."""
     if "columns" not in batch:
         return batch
-    rest = {name: array for name, array in batch.items() if name not in ("columns", "values", "width")}
-    return {**rest, "nodes": (batch["columns"], batch["values"], batch["width"])}
+    parts = [name for name in ("columns", "values", "width", "order", "starts") if name in batch]
+    rest = {name: array for name, array in batch.items() if name not in parts}
+    return {**rest, "nodes": tuple(batch[name] for name in parts)}
 
 
 def _rows(features: np.ndarray) -> Batch:
@@ -227,6 +229,17 @@ def _rows(features: np.ndarray) -> Batch:
     order = np.argsort(features == 0, axis=1, kind="stable")[:, :longest].astype(np.int32)
     values = np.take_along_axis(features, order, axis=1)
     return {"columns": order, "values": values, "width": np.zeros((len(features), 0, features.shape[1]), np.float32)}
+
+
+def _by_column(nodes: Batch) -> Batch:
+    """Features of a graph that is the same in each batch: lists are also told by column, once."""
+    if "columns" not in nodes:
+        return nodes
+    stored = np.flatnonzero(nodes["values"])
+    columns = nodes["columns"].reshape(-1)[stored]
+    by_column = np.argsort(columns, kind="stable")
+    starts = np.searchsorted(columns[by_column], np.arange(nodes["width"].shape[-1] + 1))
+    return {**nodes, "order": stored[by_column].astype(np.int32), "starts": starts.astype(np.int32)}
 
 
 def _links(edges: np.ndarray, num_nodes: int, seed: int, where: str) -> dict[str, Batch]:

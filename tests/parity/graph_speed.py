@@ -6,7 +6,8 @@ A step is the paper's: two layers of 16 units and 7 classes, dropout of .5 befor
 layer. PyTorch has a sparse adjacency and features that are sparse (dropout draws numbers for their entries alone), or
 dense; PyTorch Geometric and Keras take features as they are given in their examples, dense. Products are a forward
 pass and the gradient for the nodes, as segments, as BCSR and with a dense adjacency, by XLA and as the zoo's dense
-layers are multiplied: of Cora, and of 50 small graphs with 25 nodes.
+layers are multiplied: of Cora, and of 50 small graphs with 25 nodes. Features of Cora times a kernel, and the gradient
+for the kernel, are by lists of each row and each column, by those of each row alone, and dense.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ import data
 from train.launch import keep_memory
 from train.recipe import get_recipe
 from train.runs.build import build
-from zoo.graphs.message_passing import Graph, SparseRows, neighbours, one_graph, smoothing
+from zoo.graphs.message_passing import Graph, neighbours, one_graph, smoothing
+from zoo.graphs.sparse import SparseRows
 from zoo.layers import product
 
 TURNS, CALLS, AT_ONCE, HIDDEN, CLASSES = 8, 10, 10, 16, 7
@@ -43,6 +45,8 @@ TURNS, CALLS, AT_ONCE, HIDDEN, CLASSES = 8, 10, 10, 16, 7
 def main() -> None:
     keep_memory()
     steps()
+    for width in (16, 64):
+        products_of_features(width)
     for width in (16, 64):
         products_of_cora(width)
     for width in (32, 128):
@@ -54,7 +58,7 @@ def steps() -> None:
     source = parts.dataset.splits["train"]
     batch = parts.dataset.preprocess(source[np.arange(len(source))])
     nodes, senders, receivers = batch["nodes"], batch["senders"], batch["receivers"]
-    x = np.asarray(SparseRows(*map(jnp.asarray, nodes)).dense())
+    x = np.asarray(jax.tree.map(jnp.asarray, SparseRows(*nodes)).dense())
     adjacency = np.asarray(smoothing(one_graph(x, senders, receivers))(jnp.eye(len(x))))
     label, train = np.asarray(batch["label"]), np.asarray(batch["node"])
     calls = {
@@ -67,6 +71,26 @@ def steps() -> None:
     }
     print("step of a GCN on Cora")
     told(calls, {"zoo": AT_ONCE})
+
+
+def products_of_features(width: int) -> None:
+    dataset = data.load("cora")
+    rows = SparseRows(*jax.tree.map(jnp.asarray, dataset.preprocess(dataset.splits["train"][np.arange(1)])["nodes"]))
+    whole = rows.dense()
+    kernel = jnp.asarray(np.random.default_rng(0).normal(size=(whole.shape[1], width)), jnp.float32)
+    ways: dict[str, Callable[[Any, jax.Array], jax.Array]] = {
+        "lists of rows and columns": SparseRows.product,
+        "lists of rows": lambda rows, kernel: rows._replace(order=None, starts=None).product(kernel),
+        "dense, XLA": lambda _, kernel: jnp.matmul(whole, kernel),
+        "dense, as dense layers": lambda _, kernel: product.matmul(whole, kernel),
+    }
+    print(f"features of Cora times a kernel of {width} columns")
+    told({name: with_gradient(way, rows, kernel) for name, way in ways.items()})
+
+
+def with_gradient(way: Callable[[Any, jax.Array], jax.Array], rows: SparseRows, kernel: jax.Array) -> Callable[[], Any]:
+    both = jax.jit(jax.value_and_grad(lambda kernel, rows: jnp.square(way(rows, kernel)).mean()))
+    return lambda: jax.block_until_ready(both(kernel, rows))
 
 
 def products_of_cora(width: int) -> None:

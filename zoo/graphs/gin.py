@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from zoo.graphs.linear import Linear, drop
-from zoo.graphs.message_passing import Graph, SparseRows, neighbours
+from zoo.graphs.message_passing import Graph, neighbours
 from zoo.graphs.network import NodeNetwork
+from zoo.graphs.sparse import SparseRows
 from zoo.layers import batch_axis, record
 from zoo.registry import register
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 
-from zoo.graphs.message_passing import Rows, SparseRows
+from zoo.graphs.sparse import Rows, SparseRows
 from zoo.layers import Dropout, product
 
 

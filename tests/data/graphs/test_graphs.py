@@ -41,6 +41,25 @@ def test_cora_is_the_public_split():
     assert "neural networks" in cora.spec.classes
 
 
+def test_few_features_are_listed_by_row_and_by_column():
+    features = np.zeros((len(FEATURES), 9), np.float32)
+    features[[0, 0, 1, 3], [8, 2, 2, 0]] = [1, 2, 3, 4]
+    for options in ({}, {"fanouts": [2]}):
+        dataset = made(features=features, normalize=False, **options)
+        columns, values, width, *listed = dataset.preprocess(dataset.splits["train"][np.arange(1)])["nodes"]
+        assert width.shape[-1] == 9
+        assert columns.shape[-1] == values.shape[-1] == 2
+        assert len(listed) == (0 if options else 2)  # neighbourhoods differ from batch to batch
+        if listed:
+            order, starts = listed
+            found = np.zeros_like(features)
+            for column in range(9):
+                entries = order[starts[column] : starts[column + 1]]
+                assert (columns.flat[entries] == column).all()
+                found[entries // 2, column] = values.flat[entries]
+            np.testing.assert_array_equal(found, features)
+
+
 def test_where_cora_is_not_it_says_what_to_download(tmp_path, monkeypatch):
     (tmp_path / "cora").mkdir()
     monkeypatch.setenv("ZOO_DATA_DIR", str(tmp_path))

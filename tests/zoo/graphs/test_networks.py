@@ -14,7 +14,8 @@ import zoo
 from tests.descriptors import MODELS, random_variables
 from zoo.graphs import message_passing
 from zoo.graphs.graph_classifier import Readout
-from zoo.graphs.message_passing import SparseRows, one_graph
+from zoo.graphs.message_passing import one_graph
+from zoo.graphs.sparse import SparseRows
 
 NETWORKS = ("gcn", "graphsage", "gat", "gin", "appnp", "gcnii", "graph_network")
 every_network = pytest.mark.parametrize("name", NETWORKS)
@@ -198,13 +199,42 @@ def test_sparse_rows_are_the_dense_ones(name):
     rows = np.where(np.random.default_rng(3).random(X.shape) < 0.4, X, 0)
     columns = np.argsort(rows == 0, axis=1, kind="stable").astype(np.int32)
     sparse = SparseRows(columns, np.take_along_axis(rows, columns, axis=1), np.zeros((NODES, 0, INPUTS), np.float32))
-    np.testing.assert_allclose(SparseRows(*map(jnp.asarray, sparse)).dense(), rows)
+    np.testing.assert_allclose(jax.tree.map(jnp.asarray, sparse).dense(), rows)
     model, variables = network(name), variables_of(name)
     many = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), tuple(sparse))
     found = run(model, variables, many)[1]
     np.testing.assert_allclose(found, run(model, variables, rows), rtol=1e-5, atol=1e-5)
     found = run(model, variables, tuple(sparse), SENDERS, RECEIVERS)
     np.testing.assert_allclose(found, run(model, variables, rows, SENDERS, RECEIVERS), rtol=1e-5, atol=1e-5)
+
+
+def test_rows_that_are_also_listed_by_column():
+    """Their product, its derivatives of two orders, and several at once are those of the dense matrix."""
+    rows = np.array([[1, 0, 2, 0], [0, 0, 3, 0], [5, 4, 0, 0]], np.float32)
+    columns = np.array([[0, 2], [2, 3], [1, 0]], np.int32)  # the entry in the column 3 is padding
+    values = np.take_along_axis(rows, columns, axis=1)
+    order, starts = np.array([0, 5, 4, 1, 2], np.int32), np.array([0, 2, 3, 5, 5], np.int32)
+    listed = SparseRows(*map(jnp.asarray, (columns, values, np.zeros((3, 0, 4), np.float32), order, starts)))
+    kernel = np.random.default_rng(0).normal(size=(2, 4, 2)).astype(np.float32)
+
+    def functions(product):
+        def loss(values, kernel):
+            return jnp.sin(product(values, kernel)).sum()
+
+        first = jax.grad(loss, (0, 1))
+        second = jax.grad(lambda values, kernel: sum(jnp.square(g).sum() for g in first(values, kernel)), (0, 1))
+        return jax.jit(lambda values, kernel: (product(values, kernel), first(values, kernel), second(values, kernel)))
+
+    def dense(values, kernel):
+        return jnp.zeros((3, 4)).at[jnp.arange(3)[:, None], columns].add(values) @ kernel
+
+    sparse = functions(lambda values, kernel: listed._replace(values=values).product(kernel))
+    (found, first, second), (y, d, dd) = (each(values, kernel[0]) for each in (sparse, functions(dense)))
+    there = values != 0
+    for a, b in zip((first[0], second[0]), (d[0], dd[0]), strict=True):
+        np.testing.assert_allclose(a[there], b[there], rtol=1e-5, atol=1e-5)
+    chex.assert_trees_all_close((found, first[1], second[1]), (y, d[1], dd[1]), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(jax.vmap(listed.product)(kernel), rows @ kernel, rtol=1e-5, atol=1e-5)
 
 
 def test_padding_does_not_count_in_the_norm_of_gin():
