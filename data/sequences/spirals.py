@@ -6,7 +6,10 @@ from data.dataset import ArraySource, Dataset, Field, Spec
 from data.registry import register
 
 _WHOLE = 6 * np.pi
-"""The angle that a spiral turns over the times 0 to 1."""
+"""The angle of a whole spiral."""
+
+_WINDOW = 0.5
+"""The share of it that is a series."""
 
 
 @register("spirals")
@@ -15,10 +18,12 @@ def spirals(
 ) -> Dataset:
     """Noisy points of spirals at random times, and what comes after them.
 
-    Half of the spirals wind outwards, half inwards the other way round, each from a random place on. Fields are
-    `times` [time] in (0, 1], different for each spiral and rising; `inputs` [time, 2], the points with noise; `target`
-    [time, 2], without; `observed` [time], 1 where a model sees the point. It is 0 for a share of the first `length`
-    points, which are between times 0 and 1/2, and for all of the `later` ones, which are behind.
+    There are two, one winds outwards and one inwards the other way round, of three turns each. A series is half of one,
+    from a random place on. As with the authors, what lies behind an observed window is in the windows of others, except
+    for the last quarter of a spiral. Fields are `times` [time] in (0, 3π], the angle in radians, different for each
+    series and rising; `inputs` [time, 2], the points with noise; `target` [time, 2], without; `observed` [time], 1 where
+    a model sees the point. It is 0 for a share of the first `length` points, which are in the first half of time, and
+    for all of the `later` ones, which are behind.
 
     Args:
         length: points in the first half of time, of which a share is missing.
@@ -38,10 +43,9 @@ def spirals(
         rng = np.random.default_rng([seed, split])
         first = np.sort(rng.uniform(0.005, 0.5, (examples, length)))
         behind = np.sort(rng.uniform(0.5, 1, (examples, later)))
-        times = np.concatenate([first, behind], axis=1).astype(np.float32)
+        times = np.concatenate([first, behind], axis=1).astype(np.float32)  # of a window that is 1 long
         turn = np.where(rng.uniform(size=(examples, 1)) < 0.5, 1.0, -1.0)
-        begin = rng.uniform(0, 0.3, (examples, 1))
-        along = begin + (1 - begin) * times
+        along = rng.uniform(0, 1 - _WINDOW, (examples, 1)) + _WINDOW * times
         radius = np.where(turn > 0, 0.5 + 2.5 * along, 3 - 2.5 * along)
         angle = turn * _WHOLE * along
         target = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1)
@@ -49,7 +53,7 @@ def spirals(
         observed = np.zeros(times.shape, np.float32)
         observed[:, :length] = rng.uniform(size=first.shape) >= missing
         observed[:, 0] = 1  # never none
-        arrays = {"times": times, "inputs": inputs, "target": target, "observed": observed}
+        arrays = {"times": _WHOLE * _WINDOW * times, "inputs": inputs, "target": target, "observed": observed}
         return ArraySource({name: array.astype(np.float32) for name, array in arrays.items()})
 
     time = length + later

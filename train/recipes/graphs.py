@@ -82,7 +82,9 @@ def sage_cora_sampled() -> Recipe:
     Each epoch draws 100 neighbourhoods of each training paper; they are read ahead on the host.
 
     Command: zoo train sage_cora_sampled
-    Reached: 76.2 % of the test papers with seed 0 after a fifth of it (epochs=0.2).
+    Time: 16 s of CPU time with start and reports.
+    Reached: 80.4, 82.1 and 79.6 % of the test papers with the seeds 0, 1 and 2, by the least validation loss, where
+      `sage_cora`, which sees the whole graph and has another aggregator, has 81.5 and 81.8 %.
     """
     return Recipe(
         model="graphsage",

@@ -71,7 +71,9 @@ def _plain(values: Any, columns: Any, order: Any, starts: Any, x: Any, *, at: Fo
 def _on_cpu(values: Any, columns: Any, order: Any, starts: Any, x: Any, *, at: Form) -> jax.Array:
     """By the routine for compressed rows that jaxlib has, which reads where it is told: numbers are kept in range.
 
-    Cases measured, the features of Cora (49,216 entries of 2708×1433) times 16 columns, `_plain`'s time → this:
+    Cases measured, the features of Cora (49,216 entries of 2708×1433), product and gradient, `_plain`'s time → this:
+    16 columns 1.34 ms → .71, 64 columns 3.51 → 1.12. Whole train steps of a GCN 1.9 → 1.4, GraphSAGE 1.8 → 1.4, APPNP
+    6.2 → 4.2, GAT 9.7 → 7.7.
     """
     rows, length = values.shape
     whole = starts.shape == (at.width + 1,)  # not where a model is initialised, by zeros of fewer rows
