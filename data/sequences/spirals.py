@@ -21,9 +21,9 @@ def spirals(
     There are two, one winds outwards and one inwards the other way round, of three turns each. A series is half of one,
     from a random place on. As with the authors, what lies behind an observed window is in the windows of others, except
     for the last quarter of a spiral. Fields are `times` [time] in (0, 3π], the angle in radians, different for each
-    series and rising; `inputs` [time, 2], the points with noise; `target` [time, 2], without; `observed` [time], 1 where
-    a model sees the point. It is 0 for a share of the first `length` points, which are in the first half of time, and
-    for all of the `later` ones, which are behind.
+    series and rising; `inputs` [time, 2], the points with noise; `target` [time, 2], without; `observed` [time], 1
+    where a model sees the point. It is 0 for a share of the first `length` points, which are in the first half of time,
+    and for all of the `later` ones, which are behind.
 
     Args:
         length: points in the first half of time, of which a share is missing.
