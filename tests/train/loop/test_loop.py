@@ -180,7 +180,7 @@ def test_a_callback_that_ends_the_training_hides_nothing_from_those_behind_it():
     assert before == behind == [(4, False), (4, True)]
 
 
-@pytest.mark.parametrize("k", [1, 2, 4])
+@pytest.mark.parametrize("k", [pytest.param(1, marks=pytest.mark.slow), 2, 4])
 def test_a_loss_that_is_no_number_stops_and_names_the_step(k):
     dataset = make_dataset()
     arrays = dict(dataset.splits["train"].arrays)
