@@ -375,6 +375,7 @@ def test_dropout_is_where_the_papers_have_it(name):
         *(("mini_resnet", option) for option in ("dropout_rate", "spatial_dropout_rate")),
     ],
 )
+@pytest.mark.slow
 def test_dropout_acts_in_training_alone(name, option):
     others = {"dropout_rate", "drop_path_rate", "spatial_dropout_rate"} & set(zoo.model_card(name).options)
     model, variables, x = small(name, **{**dict.fromkeys(others, 0.0), option: 0.5}), variables_of(name), example(name)

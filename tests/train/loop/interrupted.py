@@ -1,4 +1,4 @@
-"""Trains in a folder and kills itself: run by test_checkpoint.py as a process of its own.
+"""Trains in a folder and kills itself: run by test_killed.py as a process of its own.
 
 usage: interrupted.py FOLDER KILL_STEP "MODEL PLAN"…, where MODEL is mlp, cnn, gan, ffjord or latent_ode; a kill step of
 0 trains to the end. Each case has a folder of its name in FOLDER.

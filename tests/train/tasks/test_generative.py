@@ -278,6 +278,7 @@ def test_the_discriminator_learns_to_tell_and_the_generator_to_please():
         assert found[-1] < 0.6 * found[0]
 
 
+@pytest.mark.slow
 def test_the_generator_learns_from_the_discriminator_as_it_is_after_its_move():
     """It moves as beside a discriminator that stood there from the beginning, and stays."""
     model, batch = zoo.create_model("gan", **GAN, dropout_rate=0.0), images(4)
