@@ -14,6 +14,7 @@ import pytest
 
 from tests.compiling import compile_equal_programs_once
 
+gc.disable()  # until all tests are imported: nothing of that is ever freed
 jax.config.update("jax_numpy_rank_promotion", "raise")
 if os.environ["JAX_PLATFORMS"] == "cpu":
     jax.config.update("jax_disable_most_optimizations", True)
@@ -28,8 +29,14 @@ def forget_compiled_programs():
 
 
 def pytest_collection_finish():
-    """Neither the garbage collector nor the search for leaked tracers looks through what was imported again."""
+    """Neither the garbage collector nor the search for leaked tracers looks through what was imported again.
+
+    To trace a program makes thousands of objects that live: collected as often as by default, they take a tenth of the
+    time.
+    """
     gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+    gc.enable()
 
 
 MOST = 15.0

@@ -1,6 +1,6 @@
 """The first answer, `pytest -m "not slow"`, is to be short, and still says something of every wing and model.
 
-What takes long and is not marked is named where it ran: `tests/conftest.py`.
+What takes long and is not marked is named where it ran, `tests/conftest.py`, and is an error of `.ci/run`.
 """
 
 from __future__ import annotations

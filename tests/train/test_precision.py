@@ -154,7 +154,7 @@ def losses(precision):
         state, metrics = step(state, digits())
         found.append(summarize(metrics)["loss"])
     assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
-    return np.array(found), summarize(task.eval_step(state, digits()))
+    return np.array(found), summarize(jax.jit(task.eval_step)(state, digits()))
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("float16", 0.01), ("bfloat16", 0.05)])

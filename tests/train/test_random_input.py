@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import optax
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import data
@@ -46,9 +46,7 @@ MODELS = st.sampled_from(
     ["mlp", "lenet5", "resnet18", "char_lstm", "char_gpt", "vae", "gan", "transformer_tiny", "cnn"]
 )
 
-quickly = settings(
-    max_examples=500, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+quickly = settings(max_examples=250, deadline=None, derandomize=True)
 
 
 def holds(action):
@@ -140,6 +138,12 @@ def run(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def copy(run):
+    """What is damaged, one file at a time."""
+    return shutil.copytree(run, run.parent / "copy")
+
+
 def changed_json(draw, value):
     """JSON with one entry removed, or replaced by something else."""
     if isinstance(value, dict) and value and draw(st.booleans()):
@@ -153,8 +157,7 @@ def changed_json(draw, value):
 @pytest.mark.slow
 @quickly
 @given(st.data())
-def test_damaged_copies_of_what_is_read_back(run, tmp_path, data):
-    copy = shutil.copytree(run, tmp_path / "copy", dirs_exist_ok=True)
+def test_damaged_copies_of_what_is_read_back(run, copy, data):
     files = sorted(p for p in copy.rglob("*") if p.is_file() and p.suffix != ".png" and "tensorboard" not in p.parts)
     path: Path = data.draw(st.sampled_from(files))
     content = bytearray(path.read_bytes())
@@ -168,12 +171,14 @@ def test_damaged_copies_of_what_is_read_back(run, tmp_path, data):
     else:
         content.clear()
     path.write_bytes(content)
-    for read in (
-        lambda: load_run(copy),
-        lambda: read_history(copy / "history.csv"),
-        lambda: finished_steps(copy),
-        lambda: from_json((copy / "recipe.json").read_text()),
-        lambda: read_json(copy / "report.json", dict),
-    ):
-        holds(read)
-    shutil.copyfile(run / path.relative_to(copy), path)
+    try:
+        for read in (
+            lambda: load_run(copy),
+            lambda: read_history(copy / "history.csv"),
+            lambda: finished_steps(copy),
+            lambda: from_json((copy / "recipe.json").read_text()),
+            lambda: read_json(copy / "report.json", dict),
+        ):
+            holds(read)
+    finally:
+        shutil.copyfile(run / path.relative_to(copy), path)

@@ -40,6 +40,7 @@ def copy(saved, tmp_path):
     return shutil.copytree(saved, tmp_path / "copy")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_round_trip_is_bitwise(name, tmp_path):
     model, variables, options = small(name)
@@ -207,6 +208,7 @@ def test_truncated_data_of_a_larger_model_is_refused(tmp_path):
         zoo.load_model(tmp_path / "model")
 
 
+@pytest.mark.slow
 def test_a_process_with_one_device_loads_what_eight_saved(tmp_path):
     _, variables, options = small("mlp")
     mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -226,6 +228,7 @@ numpy.save(sys.argv[2], model.apply(variables, numpy.ones((1, 5), numpy.float32)
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), y, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_variables_of_another_model_are_refused(tmp_path):
     variables = zoo.create_model("lenet5").init(jax.random.key(0), jnp.zeros((1, 32, 32, 1)))
     message = r"not the variables of 'mlp': missing params/Dense_0/bias.*; unexpected params/c1/bias"
@@ -240,6 +243,7 @@ def test_variables_of_another_model_are_refused(tmp_path):
     assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.slow
 def test_the_dtype_of_parameters_comes_back(tmp_path):
     """Whether it was an option or not; that of the arithmetic where it was one."""
     options = {"hidden_sizes": (4,), "num_classes": 2}

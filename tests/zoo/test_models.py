@@ -58,6 +58,12 @@ def example(name, batch_size=BATCH):
     return rng.normal(size=shape).astype(np.float32)
 
 
+@functools.cache
+def eagerly(name):
+    """Without jit: the output, and what inference writes."""
+    return small(name).apply(variables_of(name), example(name), mutable=["batch_stats", "intermediates"])
+
+
 of_a_model = functools.partial(jax.jit, static_argnums=0)
 
 
@@ -132,8 +138,9 @@ def test_types_and_shapes(name):
     variables = abstract_variables(model, x)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
     assert set(variables) <= {"params", "batch_stats"}, "init returns what apply needs, no intermediates"
-    y = jax.eval_shape(model.apply, variables, x)
-    assert [leaf.shape for leaf in jax.tree.leaves(y)] == [(BATCH, *shape) for shape in MODELS[name].shapes]
+    for size in (BATCH, 1):
+        y = jax.eval_shape(model.apply, variables, x[:size])
+        assert [leaf.shape for leaf in jax.tree.leaves(y)] == [(size, *shape) for shape in MODELS[name].shapes]
     y, updates, grads = jax.eval_shape(functools.partial(train.__wrapped__, model), variables, x)
     assert [leaf.shape[0] for leaf in jax.tree.leaves(y)] == [BATCH] * len(jax.tree.leaves(y))
     chex.assert_trees_all_equal_shapes_and_dtypes({"params": grads, **updates}, variables)
@@ -142,22 +149,13 @@ def test_types_and_shapes(name):
 @pytest.mark.slow
 @every_model
 def test_jit_is_no_jit(name):
-    x = example(name)
-    assert_close(small(name).apply(variables_of(name), x), infer(small(name), variables_of(name), x), rtol=1e-5)
-
-
-@pytest.mark.slow
-@every_model
-def test_an_example_does_not_depend_on_its_batch(name):
-    model, variables, x = small(name), variables_of(name), example(name)
-    first = jax.tree.map(lambda y: y[:1], infer(model, variables, x))
-    assert_close(infer(model, variables, x[:1]), first, rtol=1e-5)
+    assert_close(eagerly(name)[0], infer(small(name), variables_of(name), example(name)), rtol=1e-5)
 
 
 @pytest.mark.slow
 @every_model
 def test_inference_changes_nothing_and_needs_no_key(name):
-    _, updates = small(name).apply(variables_of(name), example(name), mutable=["batch_stats"])
+    _, updates = eagerly(name)
     chex.assert_trees_all_equal(updates.get("batch_stats", {}), variables_of(name).get("batch_stats", {}))
 
 
@@ -169,7 +167,7 @@ def test_without_classes_features_come_out(name):
         assert "num_classes" not in zoo.model_card(name).options
         return
     model = small(name, num_classes=0)
-    features = infer(model, variables_of(name, num_classes=0), example(name))
+    features = jax.eval_shape(model.apply, variables_of(name, num_classes=0), example(name))
     chex.assert_shape(features, (BATCH, row.num_features))
     whole, headless = variables_of(name)["params"], variables_of(name, num_classes=0)["params"]
     (head,) = set(whole) - set(headless)
@@ -250,27 +248,25 @@ def test_pmap_is_jit_in_training(name):
 
 @pytest.mark.slow
 @every_model
-@pytest.mark.parametrize("platforms", [("cpu",), ("cuda", "tpu")], ids="-".join)
-def test_exports_with_any_batch_size(name, platforms):
+def test_exports_with_any_batch_size(name):
+    """For all platforms at once; and an example does not depend on its batch."""
+    platforms = ("cpu", "cuda", "tpu")
     model, variables = small(name), variables_of(name)
     (batch,) = export.symbolic_shape("batch")
     x = jax.ShapeDtypeStruct((batch, *MODELS[name].shape), zoo.model_card(name).input_dtype)
     exported = export.export(jax.jit(model.apply), platforms=platforms)(variables, x)
     assert exported.platforms == platforms
     assert [y.shape for y in exported.out_avals] == [(batch, *shape) for shape in MODELS[name].shapes]
-    if platforms == ("cpu",):
-        first = jax.tree.map(lambda y: y[:3], infer(model, variables, example(name)))
-        assert_close(exported.call(variables, example(name)[:3]), first, rtol=1e-5)
+    first = jax.tree.map(lambda y: y[:3], infer(model, variables, example(name)))
+    assert_close(exported.call(variables, example(name)[:3]), first, rtol=1e-5)
 
 
 @pytest.mark.slow
 @every_model
 def test_intermediates_by_name(name):
-    model, variables, x = small(name), variables_of(name), example(name)
-    y, extra = model.apply(variables, x, mutable=["intermediates"])
+    _, extra = eagerly(name)
     shapes = jax.tree.map(lambda leaf: leaf.shape[1:], extra.get("intermediates", {}))
     assert shapes == MODELS[name].intermediates
-    assert_close(y, infer(model, variables, x), rtol=1e-5)
 
 
 @of_images
@@ -301,7 +297,7 @@ def test_refuses_images_that_are_too_small(name, least):
 def test_refuses_another_number_of_channels(name):
     x = example(name, 1)
     with pytest.raises((flax.errors.ScopeParamShapeError, ValueError), match=r"kernel|of shape|generate shape"):
-        small(name).apply(variables_of(name), np.concatenate([x, x], axis=-1))
+        jax.eval_shape(small(name).apply, variables_of(name), np.concatenate([x, x], axis=-1))
 
 
 def test_an_unknown_stem_is_refused():
@@ -379,15 +375,15 @@ def test_dropout_is_where_the_papers_have_it(name):
         *(("mini_resnet", option) for option in ("dropout_rate", "spatial_dropout_rate")),
     ],
 )
+@pytest.mark.slow
 def test_dropout_acts_in_training_alone(name, option):
     others = {"dropout_rate", "drop_path_rate", "spatial_dropout_rate"} & set(zoo.model_card(name).options)
     model, variables, x = small(name, **{**dict.fromkeys(others, 0.0), option: 0.5}), variables_of(name), example(name)
 
-    def run(seed):
-        rngs = {"dropout": jax.random.key(seed)}
-        return model.apply(variables, x, train=True, rngs=rngs, mutable=["batch_stats"])[0]
-
-    chex.assert_trees_all_equal(run(0), run(0))
-    assert np.any(run(0) != run(1))
+    forward = functools.partial(model.apply, train=True, mutable=["batch_stats"])
+    run = jax.jit(lambda key: forward(variables, x, rngs={"dropout": key})[0])
+    first, again, other = (run(jax.random.key(seed)) for seed in (0, 0, 1))
+    chex.assert_trees_all_equal(first, again)
+    assert np.any(first != other)
     with pytest.raises(flax.errors.InvalidRngError):
-        model.apply(variables, x, train=True, mutable=["batch_stats"])
+        jax.eval_shape(forward, variables, x)

@@ -119,6 +119,7 @@ def _different():
     return list(found.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", _different())
 def test_every_model_is_seen(name):
     """Each layer with weights has their gradient; the model has an output with a gradient; nothing is computed."""

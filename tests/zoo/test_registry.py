@@ -17,7 +17,7 @@ import zoo
 from tests.descriptors import MODELS
 from zoo import registry
 from zoo.cells import Genotype
-from zoo.summary import abstract_variables, count_parameters
+from zoo.summary import abstract_variables
 
 ENTRY = {"task": "regression", "input_shape": (3,), "num_parameters": 8, "paper": "none"}
 
@@ -126,13 +126,13 @@ def test_lists_become_tuples():
 
 @pytest.mark.parametrize("name", MODELS)
 def test_cards_tell_the_truth(name):
+    """The exact count is that of `test_exact_parameter_count` in test_models.py."""
     card = zoo.model_card(name)
     assert card.name == name
     assert card.task
     assert card.paper
     model = zoo.create_model(name)
     chex.assert_shape(card.example(2), (2, *card.input_shape))
-    assert count_parameters(abstract_variables(model, card.example())["params"]) == card.num_parameters
     for option, value in card.options.items():
         kept = getattr(model, option)
         assert (kept.plain() if isinstance(kept, Genotype) else kept) == value

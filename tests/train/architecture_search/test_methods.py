@@ -39,7 +39,9 @@ def test_reinforce_learns_what_is_rewarded():
     assert np.mean([value for _, value in seen[-40:]]) > np.mean([value for _, value in seen[:40]]) + 3
 
 
-@pytest.mark.parametrize("name", SEARCHES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name == "reinforce" else []) for name in SEARCHES]
+)
 def test_a_search_goes_on_from_the_values_that_are_known(name):
     def value(architecture):
         return float(architecture[0] - architecture[1])

@@ -1,14 +1,26 @@
-"""A user's own model, data set, task and recipe from the command line, each command in a process of its own."""
+"""A user's own model, data set, task and recipe from the command line."""
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import io
 import json
+import logging
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import data
+import zoo
 from tests.train.cli.command import python
+from train import recipe, tasks
+from train.cli import main
 
 pytestmark = pytest.mark.slow
 
@@ -47,8 +59,35 @@ def my_recipe():
 '''
 
 
+REGISTRIES = (
+    *(zoo.registry._builders, zoo.registry._cards, data.registry._BUILDERS),
+    *(tasks.TASKS, recipe._recipes),
+)
+
+
 def zoo_command(*arguments, cwd):
-    return python("-m", "zoo", *arguments, cwd=cwd)
+    """As in a process of its own: what it imports and registers is forgotten after it."""
+    out, err = io.StringIO(), io.StringIO()
+    code, log = None, logging.StreamHandler(err)
+    logging.root.addHandler(log)
+    importlib.invalidate_caches()
+    try:
+        with contextlib.ExitStack() as stack:
+            for restored in (mock.patch.dict(table) for table in REGISTRIES):
+                stack.enter_context(restored)
+            stack.enter_context(mock.patch.object(sys, "path", list(sys.path)))
+            for context in (contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)):
+                stack.enter_context(context)
+            main([str(argument) for argument in arguments])
+    except SystemExit as end:
+        code = end.code
+    finally:
+        logging.root.removeHandler(log)
+        for name, module in list(sys.modules.items()):
+            if Path(cwd) in Path(getattr(module, "__file__", None) or "/").parents:
+                del sys.modules[name]
+    said = f"{code}\n" if isinstance(code, str) else ""
+    return SimpleNamespace(returncode=int(bool(code)), stdout=out.getvalue(), stderr=err.getvalue() + said)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +95,7 @@ def trained(tmp_path_factory):
     """A folder with the code, and a run that was trained with it."""
     folder = tmp_path_factory.mktemp("own")
     (folder / "mine.py").write_text(CODE)
-    done = zoo_command("train", "mine.py", "--run", "runs/a", "--json", cwd=folder)
+    done = python("-m", "zoo", "train", "mine.py", "--run", "runs/a", "--json", cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder, json.loads(done.stdout)
 
@@ -90,7 +129,7 @@ def test_every_command_knows_what_was_imported(trained, command, printed):
 
 def test_a_run_says_which_code_it_needs(trained):
     folder, _ = trained
-    done = zoo_command("evaluate", "runs/a", cwd=folder)
+    done = python("-m", "zoo", "evaluate", "runs/a", cwd=folder)
     assert (done.returncode, done.stdout) == (1, "")
     where = folder / "mine.py"
     assert done.stderr == (
@@ -142,12 +181,12 @@ def test_mistakes(trained):
     folder, _ = trained
     (folder / "none.py").write_text("a = 1\n")
     (folder / "two.py").write_text(CODE.split("@zoo")[0] + "@recipe\ndef a(): ...\n@recipe\ndef b(): ...\n")
-    for recipe, message in {
+    for reference, message in {
         "none.py": "none.py defines no recipe; put @recipe, of train.recipe, above a function that returns a Recipe",
         "two.py": "two.py defines several recipes; choose one, such as two.py:a: a, b",
         "two.py:c": "unknown recipe in two.py: 'c'; known: a, b",
         "two.py:a": "the recipe 'a' must return a Recipe, not NoneType",
         "missing.py": "there is no file missing.py",
     }.items():
-        assert zoo_command("train", recipe, cwd=folder).stderr == f"zoo: error: {message}\n"
+        assert zoo_command("train", reference, cwd=folder).stderr == f"zoo: error: {message}\n"
     assert not (folder / "runs" / "none").exists()

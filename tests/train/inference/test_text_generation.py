@@ -206,6 +206,7 @@ def test_bad_requests_are_told_at_once(options, message):
 VOCABULARY = tuple("\n abcdefghi")
 
 
+@pytest.mark.slow
 def test_text_goes_in_and_comes_out():
     run = TextRun(*MODELS["char_lstm"], VOCABULARY)
     tokens = encode("a bad\nhide", VOCABULARY)

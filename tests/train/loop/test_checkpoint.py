@@ -1,15 +1,10 @@
-"""Checkpoints: exact resumption after a kill, damage, full disks, what is kept."""
+"""Checkpoints: damage, full disks, what is kept. Resumption after a kill is in test_killed.py."""
 
 import contextlib
 import json
-import os
 import re
 import resource
 import shutil
-import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import chex
 import jax
@@ -20,7 +15,6 @@ import pytest
 
 import data
 import zoo
-from tests.compiling import UNOPTIMISED
 from train.loop import parallel
 from train.loop.checkpoints import CheckpointError, Checkpoints
 from train.loop.fitting import DivergedError, fit
@@ -62,39 +56,6 @@ def run(tmp_path):
 
 def steps(folder):
     return sorted(int(p.name) for p in (folder / "checkpoints").iterdir() if p.name.isdigit())
-
-
-def interrupted(folder, name, kill_step, plan):
-    script = Path(__file__).with_name("interrupted.py")
-    environment = {
-        **os.environ,
-        **UNOPTIMISED,
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")]),
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-    }
-    command = [sys.executable, str(script), str(folder), name, str(kill_step), plan]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-
-
-# cnn: batch norm, dropout, convolutions, one step a dispatch or several; mlp: resident and scanned; gan: two players;
-# ffjord: random directions and a solver; latent_ode: a recurrent encoder, which draws, and a solver.
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "case", ["mlp jit 26", "cnn fsdp 31", "mlp pmap 40", "gan jit 26", "ffjord jit 26", "latent_ode jit 26"]
-)
-def test_a_run_that_was_killed_ends_with_the_bits_of_one_that_was_not(tmp_path, case):
-    name, plan, kill_step = case.split()
-    whole = interrupted(tmp_path / "whole", name, 0, plan)
-    assert whole.returncode == 0, whole.stderr
-    killed = interrupted(tmp_path / "killed", name, kill_step, plan)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert not (tmp_path / "killed" / "result.npz").exists()
-    resumed = interrupted(tmp_path / "killed", name, 0, plan)
-    assert resumed.returncode == 0, resumed.stderr
-    expected, result = (np.load(tmp_path / folder / "result.npz") for folder in ("whole", "killed"))
-    assert len(expected.files) > 10
-    for array in expected.files:
-        np.testing.assert_array_equal(result[array], expected[array], err_msg=array)
 
 
 def test_the_last_and_the_best_are_kept(run):

@@ -105,6 +105,7 @@ def test_the_end_is_evaluated_wherever_it_falls(every, steps):
     assert fitted.history[-1]["loss"] == pytest.approx(order[last:].mean())
 
 
+@pytest.mark.slow
 def test_scan_and_single_dispatch_agree_bitwise_in_order_and_closely_in_value():
     results = [
         fit(mlp_task(), make_dataset(), batch_size=16, epochs=3, plan=one_device, steps_per_dispatch=k).state.params
@@ -180,6 +181,7 @@ def test_a_callback_that_ends_the_training_hides_nothing_from_those_behind_it():
     assert before == behind == [(4, False), (4, True)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [1, 2, 4])
 def test_a_loss_that_is_no_number_stops_and_names_the_step(k):
     dataset = make_dataset()

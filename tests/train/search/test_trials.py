@@ -44,6 +44,7 @@ def told(table):
     return [(row["trial"], row["state"], row["value"], row["draws"]) for row in table]
 
 
+@pytest.mark.slow
 def test_a_search_that_is_killed_ends_as_one_that_is_not(tmp_path):
     """Killed while a trial runs, and twice in the middle of a line of the journal."""
     for kill, where in ((5, "objective"), (13, "journal"), (31, "journal")):
@@ -73,6 +74,7 @@ def test_the_seed_decides_what_is_drawn():
     assert told(random)[12] != same[0][12]
 
 
+@pytest.mark.slow
 def test_tpe_looks_where_it_was_good():
     def best(sampler):
         tables = [search(value, SPACE, trials=60, seed=seed, sampler=sampler) for seed in range(5)]

@@ -126,6 +126,7 @@ def test_trials_that_diverge_fail_alone(tmp_path):
         assert ("the loss is nan at step" in row["failure"]) == (row["state"] == "failed")
 
 
+@pytest.mark.slow
 def test_no_trial_with_a_value_is_an_error_that_says_why(tmp_path):
     settings = ["epochs=1", "optimizer=sgd", "model_options.hidden_sizes=[8]", "learning_rate=1e30,1e31"]
     with pytest.raises(ValueError, match=r"no trial of the study .* trial 0: the loss is nan at step"):
@@ -172,6 +173,7 @@ def test_a_worker_that_is_killed_is_replaced_and_its_trial_taken_up(tmp_path, ca
     assert list((tmp_path / "study" / "workers").iterdir()) == [], "what the dead left is cleared away"
 
 
+@pytest.mark.slow
 def test_an_error_of_a_worker_ends_them_all(tmp_path, capfd):
     with pytest.raises(RuntimeError, match="a worker ended with an error, exit code 1"):
         tune(MLP, tmp_path / "study", RATES, trials=6, workers=2, evaluator=evaluators.broken, progress=False)

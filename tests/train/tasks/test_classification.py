@@ -60,7 +60,7 @@ def test_one_logit_is_two_classes():
     kernel = state.params["Dense_0"]["kernel"]
     params = {"Dense_0": {"kernel": jnp.concatenate([0 * kernel, kernel], axis=1), "bias": jnp.array([0.0, 0.3])}}
     state = state.replace(params={"Dense_0": {"kernel": kernel, "bias": jnp.array([0.3])}})
-    first, second = one.eval_step(state, batch), two.eval_step(state.replace(params=params), batch)
+    first, second = jax.jit(one.eval_step)(state, batch), jax.jit(two.eval_step)(state.replace(params=params), batch)
     chex.assert_trees_all_close(first, second, rtol=1e-5)
     assert 0 < summarize(first)["accuracy"] < 1
     logits = linear(1).apply(state.variables, x)
@@ -124,7 +124,7 @@ def test_the_perceptron_agrees_with_scikit_learns():
     for split in (train, test):
         logits = zoo.create_model("perceptron").apply(state.variables, split["features"])
         np.testing.assert_array_equal(predicted_class(logits), reference.predict(split["features"]))
-        metrics = task.eval_step(state, split)
+        metrics = jax.jit(task.eval_step)(state, split)
         scores = (
             "balanced_accuracy",
             "precision_macro",

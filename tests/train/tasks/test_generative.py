@@ -126,10 +126,10 @@ def test_denoising_is_judged_by_the_clean_image():
     """What gives back its input errs by the noise: a variance of 0.05²."""
     batch = {"image": np.full((50, 8, 8, 1), 0.5, np.float32)}
     task = reconstruction(Echo(), optax.sgd(0.0), noise=0.05)
-    metrics = summarize(task.eval_step(task.init(KEY, batch), batch))
+    metrics = summarize(jax.jit(task.eval_step)(task.init(KEY, batch), batch))
     assert metrics["mse"] == pytest.approx(0.05**2, rel=0.1)
     clean = reconstruction(Echo(), optax.sgd(0.0), loss="bce")
-    metrics = summarize(clean.eval_step(clean.init(KEY, batch), batch))
+    metrics = summarize(jax.jit(clean.eval_step)(clean.init(KEY, batch), batch))
     assert metrics == pytest.approx({"loss": np.log(2), "mse": 0.0}, abs=1e-6)
 
 
@@ -169,7 +169,7 @@ def test_beta_weighs_the_divergence_alone():
     model, variables, image, _, _ = tiny_vae()
     task = vae(model, optax.sgd(0.0), beta=3.0)
     state = task.init(KEY, {"image": image}).replace(params=variables["params"])
-    found = summarize(task.eval_step(state, {"image": image}))
+    found = summarize(jax.jit(task.eval_step)(state, {"image": image}))
     assert found["kl"] > 1e-3
     assert found["loss"] == pytest.approx(found["reconstruction"] + 3 * found["kl"], rel=1e-5)
     assert found["elbo"] == pytest.approx(-found["reconstruction"] - found["kl"], rel=1e-5)
@@ -219,7 +219,7 @@ def test_the_model_sees_the_image_at_its_time_and_is_to_find_the_noise():
 
     def loss(level):
         task = diffusion(KnowsTheImage(level), optax.sgd(0.0), schedule="cosine", num_steps=20)
-        return summarize(task.eval_step(task.init(KEY, batch), batch))["loss"]
+        return summarize(jax.jit(task.eval_step)(task.init(KEY, batch), batch))["loss"]
 
     assert loss(0.4) == pytest.approx(0, abs=1e-8)
     assert loss(0.7) > 0.01
@@ -242,7 +242,7 @@ def test_times_are_spread_over_the_batch():
     for number in range(3):
         _, metrics = step(state.replace(step=jnp.int32(number)), images(20))
         assert summarize(metrics)["loss"] == pytest.approx(wanted, rel=1e-3)
-    assert summarize(task.eval_step(state, images(20)))["loss"] == pytest.approx(wanted, rel=1e-3)
+    assert summarize(jax.jit(task.eval_step)(state, images(20)))["loss"] == pytest.approx(wanted, rel=1e-3)
     seen = {
         round(np.sqrt(summarize(step(state.replace(step=jnp.int32(number)), images(1))[1])["loss"]) / 1e3)
         for number in range(60)
@@ -278,6 +278,7 @@ def test_the_discriminator_learns_to_tell_and_the_generator_to_please():
         assert found[-1] < 0.6 * found[0]
 
 
+@pytest.mark.slow
 def test_the_generator_learns_from_the_discriminator_as_it_is_after_its_move():
     """It moves as beside a discriminator that stood there from the beginning, and stays."""
     model, batch = zoo.create_model("gan", **GAN, dropout_rate=0.0), images(4)

@@ -69,8 +69,8 @@ def test_metrics_are_those_of_the_closed_form(bigram):
         ({"tokens": tokens[:, :-1], "targets": tokens[:, 1:], "weights": weights}, weights),
     ):
         wanted = closed_form(state, tokens, kept)
-        assert summarize(task.eval_step(state, batch)) == pytest.approx(wanted, rel=1e-5)
-        assert summarize(task.train_step(state, batch)[1]) == pytest.approx(wanted, rel=1e-5)
+        assert summarize(jax.jit(task.eval_step)(state, batch)) == pytest.approx(wanted, rel=1e-5)
+        assert summarize(jax.jit(task.train_step)(state, batch)[1]) == pytest.approx(wanted, rel=1e-5)
 
 
 def test_metrics_of_batches_are_those_of_all_tokens(bigram):
@@ -78,7 +78,8 @@ def test_metrics_of_batches_are_those_of_all_tokens(bigram):
     task, state = bigram
     tokens, weights = tokens_of(8), RNG.uniform(size=(8, 9))
     parts = [
-        task.eval_step(state, {"tokens": tokens[rows], "weights": weights[rows]}) for rows in ([0, 1], range(2, 8))
+        jax.jit(task.eval_step)(state, {"tokens": tokens[rows], "weights": weights[rows]})
+        for rows in ([0, 1], range(2, 8))
     ]
     assert summarize(merge(*parts)) == pytest.approx(closed_form(state, tokens, weights), rel=1e-5)
 
@@ -86,7 +87,7 @@ def test_metrics_of_batches_are_those_of_all_tokens(bigram):
 def test_a_step_takes_the_mean_over_tokens(bigram):
     task, state = bigram
     tokens, weights = tokens_of(5), RNG.uniform(size=(5, 9))
-    stepped, _ = task.train_step(state, {"tokens": tokens, "weights": weights})
+    stepped, _ = jax.jit(task.train_step)(state, {"tokens": tokens, "weights": weights})
     table = np.asarray(state.params["table"], np.float64)
     slope = scipy.special.softmax(table, axis=1)[tokens[:, :-1]] - np.eye(VOCAB)[tokens[:, 1:]]
     wanted = table.copy()
@@ -97,7 +98,7 @@ def test_a_step_takes_the_mean_over_tokens(bigram):
 def test_a_huge_loss_has_an_infinite_perplexity(bigram):
     task, state = bigram
     state = state.replace(params={"table": 1e5 * state.params["table"]})
-    assert summarize(task.eval_step(state, {"tokens": tokens_of(2)}))["perplexity"] == np.inf
+    assert summarize(jax.jit(task.eval_step)(state, {"tokens": tokens_of(2)}))["perplexity"] == np.inf
 
 
 def test_a_model_that_gives_something_else_is_refused():

@@ -42,7 +42,7 @@ def test_regression_loss_and_update(loss):
     found = kernel_and_bias(new)
     np.testing.assert_allclose(found[0], kernel - 0.3 * x.T @ slope, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(found[1], bias - 0.3 * slope.sum(axis=0), rtol=1e-4, atol=1e-6)
-    evaluated = task.eval_step(state, batch)
+    evaluated = jax.jit(task.eval_step)(state, batch)
     chex.assert_trees_all_close({name: evaluated[name] for name in metrics}, metrics, rtol=1e-5)
 
 

@@ -185,7 +185,7 @@ def test_averages_are_taken_after_updates():
     state = task.init(KEY, batch)
     averages, params = [state.ema["params"]], [state.params]
     for _ in range(2 * k):
-        state, _ = task.train_step(state, batch)
+        state, _ = jax.jit(task.train_step)(state, batch)
         averages.append(state.ema["params"])
         params.append(state.params)
     for step in range(1, 2 * k + 1):

@@ -1,4 +1,4 @@
-"""Tasks over every registered model, or over one of each family, and by name."""
+"""Tasks over one model of each family, and by name."""
 
 from __future__ import annotations
 
@@ -17,9 +17,6 @@ from train.metrics import summarize
 from train.optim.optimizers import optimizer
 from train.tasks import TASKS, classification, regression
 
-# Of variants that are the same module when they are small, the first stands for all.
-distinct = {zoo.create_model(name, **row.small): name for name, row in reversed(MODELS.items())}.values()
-every_model = pytest.mark.parametrize("name", distinct)
 # One model of each class, that with the fewest blocks, for what depends on the task more than on the model.
 deepest_first = sorted(MODELS, key=lambda name: -sum(MODELS[name].small.get("stage_sizes", ())))
 families = {type(zoo.create_model(name)): name for name in deepest_first}.values()
@@ -29,7 +26,7 @@ every_classifier = pytest.mark.parametrize(
 )
 
 
-# ---- every registered model, or one of each family ----
+# ---- one model of each family ----
 
 
 @pytest.mark.slow
@@ -57,7 +54,7 @@ def test_a_step_is_a_function_of_state_and_batch(name):
 
 
 @pytest.mark.slow
-@every_model
+@every_family
 def test_a_step_lowers_for_every_platform(name):
     """With dropout, where the model has it, and with the state as a pytree with its typed key."""
     options = {} if zoo.model_card(name).task == "gan" else {"ema_decay": 0.99}

@@ -173,6 +173,7 @@ def test_unknown_schedules_are_refused():
         noise_schedule("cosine", 0)
 
 
+@pytest.mark.slow
 def test_the_network_sees_the_time_of_each_image():
     model = zoo.create_model("ddpm_unet", features=(4, 6), num_groups=2)
     x = np.repeat(normal(1, 4, 2, 1), 3, axis=0)
@@ -187,6 +188,7 @@ def test_the_network_sees_the_time_of_each_image():
     assert np.abs(together[2] - together[1]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_the_network_starts_by_predicting_nothing():
     model = zoo.create_model("ddpm_unet", features=(4, 6), num_groups=2)
     x = normal(2, 4, 2, 1)
