@@ -183,6 +183,8 @@ class Group:
         def end(member: int, diverged: int = 0) -> None:
             settings = self._settings[member] if self._exploit is not None else None
             fitted = Fitted(self._state(member), histories[numbers[member]])
+            if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(fitted.state.params)):
+                diverged = diverged or int(fitted.state.step)  # by the step that it took last
             results[numbers[member]] = Trained(fitted, diverged, self.way, group, settings)
             self._alive.remove(member)
 
