@@ -101,10 +101,9 @@ def test_an_argument_that_is_none():
 @pytest.mark.parametrize(("plan", "per_dispatch"), [(parallel.jit, 4), (parallel.pmap, 1)])
 def test_fit_names_layer_and_step(plan, per_dispatch):
     """The parameters become NaN in the step before that whose loss does; the examples are fine."""
-    with pytest.raises(
-        DivergedError, match=r"the loss is nan at step 2; .*made by `div` in layer sick \(backward, .*\), at step 1\. "
-    ):
-        options = {"evaluate_every": 6, "steps_per_dispatch": per_dispatch, "plan": plan(jax.devices()[:2])}
+    options = {"evaluate_every": 6, "steps_per_dispatch": per_dispatch, "plan": plan(jax.devices()[:2])}
+    words = r"the loss is nan at step 2; .*made by `div` in layer sick \(backward, .*\), at step 1\. "
+    with pytest.raises(DivergedError, match=words):
         fit(task_of("root"), BATCH, batch_size=8, steps=6, **options)
 
 
