@@ -30,8 +30,14 @@ from zoo.registry import unknown
 _LOG = logging.getLogger(__name__)
 
 
+_ADVICE = (
+    "Lower the learning rate, clip the gradient (clip_norm) or look at the inputs of that step; checkpoints from "
+    "before it are kept"
+)
+
+
 class DivergedError(RuntimeError):
-    """The loss is no longer a number."""
+    """The loss is no longer a number, or the parameters are not."""
 
 
 class InterruptedTraining(RuntimeError):
@@ -141,9 +147,9 @@ def fit(
 
     Raises:
       ValueError: sizes that do not fit together, before anything is compiled.
-      DivergedError: the loss became NaN or infinite. The message names the step; and, as the steps since the last
-        evaluation are then taken once more, the layer and the operation that made the first such number. A copy of the
-        state is kept for it in the memory of the host.
+      DivergedError: the loss became NaN or infinite, or at an evaluation the parameters are. The message names the
+        step; and, as the steps since the last evaluation are then taken once more, the layer and the operation that
+        made the first such number. A copy of the state is kept for it in the memory of the host.
       InterruptedTraining: see `interrupted`.
     """
     if not isinstance(task, Task):
@@ -233,21 +239,18 @@ def fit(
         losses = metrics["loss"].total
         if not np.isfinite(losses).all():
             bad = int(np.argmin(np.isfinite(losses)))
-            classes, why = dataset.spec.num_classes, _unsolved(metrics, bad)
-            if not why:
-                why = f"has the model an output for each of the {classes} classes? " if classes and not start else ""
-                why += "" if kept is None else replay(kept, start, start + bad + 1)
-            raise DivergedError(
-                f"the loss is {losses[bad]} at step {start + bad + 1}; {why}"
-                "Lower the learning rate, clip the gradient (clip_norm) or look at the inputs of that step; "
-                "checkpoints from before it are kept"
-            )
+            why = _unsolved(metrics, bad) or replay(start, start + bad + 1)
+            if (classes := dataset.spec.num_classes) and not start and "layer" not in why:
+                why = f"has the model an output for each of the {classes} classes? {why}"
+            raise DivergedError(f"the loss is {losses[bad]} at step {start + bad + 1}; {why}{_ADVICE}")
         since.append(metrics)
         report = Report(start + count, total, (start + count) / per_epoch, summarize(metrics), history, False)
         for callback in callbacks:
             callback(report)
 
-    def replay(kept: _Kept, last: int, bad: int) -> str:
+    def replay(last: int, bad: int) -> str:
+        if kept is None:
+            return ""
         calls = [(start, count) for start, count in dispatches(kept.step, total, every, k) if start <= last]
         again = Training(task, dataset, augment, plan, program, training)
         found = first_in_training(again, kept.state, calls, rows_of)
@@ -276,10 +279,11 @@ def fit(
                 placed = adapt(placed, history)
             now = plan.unplace(placed)
             copy = _Kept(step, parallel.to_host(now)) if kept is not None else None
+            if copy is not None and not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(copy.state.params)):
+                raise DivergedError(f"the parameters are no numbers after step {step}; {replay(start, step)}{_ADVICE}")
             if copy is not None and restore_best is not None and _best(history, restore_best) != best:
                 best, best_state = len(history) - 1, copy.state
-            if copy is not None and all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(copy.state.params)):
-                kept = copy  # the loss of the step behind may be fine, and its parameters not
+            kept = copy
             layers: Sequence[Inside] = ()
             if observe_every is not None and len(history) % observe_every == 0:
                 (items,) = training.items([rows_of(step, 1)])

@@ -114,12 +114,12 @@ def find_rate(
 
 
 def has_diverged(losses: list[float]) -> bool:
-    """Whether the last of the losses is the end: no number, or for three steps more than four times the best."""
+    """Whether the last of the losses is the end: no number, or for seven steps mostly more than four times the best."""
     if not np.isfinite(losses[-1]):
         return True
-    if len(losses) < 3:
+    if len(losses) < _MEDIAN:
         return False
-    calm = np.median(np.lib.stride_tricks.sliding_window_view(losses, 3), axis=1)  # a spike of one step is no end
+    calm = np.median(np.lib.stride_tricks.sliding_window_view(losses, _MEDIAN), axis=1)  # spikes of three are no end
     return bool(calm[-1] > DIVERGED * calm.min() > 0)
 
 

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 import data
+from train.class_weights import ClassWeight, weights_in_order
 from train.loop import inspection, parallel
 from train.loop.checkpoints import History
 from train.loop.feed import Augment, feed
@@ -70,6 +71,17 @@ class Steps(NamedTuple):
     after: np.ndarray
 
 
+class Blank(NamedTuple):
+    """Losses of a model that knows nothing, in training and in validation.
+
+    Those of random weights; or if they are less, of one that tells for all examples the shares of the classes, as the
+    weights of the training have them. Validation counts all examples alike.
+    """
+
+    training: float
+    validation: float
+
+
 class Diagnosis(NamedTuple):
     """What was found.
 
@@ -78,7 +90,7 @@ class Diagnosis(NamedTuple):
       layers: what each layer does, in their order.
       inside: the same with samples of activations, weights and gradients, for histograms.
       steps: of batches that were tried.
-      blank_loss: of a model that knows nothing: with random weights, or the entropy of the classes if that is less.
+      blank: the losses of a model that knows nothing.
       history: of the training.
       findings: what is wrong; none where nothing is.
     """
@@ -87,7 +99,7 @@ class Diagnosis(NamedTuple):
     layers: list[Layer]
     inside: list[Inside]
     steps: Steps
-    blank_loss: float
+    blank: Blank
     history: History
     findings: list[Finding]
 
@@ -101,6 +113,7 @@ def diagnose(
     history: History = (),  # type: ignore[assignment]
     seed: int = 0,
     augment: Augment | None = None,
+    class_weight: ClassWeight | None = None,
     examples: int = EXAMPLES,
 ) -> Diagnosis:
     """Looks into the train steps that would come next. The state stays as it is.
@@ -117,6 +130,7 @@ def diagnose(
       history: of the training so far, for over- and underfitting.
       seed: of the order of the data.
       augment: see `train.loop.fit`.
+      class_weight: that the task has: the loss of a model that knows nothing is another with it.
       examples: that the layers are looked at with, at most; the whole split where it has fewer.
 
     Raises:
@@ -152,10 +166,11 @@ def diagnose(
             task.train_step, state, batch, of=lambda outputs: (outputs[1]["loss"], outputs[0].params)
         )
     steps, start = _try_steps(task, state, blank, [batch_of(step + index, batch_size) for index in range(STEPS)])
-    blank_loss = min([start, *_entropy(dataset, metrics)])
+    shares = _shares(dataset, metrics, class_weight)
+    known = Blank(start, start) if shares is None else Blank(*np.minimum(start, _telling_shares(*shares)).tolist())
     judged = "generator_loss" not in metrics
-    found = findings(layers, made, steps if judged else None, blank_loss if judged else None, history if judged else ())
-    return Diagnosis(step, layers, inside, steps, blank_loss, list(history), found)
+    found = findings(layers, made, steps if judged else None, known if judged else None, history if judged else ())
+    return Diagnosis(step, layers, inside, steps, known, list(history), found)
 
 
 def _try_steps(task: Task, state: State, blank: State, batches: Sequence[Any]) -> tuple[Steps, float]:
@@ -179,23 +194,36 @@ def _try_steps(task: Task, state: State, blank: State, batches: Sequence[Any]) -
     return Steps(before, after), float(start)
 
 
-def _entropy(dataset: data.Dataset, metrics: Any) -> list[float]:
-    """Of the classes in training, in nats, of a classifier: its loss where it tells their shares and no more."""
+def _shares(
+    dataset: data.Dataset, metrics: Any, class_weight: ClassWeight | None
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Of a classifier's training examples: the share of each class, and its mean weight in the loss, `[classes]`."""
     source = dataset.splits["train"]
     if "accuracy" not in metrics or not isinstance(source, data.ArraySource) or not dataset.spec.num_classes:
-        return []
+        return None
     labels = np.asarray(source.arrays.get("label", ()))
     if labels.ndim != 1 or not labels.size or labels.dtype.kind not in "iu":
-        return []
-    share = np.bincount(labels) / labels.size
-    return [float(-(share[share > 0] * np.log(share[share > 0])).sum())]
+        return None
+    classes = dataset.spec.num_classes
+    weights = np.asarray(source.arrays.get("sample_weight", np.ones(len(labels))), np.float64)
+    if class_weight is not None:
+        weights = weights * weights_in_order(class_weight, classes)[labels]
+    counts = np.bincount(labels, minlength=classes)
+    return counts / len(labels), np.bincount(labels, weights, minlength=classes) / np.maximum(counts, 1)
+
+
+def _telling_shares(shares: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The cross-entropies of a model that tells weighted shares: in training, and in validation without weights."""
+    weighted = shares * weights
+    told = np.log(np.maximum(weighted / weighted.sum(), np.finfo(np.float64).tiny))
+    return np.array([-(weighted * told).sum(), -(shares * told).sum()])
 
 
 def findings(
     layers: Sequence[Layer],
     made: Made | None = None,
     steps: Steps | None = None,
-    blank_loss: float | None = None,
+    blank: Blank | None = None,
     history: Sequence[dict[str, float]] = (),
 ) -> list[Finding]:
     """What is wrong, the gravest first.
@@ -204,7 +232,7 @@ def findings(
       layers: of `train.loop.inspect`.
       made: what made the first number that is not finite.
       steps: losses before and after steps.
-      blank_loss: of a model that knows nothing.
+      blank: losses of a model that knows nothing.
       history: of the training.
     """
     if made is not None:
@@ -216,7 +244,7 @@ def findings(
     own = [layer for layer in layers if layer.num_weights]
     found = [*_dead(own), *_saturated(own), *_gradients(own), *_through_time(own)]
     too_high = [] if steps is None else _overshoot(steps)
-    return [*found, *too_high, *([] if blank_loss is None else _curves(history, blank_loss))]
+    return [*found, *too_high, *([] if blank is None else _curves(history, blank))]
 
 
 def _called(layer: Layer) -> str:
@@ -313,26 +341,26 @@ def _overshoot(steps: Steps) -> list[Finding]:
     return [Finding("rate too high", None, words)]
 
 
-def _curves(history: Sequence[dict[str, float]], blank_loss: float) -> list[Finding]:
-    if not history or "loss" not in history[-1] or blank_loss <= 0:
+def _curves(history: Sequence[dict[str, float]], blank: Blank) -> list[Finding]:
+    if not history or "loss" not in history[-1] or min(blank) <= 0:
         return []
     training = history[-1]["loss"]
-    if training > NOTHING_LEARNT * blank_loss:
+    if training > NOTHING_LEARNT * blank.training:
         words = (
-            f"underfitting: the training loss is {training:.3g}, and {blank_loss:.3g} without having learnt anything. "
-            "Train longer, take a larger model, another learning rate (`zoo lr-find`); look whether inputs and labels "
-            "belong together."
+            f"underfitting: the training loss is {training:.3g}, and {blank.training:.3g} without having learnt "
+            "anything. Train longer, take a larger model, another learning rate (`zoo lr-find`); look whether inputs "
+            "and labels belong together."
         )
         return [Finding("underfitting", None, words)]
     if "validation_loss" not in history[-1]:
         return []
     validation = np.array([row["validation_loss"] for row in history])
     best, last = float(validation.min()), float(np.median(validation[-3:]))
-    if best > 0.98 * blank_loss:
+    if best > 0.98 * blank.validation:
         words = (
             f"overfitting: the training loss is {training:.3g}, but the validation loss was never better than "
-            f"{best:.3g}, and is {blank_loss:.3g} without having learnt anything. It learns by heart: are the labels "
-            "right?"
+            f"{best:.3g}, and is {blank.validation:.3g} without having learnt anything. It learns by heart: are the "
+            "labels right?"
         )
         return [Finding("overfitting", None, words)]
     if last > RISEN * best and training < last / 2:

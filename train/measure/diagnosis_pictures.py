@@ -66,7 +66,7 @@ def as_facts(found: Diagnosis) -> dict[str, Any]:
         "findings": [finding._asdict() for finding in found.findings],
         "loss_before_steps": float(found.steps.before.mean()),
         "loss_after_steps": float(found.steps.after.mean()),
-        "blank_loss": found.blank_loss,
+        "blank_loss": found.blank.training,
         "layers": [layer._asdict() for layer in found.layers],
     }
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from train.class_weights import class_weights
 from train.inference.loading import read_recipe
 from train.inference.required_code import require_sources
 from train.loop import callbacks
@@ -67,6 +68,7 @@ def diagnose_run(folder: str | Path, *, examples: int = EXAMPLES) -> DiagnosedRu
         history=[row for row in history if row["step"] <= int(state.step)],
         seed=recipe.seed,
         augment=parts.augment,
+        class_weight=None if recipe.class_weight is None else class_weights(recipe.class_weight, parts.dataset),
         examples=examples,
     )
     return DiagnosedRun(found, jax.device_get(state.params))

@@ -7,9 +7,13 @@ program serves all configurations, one after another, or all at once under `jax.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from functools import partial
+from types import FunctionType, MethodType
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,6 +63,48 @@ def read(function: Callable[..., Any], *arguments: Any) -> Program:
     return Program((form, jax.tree.structure(shape)), numbers, closed, shape)
 
 
+def alike(first: Any, second: Any, seen: frozenset[tuple[int, int]] = frozenset()) -> bool:
+    """Whether two functions are one piece of code that holds equal values: they trace to one program.
+
+    What they hold is compared as far as it is functions, models, containers, numbers and text. Of all else the two must
+    hold the same object.
+
+    Args:
+      first: a function, or what it holds.
+      second: another.
+      seen: pairs that are being compared already.
+    """
+    if first is second or (id(first), id(second)) in seen:
+        return True
+    if type(first) is not type(second):
+        return False
+    if isinstance(first, int | float | complex | str):
+        return repr(first) == repr(second)
+    if isinstance(first, FunctionType):
+        if first.__code__ is not second.__code__ or first.__globals__ is not second.__globals__:
+            return False
+    elif isinstance(first, dict):
+        if list(first) != list(second):
+            return False
+    elif not isinstance(first, tuple | list | partial | MethodType | nn.Module):
+        return False
+    parts = _held(first), _held(second)
+    seen |= {(id(first), id(second))}
+    return len(parts[0]) == len(parts[1]) and all(alike(a, b, seen) for a, b in zip(*parts, strict=True))
+
+
+def _held(value: Any) -> list[Any]:
+    if isinstance(value, FunctionType):
+        return [value.__defaults__, value.__kwdefaults__, *(cell.cell_contents for cell in value.__closure__ or ())]
+    if isinstance(value, partial):
+        return [value.func, value.args, value.keywords]
+    if isinstance(value, MethodType):
+        return [value.__func__, value.__self__]
+    if isinstance(value, nn.Module):
+        return [getattr(value, field.name) for field in dataclasses.fields(value)]
+    return list(value.values() if isinstance(value, dict) else value)
+
+
 def common(programs: Sequence[Program]) -> Common:
     """One program for several that differ in numbers alone.
 
@@ -92,7 +138,9 @@ def common(programs: Sequence[Program]) -> Common:
 
 
 def _same(first: np.ndarray, second: np.ndarray) -> bool:
-    return first is second or np.array_equal(first, second, equal_nan=first.dtype.kind == "f")
+    if first is second or first.tobytes() == second.tobytes():
+        return first.shape == second.shape
+    return np.array_equal(first, second)  # 0 and −0
 
 
 # ---- reading ----

@@ -69,7 +69,9 @@ class Group:
         self._compile(traced)
         init = common([each.init for each in traced])
         keys = [jax.random.key(member.seed) for member in members]
-        self._states: Any = self._run(init.function, (0, 0))(self._parted(list(init.numbers)), self._joined(keys))
+        # What runs once is optimised a little, as that of a training alone, to the same bits.
+        start = self._run(init.function, (0, 0), xla_backend_optimization_level=1)
+        self._states: Any = start(self._parted(list(init.numbers)), self._joined(keys))
 
     def _compile(self, traced: Sequence[Traced], known: Sequence[Traced] = ()) -> None:
         """Makes one program of those of the members; what others differ in that are known is an argument of it too."""
@@ -90,9 +92,11 @@ class Group:
     # How a function of one member is computed for all: part by part, as many side by side as a CPU has cores. A part
     # holds a member; or several at once, and then their arrays lie in one, whose first axis is the member's.
 
-    def _run(self, function: Callable[..., Any], axes: Sequence[int | None], donated: int | None = None) -> Any:
+    def _run(
+        self, function: Callable[..., Any], axes: Sequence[int | None], donated: int | None = None, **options: Any
+    ) -> Any:
         donate = () if donated is None else (donated,)
-        options = parallel.compiler_options()
+        options = {**(parallel.compiler_options() or {}), **options}
         if self.way == "vmap":
             several = jax.vmap(function, in_axes=tuple(axes))
             compiled = jax.jit(several, donate_argnums=donate, out_shardings=self._split, compiler_options=options)
@@ -183,6 +187,8 @@ class Group:
         def end(member: int, diverged: int = 0) -> None:
             settings = self._settings[member] if self._exploit is not None else None
             fitted = Fitted(self._state(member), histories[numbers[member]])
+            if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(fitted.state.params)):
+                diverged = diverged or int(fitted.state.step)  # by the step that it took last
             results[numbers[member]] = Trained(fitted, diverged, self.way, group, settings)
             self._alive.remove(member)
 
@@ -284,7 +290,7 @@ class Group:
             source[worst] = best
             self._settings[worst] = dict(self._exploit.explore(self._settings[best], self._rng))
         make, members = self._exploit.make, zip(self._members, self._settings, strict=True)
-        traced = [trace(member._replace(task=make(**settings)), self._course) for member, settings in members]
+        traced = trace([member._replace(task=make(**settings)) for member, settings in members], self._course)
         try:
             self._renumber(traced)
         except ValueError:  # a setting that all have shared until now is explored for the first time

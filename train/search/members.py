@@ -13,7 +13,7 @@ from train.loop.feed import Feed, padded_rows
 from train.loop.fitting import Adapt, Augment, Fitted, History
 from train.loop.programs import train_program
 from train.loop.training_data import first_examples
-from train.search.common_program import Program, read
+from train.search.common_program import Program, alike, read
 from train.state import State, Task
 
 Way = Literal["vmap", "loop"]
@@ -138,11 +138,22 @@ class Traced(NamedTuple):
         return self.init.form, self.train.form, self.evaluate and self.evaluate.form
 
 
-def trace(member: Member, course: Course) -> Traced:
-    """Reads the programs of a member."""
+def trace(members: Sequence[Member], course: Course) -> list[Traced]:
+    """Reads the programs of members. Those that differ in their seeds alone have the same, whose argument a seed is."""
+    programs: dict[tuple[int, int], tuple[Member, Traced]] = {}
+    sources = [(id(member.task), id(member.augment)) for member in members]
+    for source, member in zip(sources, members, strict=True):
+        if source not in programs:
+            programs[source] = member, _trace(member, course, [*programs.values()])
+    return [programs[source][1] for source in sources]
+
+
+def _trace(member: Member, course: Course, others: Sequence[tuple[Member, Traced]]) -> Traced:
+    """Members that differ in their optimizers alone start and are evaluated alike: others' programs are taken then."""
     example = first_examples(course.dataset)
     key = jax.random.key(member.seed)
-    init = read(lambda key: member.task.init(key, example), key)
+    started = (traced.init for other, traced in others if alike(member.task.init, other.task.init))
+    init = next(started, None) or read(lambda key: member.task.init(key, example), key)
     state = init.result
     item = next(iter(course.training.items(iter([course.rows(0, 0, 1)]))))
     step = train_program(member.task, course.training, member.augment)
@@ -154,5 +165,6 @@ def trace(member: Member, course: Course) -> Traced:
             return member.task.eval_step(state, source.load(item, shared))
 
         item = next(iter(source.items(iter(course.evaluated()))))
-        evaluate = read(program, state, item, source.shared)
+        known = (traced.evaluate for other, traced in others if alike(member.task.eval_step, other.task.eval_step))
+        evaluate = next(known, None) or read(program, state, item, source.shared)
     return Traced(init, train, evaluate)

@@ -94,10 +94,7 @@ def fit_population(
     if exploit is not None:
         _require(exploit, members)
     course = Course(dataset, training, evaluation, validation, batch_size, total, every, per_epoch, steps_per_dispatch)
-    # Members that differ in their seeds alone are traced once.
-    distinct = {_source(member): member for member in members}
-    programs = {source: trace(member, course) for source, member in distinct.items()}
-    traced = [programs[_source(member)] for member in members]
+    traced = trace(members, course)
     forms: dict[Any, list[int]] = {}
     for number, each in enumerate(traced):
         forms.setdefault(each.form, []).append(number)
@@ -115,11 +112,6 @@ def fit_population(
         trained = Group(course, [members[i] for i in group], [traced[i] for i in group], way, devices, exploit)
         results |= trained.run(number, group, histories, callback)
     return [results[number] for number in range(len(members))]
-
-
-def _source(member: Member) -> tuple[int, int]:
-    """Where the programs of a member come from: a seed is an argument of theirs."""
-    return id(member.task), id(member.augment)
 
 
 def _require(exploit: Exploit, members: Sequence[Member]) -> None:

@@ -115,13 +115,15 @@ def gradient_task(
     def prepared(batch: Batch, key: jax.Array) -> Batch:
         return batch if prepare is None else prepare(batch, jax.random.fold_in(key, _PREPARE))
 
+    start_optimizer = tx.init  # so that `init` does not hold the learning rate: see train/search/members.py
+
     def init(key: jax.Array, batch: Batch) -> State:
         def arguments(key: jax.Array) -> tuple[Any, ...]:
             example = jax.tree.map(lambda x: jnp.asarray(np.zeros((1, *x.shape[1:]), x.dtype)), dict(batch))
             example = prepared(example, key)
             return tuple(example[name] if forward is None else example[name][0] for name in names)
 
-        state = create_state(key, lambda key: model.init(key, *arguments(key)), tx.init)
+        state = create_state(key, lambda key: model.init(key, *arguments(key)), start_optimizer)
         if start is not None:
             state = start_from(state, start)
         return dataclasses.replace(

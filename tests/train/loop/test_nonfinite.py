@@ -15,6 +15,7 @@ import pytest
 import data
 from train.loop import DivergedError, fit, parallel
 from train.loop.nonfinite import first_nonfinite
+from train.search.populations import fit_population
 from train.tasks import classification
 from train.tasks.step import gradient_task
 
@@ -100,12 +101,19 @@ def test_an_argument_that_is_none():
 @pytest.mark.parametrize(("plan", "per_dispatch"), [(parallel.jit, 4), (parallel.pmap, 1)])
 def test_fit_names_layer_and_step(plan, per_dispatch):
     """The parameters become NaN in the step before that whose loss does; the examples are fine."""
-    with pytest.raises(
-        DivergedError, match=r"the loss is nan at step 2; .*made by `div` in layer sick \(backward, .*\), at step 1\. "
-    ):
-        fit(
-            task_of("root"), BATCH, batch_size=8, steps=6, steps_per_dispatch=per_dispatch, plan=plan(jax.devices()[:2])
-        )
+    options = {"evaluate_every": 6, "steps_per_dispatch": per_dispatch, "plan": plan(jax.devices()[:2])}
+    words = r"the loss is nan at step 2; .*made by `div` in layer sick \(backward, .*\), at step 1\. "
+    with pytest.raises(DivergedError, match=words):
+        fit(task_of("root"), BATCH, batch_size=8, steps=6, **options)
+
+
+def test_the_last_step_is_looked_at_too():
+    """No loss comes behind it that would be NaN, and the history is fine where nothing validates."""
+    words = r"the parameters are no numbers after step 1; .*made by `div` in layer sick \(backward, .*\)\. Lower the"
+    with pytest.raises(DivergedError, match=words):
+        fit(task_of("root"), BATCH, batch_size=8, steps=1)
+    (trained,) = fit_population([task_of("root")], BATCH, batch_size=8, steps=1)
+    assert trained.diverged == 1
 
 
 def test_fit_names_the_example_that_is_none():

@@ -27,10 +27,12 @@ def curve(spikes=(), noise=0.02, seed=0):
     return losses
 
 
-@pytest.mark.parametrize("spikes", [(), (3,), (1, 2, 3), (20, 40, 55), (60,), (63, 66)])
+@pytest.mark.parametrize("spikes", [(), (3,), (1, 2, 3), (20, 40, 55), (60,), (63, 66), (30, 31), (24, 25, 26, 58, 59)])
 @pytest.mark.parametrize("seed", range(3))
 def test_the_suggestion_is_right_on_a_spiky_curve(spikes, seed):
-    _, _, suggestion = suggest(RATES, curve(spikes, seed=seed))
+    losses = list(curve(spikes, seed=seed))
+    end = next((n for n in range(1, 100) if has_diverged(losses[:n])), 100)
+    _, _, suggestion = suggest(RATES[:end], np.array(losses[:end]))
     assert VALLEY / 2 < suggestion < VALLEY * 2
 
 
@@ -58,9 +60,9 @@ def test_no_suggestion_where_the_loss_does_not_fall(losses):
 def test_when_it_ends():
     calm = [2.0] * 10
     assert not has_diverged(calm)
-    assert not has_diverged([*calm, 30.0]), "one spike is no end"
-    assert not has_diverged([0.1, *calm]), "nor is one lucky batch at the start"
-    assert has_diverged([*calm, 30.0, 30.0])
+    assert not has_diverged([*calm, 30.0, 30.0, 30.0]), "three spikes are no end"
+    assert not has_diverged([0.1, 0.1, *calm]), "nor are two lucky batches at the start"
+    assert has_diverged([*calm, 30.0, 30.0, 2.0, 30.0, 30.0])
     assert has_diverged([*calm, np.nan])
 
 

@@ -13,6 +13,7 @@ import pytest
 
 import data
 import zoo
+from train.class_weights import class_weights
 from train.loop import fit, inspect, parallel
 from train.measure import diagnosis_pictures
 from train.measure.diagnosis import diagnose, findings
@@ -156,6 +157,24 @@ def test_underfitting(digits):
     task = classification(zoo.create_model("mlp"), optax.sgd(1e-6))
     fitted = trained_on_one_device(task, digits, batch_size=32, epochs=2)
     assert illnesses(found(task, digits, fitted.state, fitted.history).findings) == [("underfitting", None)]
+
+
+def test_a_weighted_loss_is_judged_beside_that_of_a_model_that_knows_the_weights():
+    """Of classes with 1 % and 99 % of all, the balanced loss of one that knows nothing is not their entropy."""
+    rng = np.random.default_rng(0)
+    label = (np.arange(2000) % 100 == 0).astype(np.int32)
+    image = rng.normal(size=(2000, 3)).astype(np.float32) + 2 * label[:, None]
+    rare = data.from_arrays(image=image, label=label, validation=0.2)
+    weights = class_weights("balanced", rare)
+    model = zoo.create_model("mlp", hidden_sizes=(), num_classes=2)
+    task = classification(model, optax.adam(1e-2), class_weight=weights)
+    fitted = trained_on_one_device(task, rare, batch_size=32, epochs=4)
+    told = diagnose(task, rare, fitted.state, batch_size=32, history=fitted.history, class_weight=weights)
+    assert told.findings == []
+    assert 0.5 < min(told.blank) <= max(told.blank) < np.log(2) + 0.01, "random weights are a little better"
+    entropy = -(0.01 * np.log(0.01) + 0.99 * np.log(0.99))
+    plain = diagnose(classification(model, optax.adam(1e-2)), rare, fitted.state, batch_size=32)
+    np.testing.assert_allclose(plain.blank, entropy, rtol=0.1)
 
 
 def test_a_healthy_autoencoder_and_a_healthy_recurrent_network():

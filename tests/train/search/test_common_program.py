@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
 
-from train.search.common_program import common, read
+from train.search.common_program import alike, common, read
 
 X = jnp.linspace(-1, 2, 6)
 
@@ -137,3 +140,22 @@ def test_numbers_that_cannot_be_replaced_make_another_form(make):
         assert first.form == again.form
         alone = common([first, again])
         np.testing.assert_allclose(alone.function(alone.numbers, X), make(1.0)(X))
+
+
+def test_functions_are_alike_that_hold_the_same_values():
+    def made(rate, shift=(1, 2.0), model=None):
+        def inner(x, *, scale=rate):
+            return x * scale + shift[1]
+
+        return lambda x: inner(x) if model is None else model.apply({}, x)
+
+    dense = [nn.Dense(size, name="d") for size in (3, 3, 4)]
+    assert alike(made(0.1), made(0.1, (1, 2.0)))
+    assert alike(partial(made(0.1, model=dense[0]), 3), partial(made(0.1, model=dense[1]), 3))
+    assert alike(dense[0].apply, dense[1].apply)
+    for other in (made(0.2), made(0.1, (1, 2.5)), made(0.1, (True, 2.0)), made(0.1, [1, 2.0]), made(-0.0), jnp.sin):
+        assert not alike(made(0.1), other), other
+    assert not alike(made(0.0), made(-0.0))
+    assert not alike(made(0.1, model=dense[0]), made(0.1, model=dense[2]))
+    assert not alike(made(np.ones(2)), made(np.ones(2))), "arrays are not read"
+    assert not alike(partial(made(0.1), 3), partial(made(0.1), 4))

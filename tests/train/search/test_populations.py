@@ -14,7 +14,9 @@ import pytest
 import data
 import zoo
 from train.loop import fitting, parallel
+from train.loop.feed import feed
 from train.optim.schedules import schedule
+from train.search import members as members_of
 from train.search import populations
 from train.search.populations import Exploit, Member
 from train.tasks.classification import classification
@@ -121,6 +123,23 @@ def test_convolutions_on_a_cpu_are_trained_one_after_the_other():
     assert {each.way for each in trained} == {"loop"}
     for each, member in zip(trained, members, strict=True):
         assert_same(each.fitted, fit(member.task, DATA, seed=member.seed, **COURSE))
+
+
+def test_members_that_differ_in_their_optimizers_start_and_are_evaluated_by_one_program():
+    """Only the train step is traced for each of them."""
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x, *, train=False):
+            read.append(train)
+            return nn.Dense(2)(x)
+
+    read: list[bool] = []
+    members = [classification(Net(), optax.sgd(rate), inputs="features") for rate in (0.1, 0.2, 0.3, 0.4)]
+    course = members_of.Course(DATA, *[feed(DATA, s, parallel.jit(ONE)) for s in ("train", "validation")], "", *[8] * 5)
+    traced = members_of.trace([Member(member) for member in members], course)
+    assert read == [False, True, False, True, True, True]
+    assert len({id(each.evaluate) for each in traced}) == len({each.train.form for each in traced}) == 1
 
 
 def test_a_member_that_diverges_takes_no_other_with_it(alone):
