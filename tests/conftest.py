@@ -39,8 +39,9 @@ def pytest_collection_finish():
     gc.enable()
 
 
-MOST = 15.0
-"""Seconds of CPU time that a test may take which is not marked slow. Those of more than 3 are marked."""
+MOST = 30.0
+"""Seconds of CPU time that a test may take which is not marked slow, also on a slow machine. Those of more than 3 are
+marked."""
 
 _BEGAN = pytest.StashKey[float]()
 
