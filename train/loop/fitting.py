@@ -29,7 +29,6 @@ from zoo.registry import unknown
 
 _LOG = logging.getLogger(__name__)
 
-
 _ADVICE = (
     "Lower the learning rate, clip the gradient (clip_norm) or look at the inputs of that step; checkpoints from "
     "before it are kept"
@@ -239,8 +238,9 @@ def fit(
         losses = metrics["loss"].total
         if not np.isfinite(losses).all():
             bad = int(np.argmin(np.isfinite(losses)))
-            why = _unsolved(metrics, bad) or replay(start, start + bad + 1)
-            if (classes := dataset.spec.num_classes) and not start and "layer" not in why:
+            unsolved = _unsolved(metrics, bad)
+            why = unsolved or replay(start, start + bad + 1)
+            if (classes := dataset.spec.num_classes) and not (start or unsolved or "layer" in why):
                 why = f"has the model an output for each of the {classes} classes? {why}"
             raise DivergedError(f"the loss is {losses[bad]} at step {start + bad + 1}; {why}{_ADVICE}")
         since.append(metrics)

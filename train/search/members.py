@@ -165,6 +165,12 @@ def _trace(member: Member, course: Course, others: Sequence[tuple[Member, Traced
             return member.task.eval_step(state, source.load(item, shared))
 
         item = next(iter(source.items(iter(course.evaluated()))))
-        known = (traced.evaluate for other, traced in others if alike(member.task.eval_step, other.task.eval_step))
+        of_state = jax.tree.structure(state), jax.tree.leaves(state)  # that of another optimizer may have other parts
+        known = (
+            traced.evaluate
+            for other, traced in others
+            if (jax.tree.structure(traced.init.result), jax.tree.leaves(traced.init.result)) == of_state
+            and alike(member.task.eval_step, other.task.eval_step)
+        )
         evaluate = next(known, None) or read(program, state, item, source.shared)
     return Traced(init, train, evaluate)
