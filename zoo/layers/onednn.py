@@ -146,4 +146,6 @@ def _instructions() -> set[str]:
         found.discard("avx2")
     if most not in ("ALL", "DEFAULT") and not any(name in most for name in ("BF16", "FP16", "AMX", "AVX10")):
         found -= {"avx512_bf16", "amx_bf16"}
+    if most not in ("ALL", "DEFAULT") and "AMX" not in most:
+        found.discard("amx_bf16")
     return found
