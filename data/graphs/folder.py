@@ -66,6 +66,13 @@ def read_graph(path: str) -> RawGraph:
     return _of_arrays(find_file(path)) if is_arrays else _of_tables(find_folder(path))
 
 
+def node_names(path: str) -> list[str]:
+    """The names of the nodes of a graph in a folder, in the order of their numbers; none for a file of arrays."""
+    if Path(path).suffix.lower() == ".npz":
+        return []
+    return TableFile.read(find_folder(path) / "nodes.csv").column("id")
+
+
 def _of_tables(folder: Path) -> RawGraph:
     table = TableFile.read(folder / "nodes.csv")
     table.require_columns(["id"])
