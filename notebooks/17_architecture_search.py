@@ -135,8 +135,8 @@ for (name, values), color in zip(curves.items(), ("C5", "C0", "C1"), strict=True
     panels[0].plot(range(1, trials + 1), np.maximum.accumulate(values, axis=1).mean(axis=0), color=color, label=label)
     panels[1].plot(range(1, trials + 1), values.mean(axis=0), color=color, label=label)
 panels[0].axhline(table.max(), color="C6")
-panels[0].set(xlabel="trials", ylabel="validation accuracy", title="the best so far")
-panels[1].set(xlabel="trials", title="the network of each trial")
+panels[0].set(xlabel="trials", ylabel="validation accuracy", title="the best so far", xticks=range(0, trials + 1, 5))
+panels[1].set(xlabel="trials", title="the network of each trial", xticks=range(0, trials + 1, 5))
 panels[0].legend(loc="lower right")
 plt.show()
 

@@ -67,7 +67,7 @@ def pytest_terminal_summary(terminalreporter):
     """Names those that belong marked: the first answer, `pytest -m "not slow"`, is to be short."""
     reports = [each for kind in ("", "error") for each in terminalreporter.getreports(kind)]
     for report in reports:
-        for name, seconds in report.user_properties:
+        for name, seconds in getattr(report, "user_properties", ()):  # a file that cannot be collected has none
             if name == "cpu_seconds" and report.when == "teardown" and seconds > MOST:
                 line = f"NOT MARKED SLOW {report.nodeid}: {seconds:.0f} s of CPU time"
                 terminalreporter.write_line(f"{line}, more than {MOST:.0f}; mark it with pytest.mark.slow")

@@ -66,6 +66,13 @@ def read_graph(path: str) -> RawGraph:
     return _of_arrays(find_file(path)) if is_arrays else _of_tables(find_folder(path))
 
 
+def node_names(path: str) -> list[str]:
+    """The names of the nodes of a graph in a folder, in the order of their numbers; none for a file of arrays."""
+    if Path(path).suffix.lower() == ".npz":
+        return []
+    return TableFile.read(find_folder(path) / "nodes.csv").column("id")
+
+
 def _of_tables(folder: Path) -> RawGraph:
     table = TableFile.read(folder / "nodes.csv")
     table.require_columns(["id"])
@@ -107,6 +114,8 @@ def _of_arrays(path: Path) -> RawGraph:
             f"{path} must hold nodes [node, feature] and edges [edge, 2], or senders and receivers; it holds "
             f"{', '.join(arrays) or 'nothing'}"
         )
+    if arrays["nodes"].ndim != 2 or not arrays["nodes"].size:
+        raise ValueError(f"{path}: nodes are [node, feature], at least one; not {list(arrays['nodes'].shape)}")
     if "edges" not in arrays and arrays["senders"].shape != arrays["receivers"].shape:
         raise ValueError(
             f"{path}: each edge has a sender and a receiver; there are {arrays['senders'].shape} and "
@@ -119,23 +128,19 @@ def _of_arrays(path: Path) -> RawGraph:
             f"{path}: label is the number of a class for each node, or -1; not {label.dtype} {label.shape}"
         )
     classes = tuple(map(str, range(int(label.max(initial=-1)) + 1)))
-    splits = {split: np.asarray(arrays[split]) for split in _SPLITS if split in arrays}
+    splits = _filled({split: arrays[split] for split in _SPLITS if split in arrays})
     for split, rows in splits.items():
         if rows.dtype.kind == "b" and rows.shape == label.shape:
             splits[split] = np.flatnonzero(rows)
-        elif (
-            rows.dtype.kind not in "iu"
-            or rows.ndim != 1
-            or (len(rows) and not 0 <= rows.min() <= rows.max() < len(label))
-        ):
+        elif rows.dtype.kind not in "iu" or rows.ndim != 1 or not 0 <= rows.min() <= rows.max() < len(label):
             raise ValueError(
                 f"{path}: {split} holds numbers of nodes, 0 … {len(label) - 1}, or tells of each True or False"
             )
-    return _with_labels(RawGraph(arrays["nodes"], edges, label.astype(np.int32), classes, _filled(splits)), str(path))
+    return _with_labels(RawGraph(arrays["nodes"], edges, label.astype(np.int32), classes, splits), str(path))
 
 
 def _filled(splits: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {split: rows for split, rows in splits.items() if len(rows)}
+    return {split: rows for split, rows in splits.items() if rows.size}
 
 
 def _with_labels(raw: RawGraph, where: str) -> RawGraph:

@@ -1,5 +1,6 @@
 """A graph as a data set: its nodes, or its edges, are the examples, and each batch holds the whole graph."""
 
+import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -159,6 +160,9 @@ def graph_dataset(
         edges = both_ways(edges)
     if len(raw.label) != len(features):
         raise ValueError(f"{name}: there are {len(features)} nodes with features, and {len(raw.label)} labels")
+    for one_split, other in itertools.combinations(raw.splits, 2):
+        if len(both := np.intersect1d(raw.splits[one_split], raw.splits[other])):
+            raise ValueError(f"{name}: node {both[0]} is in the split {one_split} and in {other}; it belongs to one")
     if normalize:
         total = features.sum(axis=1, keepdims=True)
         features = features / np.where(total == 0, 1, total)

@@ -101,30 +101,43 @@ def read(folder: Path, name: str, classes: tuple[str, ...] = ()) -> RawGraph:
                 f"{path} is missing: a set of Planetoid has the parts x, tx, allx, y, ty, ally, graph"
             )
         if part == "test.index":
-            return np.loadtxt(path, dtype=np.int64, ndmin=1)
+            try:
+                return np.array(path.read_text().split(), np.int64)
+            except ValueError as error:
+                raise ValueError(f"{path} must hold the number of a node in each line: {error}") from None
         with path.open("rb") as file:
             try:
                 return _Unpickler(file, encoding="latin1").load()
             except Exception as error:  # a damaged pickle may raise anything
                 raise ValueError(f"{path} is no pickle of Planetoid, or is cut off: {error}") from None
 
+    x, allx, tx, ally, ty, graph, test = map(load, ("x", "allx", "tx", "ally", "ty", "graph", "test.index"))
     try:
-        x, allx, tx, ally, ty, graph, test = map(load, ("x", "allx", "tx", "ally", "ty", "graph", "test.index"))
         return _graph(x, allx, tx, ally, ty, graph, test, classes)
-    except (AttributeError, IndexError, KeyError, TypeError) as error:
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"the parts of {name!r} in {folder} do not fit together: {error}") from None
 
 
 def _graph(
     x: Any, allx: Any, tx: Any, ally: Any, ty: Any, graph: Any, test: np.ndarray, classes: tuple[str, ...]
 ) -> RawGraph:
+    if not len(np.unique(test)) == len(test) == tx.shape[0] == len(ty):
+        raise ValueError(
+            f"test.index names {len(np.unique(test))} nodes in {len(test)} lines, and tx has {tx.shape[0]} rows, ty "
+            f"{len(ty)}"
+        )
+    if not len(test) or not 1 <= x.shape[0] <= allx.shape[0] == len(ally):
+        raise ValueError(
+            f"{len(test)} nodes to test, x has {x.shape[0]} rows, allx {allx.shape[0]}, ally {len(ally)}; expected at "
+            "least one of each, in ally as many as in allx, and in x no more"
+        )
     first, last = int(test.min()), int(test.max())
+    if allx.shape[0] != first:
+        raise ValueError(f"nodes to test begin with {first}, and allx has {allx.shape[0]} rows")
     features = np.zeros((last + 1, allx.shape[1]), np.float32)
     one_hot = np.zeros((last + 1, ally.shape[1]), np.int32)
     features[: allx.shape[0]], one_hot[: len(ally)] = allx.toarray(), ally
     features[test], one_hot[test] = tx.toarray(), ty  # nodes between them that are not listed stay without features
-    if allx.shape[0] != first:
-        raise ValueError(f"nodes to test begin with {first}, and allx has {allx.shape[0]} rows")
     edges = np.array([(u, v) for u, around in graph.items() for v in around], np.int64).reshape(-1, 2)
     edges = np.unique(edges, axis=0)  # the files list some citations twice
     train = x.shape[0]

@@ -130,7 +130,9 @@ def folder(
         }
         whole = sum(len(files) for files, _ in listed.values()) * int(np.prod(reader.shape))
         keep = whole <= IN_MEMORY_BYTES if in_memory is None else in_memory
-        sources = _sources(listed, reader, keep=keep, skip=unreadable == "skip")
+        skip = unreadable == "skip"
+        advice = "mend them, or leave them out with data_options.unreadable=skip"
+        sources = _sources(listed, reader, keep=keep, skip=skip, advice=advice)
         if folders:
             return sources
         every = sources["train"]
@@ -157,7 +159,8 @@ def read_classes(folders: Sequence[Path], reader: ImageReader) -> Source:
         ValueError: if a folder holds no file, or files that cannot be read; all of them are named.
     """
     files, labels = _list(folders)
-    return _sources({"train": (files, labels)}, reader, keep=True, skip=False)["train"]
+    listed = {"train": (files, labels)}
+    return _sources(listed, reader, keep=True, skip=False, advice="mend them, or take them out")["train"]
 
 
 _SHOWN = 20
@@ -232,7 +235,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _sources(
-    listed: Mapping[str, tuple[list[Path], np.ndarray]], reader: ImageReader, *, keep: bool, skip: bool
+    listed: Mapping[str, tuple[list[Path], np.ndarray]], reader: ImageReader, *, keep: bool, skip: bool, advice: str
 ) -> dict[str, Source]:
     """The splits, in memory where they are to be kept, without unreadable files where these are to be skipped."""
     sources: dict[str, Source] = {}
@@ -248,9 +251,7 @@ def _sources(
         if skip and lost.size:
             raise ValueError(f"no file in the folder of a class can be read, such as {files[lost[0]]}")
     if problems and not skip:
-        raise ValueError(
-            f"{unreadable_files(problems)}\nmend them, or leave them out with data_options.unreadable=skip"
-        )
+        raise ValueError(f"{unreadable_files(problems)}\n{advice}")
     if problems:
         total = sum(len(files) for files, _ in listed.values())
         _LOG.warning("left out, of %d files: %s", total, unreadable_files(problems))

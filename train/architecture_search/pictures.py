@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path as MplPath
 from matplotlib.ticker import MaxNLocator
 
 from train.measure.pictures import BLUE, ORANGE
 from zoo.vision.cells import INPUTS, Edge, Genotype
 
-_COLOURS = {"skip": "#9a9a9a", "none": "#cccccc", "max": ORANGE, "avg": ORANGE, "sep": BLUE, "dil": "#3f8f5b"}
+_COLOURS = {"skip": "#e4e4e4", "max": "#f6dcc3", "avg": "#f6dcc3", "sep": "#c9dcf3", "dil": "#cfe6d4"}
+"""Of operations, by the beginning of their names."""
+
+_STEP, _GAP, _ROW, _RAIL = 3.7, 1.1, 1.05, 2.05
+"""Between nodes; the room for wires in front of operations; how far nodes and the wires of the inputs are from the
+middle."""
 
 
 def cells(genotype: Genotype, path: str | Path, *, title: str = "") -> None:
-    """Draws both cells as a PNG: boxes are nodes, an edge bears its operation."""
+    """Draws both cells as a PNG: in front of each node stand the operations whose sum it is.
+
+    Wires of the inputs run outside of the nodes, those of nodes between them; what dotted ones bring is the output.
+    """
     nodes = max(len(edges) for edges in genotype) // INPUTS
-    figure = Figure(figsize=(3.2 + 2.1 * nodes, 8.4), layout="constrained")
+    figure = Figure(figsize=(2.2 + 2.1 * nodes, 5.8), layout="constrained")
     for axes, (kind, edges) in zip(figure.subplots(2, 1), genotype._asdict().items(), strict=True):
         _cell(axes, edges)
         axes.set_title({"normal": "normal cell", "reduce": "reduction cell"}[kind], loc="left", fontsize=11)
@@ -29,47 +40,49 @@ def cells(genotype: Genotype, path: str | Path, *, title: str = "") -> None:
 
 def _cell(axes: Any, edges: Sequence[Edge]) -> None:
     nodes = len(edges) // INPUTS
-    places = {0: (0.0, 1.0), 1: (0.0, -1.0)}
-    places |= {INPUTS + node: (2.2 * (node + 1), 0.75 if node % 2 == 0 else -0.75) for node in range(nodes)}
-    last = 2.2 * (nodes + 1)
-    for node in range(nodes):
-        _arrow(axes, places[INPUTS + node], (last, 0.0), "#dddddd", 0.0)
-    seen: dict[tuple[int, int], int] = {}
+    places = {0: (0.0, _RAIL), 1: (0.0, -_RAIL)}
+    places |= {INPUTS + node: (_STEP * (node + 1), _ROW * (-1) ** node) for node in range(nodes)}
+    last = _STEP * nodes + 2.2
     for number, (kind, source) in enumerate(edges):
-        target = INPUTS + number // INPUTS
-        repeated = seen[source, target] = seen.get((source, target), 0) + 1
-        start, end = places[source], places[target]
-        bend = (0.12 if start[1] >= end[1] else -0.12) * (1 if repeated == 1 else -2)
-        _arrow(axes, start, end, _COLOURS.get(kind[:4].rstrip("_"), _COLOURS.get(kind[:3], BLUE)), bend)
-        share = 0.42 + 0.16 * (number % INPUTS)
-        dx, dy = end[0] - start[0], end[1] - start[1]
-        x, y = start[0] + share * dx - bend * dy * 0.5, start[1] + share * dy - (-bend) * dx * -0.5
+        x, y = places[INPUTS + number // INPUTS]
+        x, y = x - 1.35, y + (0.36 if number % INPUTS == 0 else -0.36)
+        _wire(axes, [(x, y), places[INPUTS + number // INPUTS]], "0.6")
+        lane = places[source][1] if source < INPUTS else 0.24 * (source - INPUTS - (nodes - 1) / 2)
+        _wire(axes, [*_route(places[source], lane, (x - 0.78, y)), (x, y)], "0.45")
         words = kind.replace("_connect", "").replace("_", " ").replace("3x3", "3×3").replace("5x5", "5×5")
-        axes.text(
-            x,
-            y,
-            words,
-            fontsize=8,
-            ha="center",
-            va="center",
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
-        )
+        _box(axes, (x, y), words, _COLOURS.get(kind[:4].rstrip("_"), _COLOURS.get(kind[:3], "white")), fontsize=8.5)
+    for node in range(nodes):
+        place = places[INPUTS + node]
+        rail = 1.75 * (1 if place[1] > 0 else -1)
+        _wire(axes, _route(place, rail, (last, 0.0)), "0.75", linestyle=":")
     names = {0: "cell k−2", 1: "cell k−1", **{INPUTS + node: f"node {node}" for node in range(nodes)}}
-    for node, (x, y) in [*places.items(), (-1, (last, 0.0))]:
-        name = names.get(node, "output")
-        box = {
-            "boxstyle": "round,pad=0.4",
-            "facecolor": "#eef3fa" if node >= INPUTS else "#f6f0e6",
-            "edgecolor": "#555",
-        }
-        axes.text(x, y, name, fontsize=9, ha="center", va="center", bbox=box, zorder=3)
-    axes.set(xlim=(-0.8, last + 0.8), ylim=(-1.7, 1.7))
+    for node, place in places.items():
+        _box(axes, place, names[node], "#f6f0e6" if node < INPUTS else "#eef3fa")
+    _box(axes, (last, 0.0), "output", "#f6f0e6")
+    axes.set(xlim=(-0.9, last + 0.9), ylim=(-2.45, 2.45))
     axes.set_axis_off()
 
 
-def _arrow(axes: Any, start: tuple[float, float], end: tuple[float, float], colour: str, bend: float) -> None:
-    style = {"arrowstyle": "-|>", "color": colour, "linewidth": 1.6, "shrinkA": 26, "shrinkB": 26}
-    axes.annotate("", xy=end, xytext=start, arrowprops={**style, "connectionstyle": f"arc3,rad={bend}"}, zorder=1)
+def _route(start: tuple[float, float], lane: float, end: tuple[float, float]) -> list[tuple[float, float]]:
+    """From a box along a lane, which is left in front of what the wire leads to."""
+    near, far = start[0] + 0.6, end[0] - _GAP
+    if lane == start[1]:
+        return [start, (max(far, start[0]), lane), end]
+    return [start, end] if far < near + _GAP else [start, (near, start[1]), (near + _GAP, lane), (far, lane), end]
+
+
+def _wire(axes: Any, points: Sequence[tuple[float, float]], colour: str, **style: Any) -> None:
+    """Through these points, each of which it passes horizontally."""
+    corners, codes = [points[0]], [MplPath.MOVETO]
+    for (x, y), (u, v) in itertools.pairwise(points):
+        corners += [((x + u) / 2, y), ((x + u) / 2, v), (u, v)]
+        codes += [MplPath.CURVE4] * 3
+    axes.add_patch(PathPatch(MplPath(corners, codes), fill=False, edgecolor=colour, linewidth=1.3, zorder=1, **style))
+
+
+def _box(axes: Any, place: tuple[float, float], words: str, colour: str, *, fontsize: float = 9) -> None:
+    box = {"boxstyle": "round,pad=0.4", "facecolor": colour, "edgecolor": "#555", "linewidth": 0.8}
+    axes.text(*place, words, fontsize=fontsize, ha="center", va="center", bbox=box, zorder=3)
 
 
 def skips(
@@ -103,7 +116,8 @@ def skips(
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
         axes.set(xlabel="epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.set(ylabel=f"skip connections of {edges} edges", ylim=(-0.2, edges + 0.2))
     left.yaxis.set_major_locator(MaxNLocator(integer=True))
-    right.set(ylabel="weight of skip connections, mean of all edges", ylim=(0, 1))
+    right.set(ylabel="their weight, mean of all edges", ylim=(0, 1))
     figure.savefig(path, dpi=80)

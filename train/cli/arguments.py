@@ -47,7 +47,8 @@ def picture_file(out: Path) -> Path:
 def positionals_first(arguments: Sequence[str], command: Callable[..., None]) -> list[str]:
     """The words of a command line with those that belong to no option in front, in their order.
 
-    So settings may stand before and behind options.
+    So settings may stand before and behind options. An option of files takes all words up to the next
+    option, as a shell writes out a wildcard.
 
     Raises:
       ValueError: the command has no such option.
@@ -56,6 +57,7 @@ def positionals_first(arguments: Sequence[str], command: Callable[..., None]) ->
     hints = {f"--{name.replace('_', '-')}": hints[name] for name in inspect.signature(command).parameters}
     known = {name: hint for name, hint in hints.items() if Positional not in getattr(hint, "__metadata__", ())}
     flags = {name for name, hint in known.items() if typing.get_args(hint)[:1] == (bool,)} | {"-h", "--help"}
+    files = {name for name, hint in known.items() if typing.get_args(hint)[:1] == (tuple[Path, ...],)}
     front, options, words = [], [], list(arguments)
     while words:
         word = words.pop(0)
@@ -77,4 +79,6 @@ def positionals_first(arguments: Sequence[str], command: Callable[..., None]) ->
         options.append(word)
         if option not in flags and not equals and words:
             options.append(words.pop(0))
+        while option in files and words and not words[0].startswith("-"):
+            options += [option, words.pop(0)]
     return [*front, *options]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +18,7 @@ from train.tasks import task_option
 from train.tasks.few_shot import FEW_SHOT
 from train.tasks.few_shot.anil import all_but
 from train.tasks.few_shot.episode import episodes_of
-from train.tasks.few_shot.maml import REPORTED
-from train.tasks.few_shot.maml import solve as solve_by_descent
+from train.tasks.few_shot.maml import REPORTED, adapted, query_outputs
 from train.tasks.few_shot.prototypical import solve as solve_by_prototypes
 
 
@@ -109,9 +108,9 @@ def _class_folders(root: Path) -> list[Path]:
         raise FileNotFoundError(f"there is no folder {root}; expected a folder for each class: FOLDER/CLASS/PICTURE")
     found = class_folders(root)
     if len(found) < 2:
+        there = f"one class ({found[0].name})" if found else "no classes"
         raise ValueError(
-            f"{root} has {'one class' if found else 'no classes'}; expected a folder of pictures for each class, "
-            "and at least two: FOLDER/CLASS/PICTURE"
+            f"{root} has {there}; expected a folder of pictures for each class, and at least two: FOLDER/CLASS/PICTURE"
         )
     return found
 
@@ -130,32 +129,26 @@ def _logits(run: Run, seen: Any, told: Any, asked: Any, ways: int, steps: int | 
         @jax.jit
         def solve(variables: Any, *parts: Any) -> jax.Array:
             return solve_by_prototypes(run.model, variables, *parts, ways=ways, transductive=transductive)
-    else:
-        solve = jax.jit(_solver(run, steps, transductive))
-    return solve(run.variables, seen, told, asked)
+
+        return solve(run.variables, seen, told, asked)
+    usual: int = task_option(run.recipe, "test_steps") or task_option(run.recipe, "inner_steps")
+    return _by_descent(run, transductive)(seen, told, asked, usual if steps is None else steps)
 
 
-def _solver(run: Run, steps: int | None, transductive: bool | None = None) -> Any:
-    """(variables, support, what is told of it, queries) → outputs after so many inner steps."""
-    recipe = run.recipe
-    usual: int = task_option(recipe, "test_steps") or task_option(recipe, "inner_steps")
+def _by_descent(run: Run, transductive: bool) -> Callable[[Any, Any, Any, int], jax.Array]:
+    """(support, what is told of it, queries, inner steps) → outputs. One step is compiled, whatever their number."""
+    recipe, model = run.recipe, run.model
     anil = recipe.task == "anil"
     kept: Frozen = all_but(run.variables["params"], task_option(recipe, "head")) if anil else (lambda path: False)
-    whose = task_option(recipe, "transductive") if transductive is None else transductive
+    options = {"inner_rate": task_option(recipe, "inner_rate"), "loss": task_option(recipe, "loss"), "kept": kept}
+    step = jax.jit(lambda variables, support, told: adapted(model, variables, support, told, steps=1, **options))
+    tell = jax.jit(lambda variables, support, query: query_outputs(model, variables, support, query, transductive))
 
-    def solve(variables: Any, support: Any, told: Any, query: Any) -> jax.Array:
-        return solve_by_descent(
-            run.model,
-            variables,
-            support,
-            told,
-            query,
-            inner_rate=task_option(recipe, "inner_rate"),
-            steps=usual if steps is None else steps,
-            transductive=whose,
-            loss=task_option(recipe, "loss"),
-            kept=kept,
-        )
+    def solve(support: Any, told: Any, query: Any, steps: int) -> jax.Array:
+        variables = run.variables
+        for _ in range(steps):
+            variables = step(variables, support, told)
+        return tell(variables, support, query)
 
     return solve
 
@@ -172,14 +165,12 @@ def adapted_curves(run: Run, split: str, count: int = 3, points: int = 200) -> l
     if episodes.support.shape[2:] != (1,) or episodes.support_told.shape[2:] != (1,):
         return None
     steps = (0, 1, max(REPORTED))
-    solvers = {each: jax.jit(_solver(run, each)) for each in steps}
+    solve = _by_descent(run, task_option(run.recipe, "transductive"))
     curves = []
     for task in zip(*episodes, strict=True):
         support, told, query, wanted = (part[:, 0] for part in task)
         ends = np.concatenate([support, query])
         x = np.linspace(ends.min(), ends.max(), points, dtype=np.float32)
-        values = {
-            n: np.asarray(solve(run.variables, task[0], task[1], x[:, None]))[:, 0] for n, solve in solvers.items()
-        }
+        values = {n: np.asarray(solve(task[0], task[1], x[:, None], n))[:, 0] for n in steps}
         curves.append(Curve((support, told), (query, wanted), x, values))
     return curves

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import data
+from data.graphs.folder import node_names
 from data.graphs.graph import GraphSource, both_ways, checked_edges, checked_features
 from data.graphs.sampling import TreeSource
 from train.inference.loading import Run, classes_of
@@ -26,32 +27,40 @@ Told = tuple[list[str], np.ndarray, tuple[str, ...]]
 def class_of_nodes(run: Run, nodes: Sequence[str]) -> Told:
     """The classes of nodes of the run's graph, told by the whole graph, or by neighbourhoods that are drawn.
 
+    Args:
+      run: of such a task.
+      nodes: their numbers, or names where the graph is a folder of tables.
+
     Raises:
-      ValueError: a node is no number of one that there is.
+      ValueError: there is no such node.
     """
     source = _graph_of(run)
-    numbers = [_node(run, source, each) for each in nodes]
+    known = _numbers(run, source)
+    numbers = [_node(run, known, each) for each in nodes]
     if isinstance(source, TreeSource):
         raw = source.of(np.array(numbers))[np.arange(len(numbers))]
     else:
         raw = {**source[np.zeros(len(numbers), np.int64)], "node": np.array(numbers, np.int32)}
     logits = _outputs(run, raw, lambda logits, _: logits)
-    return [f"node {number}" for number in numbers], np.asarray(class_probabilities(logits)), classes_of(run)
+    return [f"node {each}" for each in nodes], np.asarray(class_probabilities(logits)), classes_of(run)
 
 
 def probability_of_links(run: Run, pairs: Sequence[str]) -> Told:
-    """How probable an edge between two nodes of the run's graph is; a pair is such as "3-17".
+    """How probable an edge between two nodes of the run's graph is; a pair is such as "3-17", or of names.
 
     Raises:
       ValueError: something is no pair of nodes that there are.
     """
     source = _graph_of(run)
+    known = _numbers(run, source)
     numbers = []
     for each in pairs:
-        ends = each.split("-")
-        if len(ends) != 2:
-            raise ValueError(f"{each!r} is no pair of nodes: give two numbers with a hyphen between, such as 3-17")
-        numbers.append([_node(run, source, end) for end in ends])
+        ends = [(each[:at], each[at + 1 :]) for at, letter in enumerate(each) if letter == "-"]
+        if not ends:
+            raise ValueError(f"{each!r} is no pair of nodes: give two with a hyphen between, such as 3-17")
+        # Names, too, may have hyphens.
+        pair = next((pair for pair in ends if known.keys() >= {*pair}), ends[0])
+        numbers.append([_node(run, known, end) for end in pair])
     chosen = np.array(numbers, np.int32)
     raw = {**source[np.zeros(len(chosen), np.int64)], "pair": chosen}
 
@@ -60,7 +69,7 @@ def probability_of_links(run: Run, pairs: Sequence[str]) -> Told:
         return (ends[:, 0] * ends[:, 1]).sum(axis=-1)
 
     linked = np.asarray(jax.nn.sigmoid(_outputs(run, raw, scores)))
-    return [f"{a}-{b}" for a, b in numbers], np.stack([1 - linked, linked], axis=1), LINKED
+    return list(pairs), np.stack([1 - linked, linked], axis=1), LINKED
 
 
 def class_of_graphs(run: Run, paths: Sequence[str]) -> Told:
@@ -109,10 +118,20 @@ def _graph_of(run: Run) -> GraphSource | TreeSource:
     return source
 
 
-def _node(run: Run, source: GraphSource | TreeSource, text: str) -> int:
-    if not text.isdecimal() or int(text) >= source.num_nodes:
-        raise ValueError(f"{text!r} is no node of {run.recipe.data!r}: they are numbered 0 … {source.num_nodes - 1}")
-    return int(text)
+def _numbers(run: Run, source: GraphSource | TreeSource) -> dict[str, int]:
+    """The number of each node by what a user calls it: a name where the graph has names, else the number itself."""
+    kind, _, path = run.recipe.data.partition(":")
+    names = node_names(path) if kind == "graph" else []
+    return {name: number for number, name in enumerate(names or map(str, range(source.num_nodes)))}
+
+
+def _node(run: Run, known: dict[str, int], text: str) -> int:
+    if text not in known:
+        first = next(iter(known))
+        named = run.recipe.data.startswith("graph:") and first != "0"
+        called = f"those of the column id, such as {first!r}" if named else f"numbered 0 … {len(known) - 1}"
+        raise ValueError(f"{text!r} is no node of {run.recipe.data!r}: they are {called}")
+    return known[text]
 
 
 def _outputs(run: Run, raw: Any, of: Callable[[jax.Array, Any], jax.Array]) -> jax.Array:

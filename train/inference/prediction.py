@@ -70,8 +70,8 @@ def predict(
       invert: for dark strokes on a light ground, where the data set has light ones on a dark ground. The readers of
         handwritten digits find that out by themselves.
 
-    On graphs, `files` are numbers of nodes of the run's own graph for the task node_classification, pairs of them such
-    as "3-17" for link_prediction, and graphs, as `data.load("graph:…")` takes them, for graph_classification.
+    On graphs, `files` are numbers or names of nodes of the run's own graph for the task node_classification, pairs of
+    them such as "3-17" for link_prediction, and graphs, as `data.load("graph:…")` takes them, for graph_classification.
 
     Returns:
       For each example, in order, a `Prediction` of a classifier or an `Estimate` of a regression.

@@ -53,14 +53,18 @@ def density_flow(run: Run, points: np.ndarray, path: str | Path, *, title: str =
     grid = np.stack(np.meshgrid(*sides), axis=-1).reshape(-1, 2)
     extent = (sides[0][0], sides[0][-1], sides[1][0], sides[1][-1])
     times = () if model.augment else _TIMES  # of augmented points there is no density
-    figure = Figure(figsize=(3 * (len(times) + 2), 3.4), layout="constrained")
-    panels = figure.subplots(1, len(times) + 2, squeeze=False)[0]
+    count = len(times) + 2
+    rows, columns = (2, 4) if count > 4 else (1, count)
+    figure = Figure(figsize=(3 * columns, 3.3 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in panels[count:]:
+        axes.set_axis_off()
     for axes, time in zip(panels, times, strict=False):
         density = np.exp(np.asarray(jax.jit(partial(model.log_density_at, time=time))(run.variables, grid)))
         axes.imshow(density.reshape(_SIDE, _SIDE), origin="lower", extent=extent, cmap="viridis")
         axes.set_title(f"density at time {time:g}")
     for axes, (what, places, colour) in zip(
-        panels[len(times) :], (("drawn points", points, BLUE), ("data", real, ORANGE)), strict=True
+        panels[len(times) : count], (("drawn points", points, BLUE), ("data", real, ORANGE)), strict=True
     ):
         axes.scatter(*places[:2000].T, s=3, color=colour, alpha=0.6, linewidths=0)
         axes.set(title=what, xlim=extent[:2], ylim=extent[2:], aspect="equal")
@@ -85,20 +89,22 @@ def phase_portrait(run: Run, path: str | Path, *, title: str = "") -> None:
         return module.vector_field(variables, y, t)
 
     ways = np.asarray(solve(field, jnp.asarray(start), moments, run.variables, method=model.method).values)
-    half = 1.1 * float(np.abs(ways[..., :2]).max())
-    side = np.linspace(-half, half, 17, dtype=np.float32)
-    grid = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
+    low, high = ways[..., :2].min(axis=(0, 1)), ways[..., :2].max(axis=(0, 1))
+    middle, half = (low + high) / 2, 0.55 * float((high - low).max())
+    sides = [np.linspace(c - half, c + half, 17, dtype=np.float32) for c in middle]
+    grid = np.stack(np.meshgrid(*sides), axis=-1).reshape(-1, 2)
+    window = {"xlim": sides[0][[0, -1]], "ylim": sides[1][[0, -1]]}
     figure = Figure(figsize=(16, 4.3), layout="constrained")
     panels = figure.subplots(1, 4)
     for axes, time in zip(panels, (0.0, 0.5, 1.0), strict=False):
         arrows = np.asarray(field(jnp.float32(time), jnp.pad(grid, ((0, 0), (0, model.augment))), run.variables))
         axes.quiver(*grid.T, *arrows[:, :2].T, np.linalg.norm(arrows[:, :2], axis=1), cmap="viridis", angles="xy")
-        axes.set(title=f"field at time {time:g}", aspect="equal", xlim=(-half, half), ylim=(-half, half))
+        axes.set(title=f"field at time {time:g}", aspect="equal", **window)
     for index, label in enumerate(labels):
         colour = (BLUE, ORANGE)[int(label) % 2]
         panels[3].plot(*ways[:, index, :2].T, color=colour, linewidth=0.7, alpha=0.7)
         panels[3].plot(*ways[-1, index, :2], "o", color=colour, markersize=3)
-    panels[3].set(title="trajectories, ending in dots", aspect="equal", xlim=(-half, half), ylim=(-half, half))
+    panels[3].set(title="trajectories, ending in dots", aspect="equal", **window)
     _finish(figure, path, title)
 
 

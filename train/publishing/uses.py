@@ -88,6 +88,8 @@ def examples(recipe: Recipe, meta: Mapping[str, Any], name: str) -> list[str]:
     """A command line for each use but `export`, with what it is given."""
     known = uses_of(recipe, meta)
     given = _ON_GRAPHS.get(recipe.task, "picture.png")
+    if recipe.data.startswith("graph:") and not recipe.data.lower().endswith(".npz"):  # nodes have names
+        given = {"0 17": "NODE", "3-17": "NODE-NODE"}.get(given, given)
     if "table" in meta:
         given = "lines.csv"
     elif "texts" in meta:

@@ -71,8 +71,11 @@ def one_graph(nodes: Any, senders: Any = None, receivers: Any = None, node_mask:
         raise ValueError(
             f"a graph has nodes [nodes, features], many have [graphs, nodes, features]; not {[*lead, 'features']}"
         )
+    if not (nodes.width if isinstance(nodes, SparseRows) else nodes).shape[-1]:
+        raise ValueError("nodes have no features: give them at least one, such as a constant")
     if (senders is None) != (receivers is None):
         raise ValueError("an edge has a sender and a receiver: give both, or none for a graph without edges")
+    senders, receivers = _as_ends(senders), _as_ends(receivers)
     if senders is not None:
         _require_edges(senders, receivers, lead)
         senders, receivers = jnp.asarray(senders), jnp.asarray(receivers)
@@ -89,6 +92,14 @@ def one_graph(nodes: Any, senders: Any = None, receivers: Any = None, node_mask:
         return Graph(nodes, senders, receivers, mask, None)
     flat = jax.tree.map(lambda leaf: leaf.reshape(lead[0] * lead[1], *leaf.shape[2:]), nodes)  # some are empty
     return Graph(flat, senders, receivers, mask, (lead[0], lead[1]))
+
+
+def _as_ends(ends: Any) -> Any:
+    """Lists as arrays; where there is no edge they are of integers, which NumPy does not make of an empty list."""
+    if ends is None or isinstance(ends, jax.Array):
+        return ends
+    ends = np.asarray(ends)
+    return ends if ends.size else ends.astype(np.int32)
 
 
 def _require_edges(senders: Any, receivers: Any, lead: tuple[int, ...]) -> None:

@@ -75,15 +75,45 @@ class Hostile:
         return os.mkdir, ("harm",)
 
 
-def planetoid(folder, **parts):
-    scipy = pytest.importorskip("scipy.sparse")
-    rows = scipy.csr_matrix(np.eye(6, 3, dtype=np.float32))
+def planetoid(folder, index="4\n", **parts):
+    rows = csr(np.eye(6, 3))
     one_hot = np.eye(2, dtype=np.int32)[[0, 1, 0, 1]]
     whole = {"x": rows[:2], "y": one_hot[:2], "allx": rows[:4], "ally": one_hot, "tx": rows[4:5], "ty": one_hot[:1]}
     whole |= {"graph": {0: [1, 1], 1: [0], 4: [0]}, **parts}
     for part, value in whole.items():
         (folder / f"ind.tiny.{part}").write_bytes(pickle.dumps(value, protocol=3))
-    (folder / "ind.tiny.test.index").write_text("4\n")
+    (folder / "ind.tiny.test.index").write_text(index)
+
+
+def csr(rows):
+    return pytest.importorskip("scipy.sparse").csr_matrix(np.asarray(rows, np.float32))
+
+
+ODD_PLANETOIDS = {
+    "no edges": (lambda: {"graph": {}}, 0),
+    "a loop given twice": (lambda: {"graph": {0: [0, 0]}}, 1),
+    "outside": (lambda: {"graph": {0: [9]}}, "edge 0 goes from node 0 to node 9, and the nodes are 0 … 4"),
+    "names": (lambda: {"graph": {0: ["a"]}}, "do not fit together: invalid literal"),
+    "no number": (lambda: {"allx": csr(np.full((4, 3), np.nan))}, "features of node 0 are no finite numbers"),
+    "nothing to test": (lambda: {"index": "", "tx": csr(np.zeros((0, 3))), "ty": []}, "together: 0 nodes to test"),
+    "no index": (lambda: {"index": "four\n"}, r"test\.index must hold the number of a node in each line"),
+    "tested twice": (lambda: {"index": "4\n4\n"}, "test.index names 1 nodes in 2 lines, and tx has 1 rows, ty 1"),
+    "tested and trained": (lambda: {"index": "2\n"}, "nodes to test begin with 2, and allx has 4 rows"),
+    "more to train than there are": (lambda: {"x": csr(np.eye(6, 3))}, "x has 6 rows, allx 4, ally 4; expected"),
+    "fewer labels": (lambda: {"ally": np.eye(2, dtype=np.int32)}, "allx 4, ally 2; expected"),
+    "wider": (lambda: {"tx": csr(np.ones((1, 4)))}, "the parts of 'tiny' in .* do not fit together"),
+}
+
+
+@pytest.mark.parametrize("case", ODD_PLANETOIDS)
+def test_odd_sets_in_planetoids_files(tmp_path, case):
+    changed, wanted = ODD_PLANETOIDS[case]
+    planetoid(tmp_path, **changed())
+    if isinstance(wanted, str):
+        with pytest.raises(ValueError, match=wanted):
+            data.load(f"planetoid:{tmp_path}")
+    else:
+        assert len(data.load(f"planetoid:{tmp_path}").splits["train"].arrays["senders"]) == wanted
 
 
 def test_any_set_in_planetoids_files(tmp_path):
@@ -159,13 +189,43 @@ def test_a_graph_of_tables(tmp_path):
         data.load(f"graph:{tmp_path}")
 
 
+ODD_ARRAYS = {
+    "no edges": ({"edges": np.zeros((0, 2))}, 0),
+    "no edges, flat": ({"edges": np.array([])}, 0),
+    "a node with a loop, and none beside it": (
+        {"nodes": FEATURES[:1], "edges": np.array([(0, 0)]), "label": LABEL[:1], "train": [0], "test": []},
+        1,
+    ),
+    "no nodes": (
+        {"nodes": FEATURES[:0], "label": LABEL[:0], "train": [], "test": []},
+        r"nodes are .* at least one; not \[0, 4\]",
+    ),
+    "a number": ({"nodes": np.float32(3)}, r"mine\.npz: nodes are \[node, feature\], at least one; not \[\]"),
+    "features of nodes in one row": ({"nodes": FEATURES[0]}, r"nodes are \[node, feature\], at least one; not \[4\]"),
+    "no number": ({"nodes": np.full((5, 4), np.nan)}, "features of node 0 are no finite numbers"),
+    "outside": ({"edges": np.array([(0, 5)])}, "edge 0 goes from node 0 to node 5, and the nodes are 0 … 4"),
+    "fewer labels": ({"label": LABEL[:3]}, "there are 5 nodes with features, and 3 labels"),
+    "a node without label": ({"train": [4]}, "node 4 is in the split train, and has no label"),
+    "a node in two splits": ({"test": [2, 1]}, "node 1 is in the split train and in test; it belongs to one"),
+}
+
+
+@pytest.mark.parametrize("case", ODD_ARRAYS)
+def test_odd_graphs_of_arrays(tmp_path, case):
+    changed, wanted = ODD_ARRAYS[case]
+    path = tmp_path / "mine.npz"
+    np.savez(path, **{"nodes": FEATURES, "edges": EDGES, "label": LABEL, "train": [0, 1], "test": [2], **changed})
+    if isinstance(wanted, str):
+        with pytest.raises(ValueError, match=wanted):
+            data.load(f"graph:{path}")
+    else:
+        assert len(data.load(f"graph:{path}").splits["train"].arrays["senders"]) == wanted
+
+
 def test_a_graph_of_arrays(tmp_path):
     path = tmp_path / "mine.npz"
     np.savez(path, nodes=FEATURES, senders=EDGES[:, 0], receivers=EDGES[:, 1], label=LABEL, train=[0, 1], test=[2])
     assert {s: len(source) for s, source in data.load(f"graph:{path}").splits.items()} == {"train": 2, "test": 1}
-    np.savez(path, nodes=FEATURES, edges=EDGES, label=LABEL, train=[4], test=[2])
-    with pytest.raises(ValueError, match="node 4 is in the split train, and has no label"):
-        data.load(f"graph:{path}")
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match="is no file of arrays"):
         data.load(f"graph:{path}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,8 +13,10 @@ from PIL import Image
 from tests.data.episodes.test_episodes import small_omniglot
 from train.cli import main
 from train.inference import adapt, evaluate, predict
+from train.inference.loading import load
 from train.recipe import Recipe
 from train.runs.run import train
+from train.tasks.few_shot.maml import solve
 
 pytestmark = pytest.mark.slow
 
@@ -93,13 +97,13 @@ def test_bad_support_sets_are_refused(runs, tmp_path):
     with pytest.raises(FileNotFoundError, match="expected a folder for each class"):
         adapt(run, tmp_path / "none", ["a.png"])
     one = bars(tmp_path / "one", {"high": 1})
-    with pytest.raises(ValueError, match="one has one class; expected"):
+    with pytest.raises(ValueError, match=r"one has one class \(high\); expected"):
         adapt(run, one, [one / "high" / "0.png"])
     (one / "empty").mkdir()
     with pytest.raises(ValueError, match="the class 'empty' is empty"):
         adapt(run, one, [one / "high" / "0.png"])
     (one / "empty" / "text.png").write_text("no picture")
-    with pytest.raises(ValueError, match=r"cannot read .*text\.png"):
+    with pytest.raises(ValueError, match=r"cannot read .*text\.png(.*\n)+mend them, or take them out"):
         adapt(run, one, [one / "high" / "0.png"])
     two = bars(tmp_path / "two", {"high": 1, "low": 17})
     with pytest.raises(ValueError, match="no picture to classify"):
@@ -136,10 +140,27 @@ def test_a_learner_is_judged_by_other_tasks(runs):
         evaluate(runs["maml"], settings=["batch_size=4"])
 
 
+def test_any_number_of_inner_steps_is_one_program(runs, tmp_path):
+    """The same as steps in one program, and a thousand are not compiled one by one."""
+    folder = bars(tmp_path / "support", THREE, 2)
+    queries = [folder / name / "0.png" for name in THREE]
+    run = load(runs["maml"])
+    seen, asked = (np.stack([run.dataset.reader.read(f) for f in files]) / np.float32(255)
+                   for files in ([folder / n / f"{i}.png" for n in THREE for i in range(2)], queries))  # fmt: skip
+    told, options = np.repeat(np.arange(3), 2), {"inner_rate": 0.4, "steps": 2, "transductive": True}
+    wanted = jax.nn.softmax(jax.jit(partial(solve, run.model, **options))(run.variables, seen, told, asked))
+    found = [[*each.probabilities.values()] for each in adapt(runs["maml"], folder, queries, steps=2)]
+    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4)
+    assert [each.label for each in adapt(runs["maml"], folder, queries, steps=1000)] == list(THREE)
+
+
 def test_the_command(runs, tmp_path, capsys):
     folder = bars(tmp_path / "support", THREE)
-    query = str(folder / "low" / "0.png")
-    main(["adapt", str(runs["prototypical"]), "--support", str(folder), "--query", query, "--top", "1"])
+    files = [str(folder / name / "0.png") for name in ("low", "high", "middle")]
+    words = ["adapt", str(runs["prototypical"]), "--support", str(folder), "--query", *files[:2], "--query", files[2]]
+    main([*words, "--top", "1"])
     out = capsys.readouterr().out
-    assert out.startswith(f"{query}: low (")
-    assert out.count("%") == 1
+    assert [line.partition(" (")[0] for line in out.splitlines()] == [
+        f"{file}: {name}" for file, name in zip(files, ("low", "high", "middle"), strict=True)
+    ]
+    assert out.count("%") == 3

@@ -28,12 +28,13 @@ def runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("graphs")
     rng = np.random.default_rng(0)
     ring = np.concatenate([np.stack([np.arange(8), (np.arange(8) + step) % 8], axis=1) for step in (1, 2)])
-    np.savez(
-        root / "rings.npz",
-        nodes=rng.normal(size=(16, 3)).astype(np.float32),
-        edges=np.concatenate([ring, ring + 8, [[0, 4], [9, 13]]]),
-        label=np.repeat([0, 1], 8),
-    )
+    nodes, label = rng.normal(size=(16, 3)).astype(np.float32), np.repeat([0, 1], 8)
+    edges = np.concatenate([ring, ring + 8, [[0, 4], [9, 13]]])
+    np.savez(root / "rings.npz", nodes=nodes, edges=edges, label=label)
+    (root / "named").mkdir()
+    rows = [f"n-{i},{','.join(map(str, nodes[i]))},{label[i]}" for i in range(16)]
+    (root / "named" / "nodes.csv").write_text("\n".join(["id,x,y,z,label", *rows]))
+    (root / "named" / "edges.csv").write_text("\n".join(["source,target", *(f"n-{a},n-{b}" for a, b in edges)]))
     rings = {"data": f"graph:{root / 'rings.npz'}", "batch_size": 8}
     padded = {"inputs": ["nodes", "senders", "receivers", "node", "node_mask"]}
     recipes = {
@@ -51,7 +52,7 @@ def runs(tmp_path_factory):
             task="link_prediction",
             model_options={**SMALL, "num_classes": 4},
             data_options={"examples": "links"},
-            **rings,
+            **{**rings, "data": f"graph:{root / 'named'}"},
         ),
         "graphs": _recipe(
             model="graph_classifier",
@@ -91,9 +92,9 @@ def test_links_are_probable_by_the_product_of_their_ends(runs):
     run = load(runs / "links")
     batch = run.dataset.splits["train"][np.arange(1)]
     z = run.model.apply(run.variables, batch["nodes"], batch["senders"], batch["receivers"])
-    found = predict(runs / "links", ["3-12", "0-1"])
+    found = predict(runs / "links", ["n-3-n-12", "n-0-n-1"])
     for each, (a, b) in zip(found, [(3, 12), (0, 1)], strict=True):
-        assert each.file == f"{a}-{b}"
+        assert each.file == f"n-{a}-n-{b}"
         assert each.probabilities["linked"] == pytest.approx(float(jax.nn.sigmoid(z[a] @ z[b])), rel=1e-5)
         assert each.label == max(each.probabilities, key=lambda name: each.probabilities[name])
 
@@ -125,7 +126,7 @@ def test_graphs_of_other_sizes_are_told_from_files(runs, tmp_path):
         ("nodes", "-1", "'-1' is no node"),
         ("trees", "x", "'x' is no node"),
         ("links", "3", "'3' is no pair of nodes"),
-        ("links", "3-16", "'16' is no node"),
+        ("links", "n-3-n-16", "'n' is no node of .*: they are those of the column id, such as 'n-0'"),
         ("graphs", "rings.npz", "nodes have 3 features, and those of this run have 1"),
         ("graphs", "no.npz", "no.npz"),
     ],
@@ -137,7 +138,7 @@ def test_what_is_not_there_is_refused(runs, run, given, message, monkeypatch):
 
 
 def test_the_command_line_tells_links(runs, capsys):
-    main(["predict", str(runs / "links"), "0-1", "--top", "2"])
+    main(["predict", str(runs / "links"), "n-0-n-1", "--top", "2"])
     out = capsys.readouterr().out
-    assert out.startswith("0-1: ")
+    assert out.startswith("n-0-n-1: ")
     assert "not linked (" in out

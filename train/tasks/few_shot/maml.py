@@ -205,6 +205,24 @@ def descend(
     return merge(moved, still)
 
 
+def adapted(
+    model: nn.Module,
+    variables: Any,
+    support: Any,
+    told: Any,
+    *,
+    inner_rate: float,
+    steps: int,
+    loss: Loss = "cross_entropy",
+    kept: Frozen = lambda path: False,
+) -> dict[str, Any]:
+    """The variables for one task: after `steps` on its support set."""
+    state = {name: tree for name, tree in variables.items() if name != "params"}
+    learner, episode = Learner(model, True), Episode(support, told, None, None)
+    params = descend(learner, variables["params"], state, episode, inner_rate, steps, kept, loss, True, False, None)
+    return {**state, "params": params}
+
+
 def solve(
     model: nn.Module,
     variables: Any,
@@ -219,8 +237,11 @@ def solve(
     kept: Frozen = lambda path: False,
 ) -> jax.Array:
     """The outputs for the queries of one task after `steps` on its support set."""
-    learner = Learner(model, transductive)
+    options = {"inner_rate": inner_rate, "steps": steps, "loss": loss, "kept": kept}
+    return query_outputs(model, adapted(model, variables, support, told, **options), support, query, transductive)
+
+
+def query_outputs(model: nn.Module, variables: Any, support: Any, query: Any, transductive: bool) -> jax.Array:
+    """The outputs for the queries of one task, by variables that are `adapted` to it."""
     state = {name: tree for name, tree in variables.items() if name != "params"}
-    episode = Episode(support, told, query, None)
-    params = descend(learner, variables["params"], state, episode, inner_rate, steps, kept, loss, True, False, None)
-    return learner.of_queries(params, state, support, query)
+    return Learner(model, transductive).of_queries(variables["params"], state, support, query)
