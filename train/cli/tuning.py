@@ -70,26 +70,32 @@ def tune(
     from train.search.at_once import at_once
     from train.search.evaluation import one_by_one
     from train.search.space import read_settings
+    from train.search.tuning import InterruptedSearch
 
     if "=" in recipe:
         raise ValueError(f"the recipe comes first: zoo tune RECIPE {recipe}")
     name = recipe_name(recipe)
-    report = search(
-        get_recipe(name),
-        run or Path("runs") / f"tune_{name}",
-        [*([] if space is None else read_settings(space)), *settings],
-        trials=trials,
-        metric=metric,
-        sampler=sampler,
-        pruner=pruner,
-        seed=seed,
-        timeout=timeout,
-        workers=workers,
-        storage=storage,
-        evaluator=at_once if population > 1 else one_by_one,
-        population=population,
-        progress=not json,
-    )
+    try:
+        report = search(
+            get_recipe(name),
+            run or Path("runs") / f"tune_{name}",
+            [*([] if space is None else read_settings(space)), *settings],
+            trials=trials,
+            metric=metric,
+            sampler=sampler,
+            pruner=pruner,
+            seed=seed,
+            timeout=timeout,
+            workers=workers,
+            storage=storage,
+            evaluator=at_once if population > 1 else one_by_one,
+            population=population,
+            progress=not json,
+        )
+    except InterruptedSearch as interruption:  # by SIGTERM: what was asked for is done
+        if json:
+            return console.print_json({"interrupted": str(interruption)})
+        return print(f"{interruption}; the same command goes on with it")
     if json:
         return console.print_json(report)
     table = [{**row, "value": _value(row["value"]), "settings": _words(row["settings"])} for row in report["table"]]

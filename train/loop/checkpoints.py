@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,10 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from train.loop.parallel import to_host
 from train.state import State
 from zoo import checkpoint as weights
 
 History = list[dict[str, float]]
+
+_AT_LEAST = 2.0
+"""Seconds that lie between a checkpoint and one after it that is written only because it is the best so far."""
 
 
 _LOG = logging.getLogger(__name__)
@@ -76,7 +81,8 @@ class Checkpoints:
       best_is_highest: whether more of it is better.
       keep: how many of the last ones are kept beside the best.
       every: how many evaluations lie between two checkpoints; the last evaluation always makes one, and so does one
-        that is better than all before it.
+        that is better than all before it. Where that comes less than two seconds after another checkpoint, it is kept
+        in memory, and written before the next one or by `wait` or `close`, if none is better by then.
     """
 
     def __init__(
@@ -97,6 +103,8 @@ class Checkpoints:
         self._sign = 1.0 if best_is_highest else -1.0
         self._keep = keep
         self._every = every
+        self._written = -np.inf
+        self._unwritten: tuple[int, State, History, float] | None = None
         self._mend_scores()
         self._manager = weights.manager(self._folder, keep=keep)
 
@@ -117,8 +125,16 @@ class Checkpoints:
         if self._monitor not in history[-1]:
             raise ValueError(f"cannot monitor {self._monitor!r}: the history has {', '.join(history[-1])}")
         *before, score = map(self._score, history)
-        if not finished and len(history) % self._every and score <= max(before, default=-np.inf):
-            return
+        is_best = score > max(before, default=-np.inf)
+        if is_best:
+            self._unwritten = None
+        if not finished and len(history) % self._every:
+            if not is_best:
+                return
+            # Several processes write together, and their clocks do not agree.
+            if time.monotonic() < self._written + _AT_LEAST and jax.process_count() == 1:
+                self._unwritten = step, to_host(state), [dict(row) for row in history], score
+                return
         self._write(step, state, history, score, finished=finished)
 
     def save_pause(self, step: int, state: State, history: History, pause: Pause) -> None:
@@ -127,10 +143,18 @@ class Checkpoints:
         Raises:
           CheckpointError: as `save`.
         """
+        self._write_best()
         if step != self.newest_step:
             self._write(step, state, history, -np.inf, pause=pause._asdict())
 
+    def _write_best(self) -> None:
+        """Writes the best one, where that is in memory alone: training must not go on behind it without it."""
+        best, self._unwritten = self._unwritten, None
+        if best is not None:
+            self._write(*best)
+
     def _write(self, step: int, state: State, history: History, score: float, finished: int = 0, **more: Any) -> None:
+        self._write_best()
         # A copy: it is written in the background, while training adds to the history.
         rows = [dict(row) for row in history]
         meta = {**self._meta, "score": score, "history": rows, "finished": finished, **more}
@@ -140,6 +164,7 @@ class Checkpoints:
             )
         except Exception as error:  # whatever Orbax and TensorStore make of a failed write
             raise self._failed(error) from error
+        self._written = time.monotonic()
 
     def _score(self, row: Mapping[str, float]) -> float:
         """How good a row of the history is; what is not finite is worse than all that is."""
@@ -152,6 +177,7 @@ class Checkpoints:
         Raises:
           CheckpointError: the last checkpoint could not be written.
         """
+        self._write_best()
         try:
             self._manager.wait_until_finished()
         except Exception as error:
@@ -268,9 +294,12 @@ class Checkpoints:
           CheckpointError: the last checkpoint could not be written.
         """
         try:
-            self._manager.close()
-        except Exception as error:
-            raise self._failed(error) from error
+            self._write_best()
+        finally:
+            try:
+                self._manager.close()
+            except Exception as error:
+                raise self._failed(error) from error
 
     def _failed(self, error: Exception) -> CheckpointError:
         free = shutil.disk_usage(self._folder).free

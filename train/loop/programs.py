@@ -37,8 +37,8 @@ def evaluator(task: Task, source: Feed, plan: Plan, batch_size: int) -> Callable
     compiled = plan.compile(program, donate=False)
 
     def evaluate_state(placed: State) -> dict[str, float]:
-        metrics = [compiled(placed, item, source.shared)[1] for item in source.items(rows)]
-        return summarize(jax.tree.map(lambda *parts: np.stack(jax.device_get(parts)), *metrics))
+        metrics = jax.device_get([compiled(placed, item, source.shared)[1] for item in source.items(rows)])
+        return summarize(jax.tree.map(lambda *parts: np.stack(parts), *metrics))
 
     return evaluate_state
 

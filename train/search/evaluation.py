@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 
 import data
 from train.loop.checkpoints import CheckpointError, History
-from train.loop.fitting import Report
+from train.loop.fitting import InterruptedTraining, Report
 from train.recipe import Recipe, load_data
 from train.runs.run import learn
 
@@ -89,7 +89,7 @@ def one_by_one() -> Evaluate:
             if stopped.__cause__ is not None:
                 raise stopped.__cause__ from None
             return Outcome(candidate.number, rows, stopped=True)
-        except CheckpointError:  # the disk, not the configuration
+        except (CheckpointError, InterruptedTraining):  # the disk or SIGTERM, not the configuration
             raise
         except (ValueError, TypeError, ArithmeticError, MemoryError, RuntimeError) as error:
             return Outcome(candidate.number, rows, failure=reason(error))

@@ -14,6 +14,7 @@ from typing import Any
 
 from train import launch
 from train.files import fcntl
+from train.loop.callbacks import sigterm
 from train.search.trials import Trials
 from train.user_code import Code, import_code
 
@@ -23,7 +24,7 @@ _LOOK = 0.2
 """Seconds between two looks at the processes."""
 
 
-def side_by_side(do: Callable[[Any], None], work: Any, count: int, trials: Trials) -> None:
+def side_by_side(do: Callable[[Any], None], work: Any, count: int, trials: Trials) -> bool:
     """Calls `do(work)` in several processes. In the place of one that dies another begins, while trials wait.
 
     Args:
@@ -31,6 +32,9 @@ def side_by_side(do: Callable[[Any], None], work: Any, count: int, trials: Trial
       work: what it is given; its `code` is imported first.
       count: how many processes.
       trials: of the study that they work on.
+
+    Returns:
+      Whether SIGTERM has ended them.
 
     Raises:
       RuntimeError: a process ends with an error, or processes die without an end of a trial between.
@@ -46,10 +50,17 @@ def side_by_side(do: Callable[[Any], None], work: Any, count: int, trials: Trial
         process.start()
         return process
 
-    running = [begin() for _ in range(count)]
+    with sigterm() as interrupted:
+        _watch([begin() for _ in range(count)], begin, count, trials, lambda: interrupted(0))
+        return interrupted(0)
+
+
+def _watch(
+    running: list[Any], begin: Callable[[], Any], count: int, trials: Trials, interrupted: Callable[[], bool]
+) -> None:
     deaths, ended = 0, trials.ended()
     try:
-        while running:
+        while running and not interrupted():
             time.sleep(_LOOK)
             for process in [process for process in running if not process.is_alive()]:
                 running.remove(process)

@@ -18,7 +18,9 @@ from typing import Any, NamedTuple
 import data
 from train.files import as_json, read_json, write_whole
 from train.inference.required_code import sources
+from train.loop.callbacks import sigterm
 from train.loop.checkpoints import History
+from train.loop.fitting import InterruptedTraining
 from train.metrics import higher_is_better
 from train.recipe import Recipe, load_data, override
 from train.runs.build import build
@@ -74,6 +76,10 @@ class OutOfTime(Exception):
     """The time that a search had is over."""
 
 
+class InterruptedSearch(RuntimeError):
+    """A search was asked to end by SIGTERM; the same call goes on with it."""
+
+
 def tune(
     recipe: Recipe,
     folder: str | Path,
@@ -120,6 +126,7 @@ def tune(
     Raises:
       ValueError: something is wrong with the space, the recipe, the folder or the storage, before anything is trained;
         or no trial has a value, afterwards.
+      InterruptedSearch: SIGTERM has come. The trial that was running goes on from its checkpoint when the study does.
     """
     folder = Path(folder)
     for name, value, allowed in (
@@ -157,11 +164,12 @@ def tune(
         if progress:
             goal = "highest" if plan.maximize else "lowest"
             print(f"{trials} trials for the {goal} {base.monitor}, each of up to {length} evaluations", file=sys.stderr)
-        if workers == 1:
-            train_candidates(shared, work)
-        else:
-            side_by_side(do, work, workers, shared)
+        interrupted = train_candidates(shared, work) if workers == 1 else side_by_side(do, work, workers, shared)
         shared.take_back()
+        if interrupted:
+            raise InterruptedSearch(
+                f"the search was interrupted after {shared.ended()} of {trials} trials, and is saved"
+            )
         return summarise(study, space, base, folder)
 
 
@@ -171,8 +179,13 @@ def do(work: Work) -> None:
         train_candidates(Trials(study, work.plan, work.trials, work.folder), work)
 
 
-def train_candidates(trials: Trials, work: Work) -> None:
-    """Trains candidates until no trial waits, or the time is over."""
+def train_candidates(trials: Trials, work: Work) -> bool:
+    """Trains candidates until no trial waits, the time is over, or SIGTERM comes; whether that came."""
+    with sigterm() as interrupted:
+        return _train(trials, work, lambda: interrupted(0))
+
+
+def _train(trials: Trials, work: Work, interrupted: Callable[[], bool]) -> bool:
     evaluate = work.evaluator()
     column, better = work.metric, max if work.plan.maximize else min
 
@@ -182,13 +195,15 @@ def train_candidates(trials: Trials, work: Work) -> None:
 
     def tell(number: int, history: History) -> bool:
         stop = trials.report(number, len(history), best(history))
-        if work.deadline is not None and time.time() > work.deadline:
+        if interrupted() or (work.deadline is not None and time.time() > work.deadline):
             raise OutOfTime
         return stop
 
     with trials.working():
         try:
-            while (work.deadline is None or time.time() < work.deadline) and (taken := trials.claim(work.population)):
+            while not interrupted() and (work.deadline is None or time.time() < work.deadline):
+                if not (taken := trials.claim(work.population)):
+                    break
                 candidates = [Candidate(n, set_fields(work.recipe, s), run_of(work.folder, n)) for n, s in taken]
                 drawn = dict(taken)
                 for outcome in evaluate(candidates, tell):
@@ -208,6 +223,9 @@ def train_candidates(trials: Trials, work: Work) -> None:
                         print(f"trial {number}: {ended}  {words}", file=sys.stderr, flush=True)
         except OutOfTime:
             pass
+        except InterruptedTraining:  # it heard the signal in our place
+            return True
+    return interrupted()
 
 
 def run_of(folder: Path, number: int) -> Path:

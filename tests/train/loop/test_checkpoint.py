@@ -86,6 +86,26 @@ def test_every_second_evaluation_the_last_and_those_that_are_better(tmp_path, lo
     assert steps(tmp_path) == saved
 
 
+@pytest.mark.parametrize(("seconds", "saved"), [(0.1, [1, 3, 4, 5]), (3.0, [1, 2, 3, 4, 5])])
+def test_the_best_of_a_quick_training_waits_in_memory(tmp_path, monkeypatch, seconds, saved):
+    """Until something is written after it: what is on disk is always enough to go on from."""
+    checkpoints, clock = Checkpoints(tmp_path, META, keep=9, every=4), [0.0]
+    monkeypatch.setattr("train.loop.checkpoints.time.monotonic", lambda: clock[0])
+    losses = [5.0, 4.0, 3.0, 6.0, 1.0]
+    for step in range(1, 6):
+        clock[0] += seconds
+        state = make_state(step)
+        checkpoints.save(step, state, history(*losses[:step]))
+        if step == 3:
+            checkpoints._manager.wait_until_finished()
+            assert steps(tmp_path) == [step for step in saved[:-2] if step == 1 or seconds > 2]
+            jax.tree.map(lambda leaf: leaf.delete(), state.params)  # as training does, which donates it
+    assert_equal(checkpoints.restore_best(make_state(0)), make_state(5))
+    checkpoints.close()
+    assert steps(tmp_path) == saved
+    assert_equal(Checkpoints(tmp_path, META, keep=9).restore(make_state(0)).state, make_state(5))
+
+
 @pytest.mark.parametrize(("first", "best_is_highest"), [(np.nan, False), (np.nan, True), (np.inf, True)])
 def test_what_is_no_number_is_never_the_best(tmp_path, first, best_is_highest):
     """Not even where it came first; the checkpoint of it goes."""

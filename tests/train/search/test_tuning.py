@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,10 +19,13 @@ from tests.train.search import evaluators
 from tests.train.search.evaluators import SETTINGS
 from train.inference import evaluate
 from train.loop.callbacks import read_history
+from train.loop.fitting import InterruptedTraining
 from train.recipe import get_recipe, override
 from train.runs import run as runs
-from train.search import tune, tuning
+from train.search import evaluation, tune, tuning
+from train.search.evaluation import one_by_one
 from train.search.pruning import bracket
+from train.search.tuning import InterruptedSearch
 
 MLP = get_recipe("mlp_digits")
 RATES = ["model_options.hidden_sizes=[8]", "learning_rate=log:1e-4..1e-2"]
@@ -149,13 +153,25 @@ def test_many_candidates_may_be_evaluated_at_once(tmp_path):
     assert any(bracket("hyperband", row["trial"], 50) == 0 for row in report["table"])
 
 
-def test_a_study_goes_on_after_its_time_was_over(tmp_path, monkeypatch):
+def test_a_study_goes_on_after_its_time_was_over_and_after_sigterm(tmp_path, monkeypatch):
     """A second passes at each look at the clock: before each trial, and after each of its eight evaluations."""
     options = {"evaluator": evaluators.one_after_the_other, "progress": False, "pruner": "none"}
     with monkeypatch.context() as patch:
         patch.setattr(tuning, "time", SimpleNamespace(time=itertools.count().__next__))
         part = tune(MLP, tmp_path / "part", RATES, trials=4, timeout=14, **options)
     assert [row["state"] for row in part["table"]] == ["complete"], "none is left running"
+
+    def heard():  # by the search itself
+        os.kill(os.getpid(), signal.SIGTERM)
+        return evaluators.one_after_the_other()
+
+    def learn(*_):  # by the training
+        raise InterruptedTraining(3, 8)
+
+    monkeypatch.setattr(evaluation, "learn", learn)
+    for evaluator in (heard, one_by_one):
+        with pytest.raises(InterruptedSearch, match="after 1 of 4 trials, and is saved"):
+            tune(MLP, tmp_path / "part", RATES, trials=4, **{**options, "evaluator": evaluator})
     assert told(tune(MLP, tmp_path / "part", RATES, trials=4, **options)) == told(
         tune(MLP, tmp_path / "whole", RATES, trials=4, **options)
     )
