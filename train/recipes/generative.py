@@ -152,7 +152,7 @@ def gan_mnist() -> Recipe:
     0.939 after ten epochs. Images are drawn with an average of the weights and of the statistics of batch norm.
 
     Command: zoo train gan_mnist
-    Time: about an hour of training on one CPU core.
+    Time: about an hour of training on one CPU core, 68 s on an H200.
     Reached: samples of all ten classes, in which the network of `cnn_mnist` has a confidence of 0.959 on average (0.995
     in real ones); the Fréchet distance of 10,000 is 88, that between training and test images 3. Without the say of the
     discriminator (`zoo.gan.resample`) they are 0.926 and 192; then twice as many epochs reach 0.937 and 197.
@@ -178,7 +178,7 @@ def diffusion_mnist() -> Recipe:
     """A DDPM with the small U-Net on MNIST.
 
     Command: zoo train diffusion_mnist
-    Time: 99 minutes of training on one busy CPU core.
+    Time: 99 minutes of training on one busy CPU core, 3 on an H200.
     Reached: samples of all ten classes, in which the network of `cnn_mnist` has a confidence of 0.962 on average (0.996
     in real ones); the Fréchet distance of 2000 is 64, that between training and test images 23. Drawn by 50 steps of
     DDIM, without fresh noise, they are 0.947 and 139.
