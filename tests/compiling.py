@@ -11,11 +11,29 @@ from typing import Any
 import jax
 from jax._src import compiler  # JAX's own cache of programs writes them, which XLA cannot do with calls of oneDNN
 
+from train.launch import require_known_xla_flags
+
 MOST = 400
 """Programs that are kept."""
 
 UNOPTIMISED = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 """For the environment of a process that trains shortly."""
+
+
+def _known(flag: str) -> bool:
+    try:
+        require_known_xla_flags({"XLA_FLAGS": f"--{flag}"})
+    except ValueError:
+        return False
+    return True
+
+
+OPTIONS = [
+    (flag, value)
+    for flag, value in (("xla_cpu_use_fusion_emitters", False), ("xla_cpu_parallel_codegen_split_count", 1))
+    if _known(flag)  # newer compilers have the slow way alone
+]
+"""Of the compiler, beside those of JAX: kernels are made in the way that compiles three times faster."""
 
 _programs: dict[bytes, Any] = {}
 _lock = threading.Lock()
@@ -25,6 +43,8 @@ _compile = compiler.backend_compile_and_load
 def _compile_once(backend: Any, module: Any, devices: Any, options: Any, host_callbacks: Any) -> Any:
     if host_callbacks:  # they are part of the program, and not of its text
         return _compile(backend, module, devices, options, host_callbacks)
+    if backend.platform == "cpu" and jax.config.read("jax_disable_most_optimizations"):
+        options.env_option_overrides = [*options.env_option_overrides, *OPTIONS]
     text = module.operation.get_asm(enable_debug_info=False)
     where = f"{backend.platform} {[device.id for device in devices]}"
     key = hashlib.sha256(text.encode() + where.encode() + options.SerializeAsString()).digest()
