@@ -16,9 +16,6 @@ from train.launch import require_known_xla_flags
 MOST = 400
 """Programs that are kept."""
 
-UNOPTIMISED = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-"""For the environment of a process that trains shortly."""
-
 
 def _known(flag: str) -> bool:
     try:
@@ -34,6 +31,10 @@ OPTIONS = [
     if _known(flag)  # newer compilers have the slow way alone
 ]
 """Of the compiler, beside those of JAX: kernels are made in the way that compiles three times faster."""
+
+FLAGS = " ".join(f"--{flag}={int(value)}" for flag, value in OPTIONS)
+UNOPTIMISED = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": FLAGS}
+"""For the environment of a process that trains shortly."""
 
 _programs: dict[bytes, Any] = {}
 _lock = threading.Lock()

@@ -28,6 +28,14 @@ def forget_compiled_programs():
     jax.clear_caches()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """What plain `pytest` leaves out, the first answer leaves out, too."""
+    for item in items:
+        if item.get_closest_marker("exhaustive"):
+            item.add_marker(pytest.mark.slow)
+
+
 def pytest_collection_finish():
     """Neither the garbage collector nor the search for leaked tracers looks through what was imported again.
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import numpy as np
+import pytest
 
 from tests.advanced_descriptors import ADVANCED
 from zoo.summary import abstract_variables
@@ -348,6 +349,19 @@ MODELS: dict[str, Row] = {
     "bert_base": _bert(109_482_240),
     "bert_large": _bert(335_141_888),
 }
+
+REPRESENTATIVES = (
+    *("mlp", "lenet5", "resnet50", "densenet121", "efficientnet_b0", "convnext_tiny", "vit_tiny_patch16_224"),
+    *("mini_darts", "darts_supernet", "conv_autoencoder", "vae", "gan", "ddpm_unet", "bilstm_regressor", "char_lstm"),
+    *("transformer_base", "gpt2", "llama_15m", "bert_tiny", "gat", "graph_classifier", "neural_ode", "latent_ode"),
+)
+"""Models of each kind, which stand for the others where plain `pytest` does not go through all."""
+
+
+def by_representatives(names: Iterable[str]) -> Any:
+    """Goes through the names, of those that are no representatives in `pytest -m exhaustive` alone."""
+    cases = [n if n in REPRESENTATIVES else pytest.param(n, marks=pytest.mark.exhaustive) for n in names]
+    return pytest.mark.parametrize("name", cases)
 
 
 def random_variables(model: nn.Module, x: Any, seed: int = 0) -> dict[str, Any]:

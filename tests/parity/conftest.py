@@ -11,8 +11,8 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 
 
 def pytest_ignore_collect(config):
-    """The first answer does not import them."""
-    return True if config.option.markexpr == "not slow" else None
+    """Neither the first answer nor what plain `pytest` leaves out imports them."""
+    return True if config.option.markexpr in ("not slow", "exhaustive") else None
 
 
 def pytest_collection_modifyitems(items):

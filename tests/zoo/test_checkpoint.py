@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import zoo
-from tests.descriptors import MODELS, random_variables
+from tests.descriptors import MODELS, by_representatives, random_variables
 from zoo.checkpoint import DamagedError
 
 
@@ -41,7 +41,7 @@ def copy(saved, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MODELS)
+@by_representatives(MODELS)
 def test_round_trip_is_bitwise(name, tmp_path):
     model, variables, options = small(name)
     zoo.save_model(tmp_path / "model", name, jax.tree.map(jnp.asarray, variables), **options)

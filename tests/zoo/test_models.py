@@ -14,7 +14,7 @@ import pytest
 from jax import export
 
 import zoo
-from tests.descriptors import MODELS, random_variables
+from tests.descriptors import MODELS, by_representatives, random_variables
 from zoo.layers import BATCH_AXIS
 from zoo.summary import abstract_variables, count_parameters
 
@@ -32,7 +32,8 @@ SMALL = {zoo.create_model(name, **row.small): name for name, row in reversed(MOD
 
 every_name = pytest.mark.parametrize("name", MODELS)
 every_model = pytest.mark.parametrize("name", [n for n in MODELS if n in SMALL])
-with_batch_norm = pytest.mark.parametrize("name", [n for n in MODELS if n in SMALL and n not in WITHOUT_BATCH_NORM])
+representatives = by_representatives(n for n in MODELS if n in SMALL)
+with_batch_norm = [n for n in MODELS if n in SMALL and n not in WITHOUT_BATCH_NORM]
 of_floats = pytest.mark.parametrize(
     "name", [n for n in MODELS if n in SMALL and zoo.model_card(n).input_dtype == "float32"]
 )
@@ -58,12 +59,6 @@ def example(name, batch_size=BATCH):
     return rng.normal(size=shape).astype(np.float32)
 
 
-@functools.cache
-def eagerly(name):
-    """Without jit: the output, and what inference writes."""
-    return small(name).apply(variables_of(name), example(name), mutable=["batch_stats", "intermediates"])
-
-
 of_a_model = functools.partial(jax.jit, static_argnums=0)
 
 
@@ -75,7 +70,8 @@ def initialise(model, x):
 
 @of_a_model
 def infer(model, variables, x):
-    return model.apply(variables, x)
+    """The output, and what inference writes."""
+    return model.apply(variables, x, mutable=["batch_stats", "intermediates"])
 
 
 @of_a_model
@@ -115,7 +111,7 @@ def test_init_and_forward(name):
     model, variables = small(name), initialise(small(name), example(name))
     chex.assert_tree_all_finite(variables)
     chex.assert_trees_all_equal_shapes_and_dtypes(variables, variables_of(name))
-    y = infer(model, variables, example(name))
+    y, _ = infer(model, variables, example(name))
     assert [leaf.shape for leaf in jax.tree.leaves(y)] == [(BATCH, *shape) for shape in MODELS[name].shapes]
     chex.assert_type(jax.tree.leaves(y), jnp.float32)
     chex.assert_tree_all_finite(y)
@@ -127,7 +123,7 @@ def test_nan_comes_through(name):
     """What is no number must not become one on the way: a training on it is to be stopped."""
     x = example(name)
     if np.issubdtype(x.dtype, np.floating):
-        y = infer(small(name), variables_of(name), np.full_like(x, np.nan))
+        y, _ = infer(small(name), variables_of(name), np.full_like(x, np.nan))
         assert all(np.isnan(leaf).all() for leaf in jax.tree.leaves(y))
 
 
@@ -147,15 +143,16 @@ def test_types_and_shapes(name):
 
 
 @pytest.mark.slow
-@every_model
+@representatives
 def test_jit_is_no_jit(name):
-    assert_close(eagerly(name)[0], infer(small(name), variables_of(name), example(name)), rtol=1e-5)
+    model, variables, x = small(name), variables_of(name), example(name)
+    assert_close(model.apply(variables, x), infer(model, variables, x)[0], rtol=1e-5)
 
 
 @pytest.mark.slow
 @every_model
 def test_inference_changes_nothing_and_needs_no_key(name):
-    _, updates = eagerly(name)
+    _, updates = infer(small(name), variables_of(name), example(name))
     chex.assert_trees_all_equal(updates.get("batch_stats", {}), variables_of(name).get("batch_stats", {}))
 
 
@@ -186,7 +183,7 @@ def test_the_gradient_reaches_every_parameter(name):
 
 
 @pytest.mark.slow
-@with_batch_norm
+@pytest.mark.parametrize("name", with_batch_norm)
 def test_training_moves_every_statistic(name):
     _, updates, _ = train(small(name), variables_of(name), example(name))
     moved = jax.tree.map(
@@ -196,13 +193,13 @@ def test_training_moves_every_statistic(name):
 
 
 @pytest.mark.slow
-@every_model
+@representatives
 def test_bfloat16(name):
     model, x = small(name, dtype="bfloat16"), example(name)
     chex.assert_trees_all_equal_shapes_and_dtypes(abstract_variables(model, x), abstract_variables(small(name), x))
-    y = infer(model, variables_of(name), x)
+    y, _ = infer(model, variables_of(name), x)
     chex.assert_type(jax.tree.leaves(y), jnp.bfloat16)
-    assert_close(y, infer(small(name), variables_of(name), x), rtol=0.05)
+    assert_close(y, infer(small(name), variables_of(name), x)[0], rtol=0.05)
     y, updates, grads = jax.eval_shape(functools.partial(train.__wrapped__, model), variables_of(name), x)
     chex.assert_type(jax.tree.leaves(y), jnp.bfloat16)
     assert {leaf.dtype for leaf in jax.tree.leaves((updates, grads))} == {jnp.dtype("float32")}
@@ -214,18 +211,18 @@ def as_one_batch(y):
 
 
 @pytest.mark.slow
-@every_model
+@representatives
 def test_pmap_is_jit_in_inference(name):
     model, variables, x = small(name), variables_of(name), example(name)
     devices = jax.local_device_count()
     assert devices == 8
     shards = x.reshape(devices, BATCH // devices, *x.shape[1:])
     y = jax.pmap(model.apply, axis_name=BATCH_AXIS, in_axes=(None, 0))(variables, shards)
-    assert_close(as_one_batch(y), infer(model, variables, x), rtol=1e-5)
+    assert_close(as_one_batch(y), infer(model, variables, x)[0], rtol=1e-5)
 
 
 @pytest.mark.slow
-@with_batch_norm
+@by_representatives(with_batch_norm)
 def test_pmap_is_jit_in_training(name):
     """Eight devices with two examples each normalise by all sixteen; the tolerance is 1e-4 of the greatest value.
 
@@ -247,7 +244,7 @@ def test_pmap_is_jit_in_training(name):
 
 
 @pytest.mark.slow
-@every_model
+@representatives
 def test_exports_with_any_batch_size(name):
     """For all platforms at once; and an example does not depend on its batch."""
     platforms = ("cpu", "cuda", "tpu")
@@ -257,14 +254,14 @@ def test_exports_with_any_batch_size(name):
     exported = export.export(jax.jit(model.apply), platforms=platforms)(variables, x)
     assert exported.platforms == platforms
     assert [y.shape for y in exported.out_avals] == [(batch, *shape) for shape in MODELS[name].shapes]
-    first = jax.tree.map(lambda y: y[:3], infer(model, variables, example(name)))
+    first = jax.tree.map(lambda y: y[:3], infer(model, variables, example(name))[0])
     assert_close(exported.call(variables, example(name)[:3]), first, rtol=1e-5)
 
 
 @pytest.mark.slow
 @every_model
 def test_intermediates_by_name(name):
-    _, extra = eagerly(name)
+    _, extra = infer(small(name), variables_of(name), example(name))
     shapes = jax.tree.map(lambda leaf: leaf.shape[1:], extra.get("intermediates", {}))
     assert shapes == MODELS[name].intermediates
 

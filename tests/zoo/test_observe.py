@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import zoo
-from tests.descriptors import MODELS
+from tests.descriptors import MODELS, by_representatives
 from train.loop.inspection import look
 from zoo.layers.activations import activation
 from zoo.observe import layer_of, observe
@@ -120,7 +120,7 @@ def _different():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", _different())
+@by_representatives(_different())
 def test_every_model_is_seen(name):
     """Each layer with weights has their gradient; the model has an output with a gradient; nothing is computed."""
     row = MODELS[name]

@@ -12,7 +12,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 import zoo
-from tests.descriptors import MODELS
+from tests.descriptors import MODELS, by_representatives
 from zoo import summary
 from zoo.layers import Conv
 
@@ -57,7 +57,7 @@ def test_layers_of_nested_modules_have_whole_paths():
     assert order.index("stage2_block1/conv1") < order.index("stage2_block1") < order.index("stage3_block1/conv1")
 
 
-@pytest.mark.parametrize("name", MODELS)
+@by_representatives(MODELS)
 def test_layers_sum_to_the_whole(name):
     """Every module that holds parameters is listed, and has those that it and the modules inside it hold."""
     model, x = small(name)

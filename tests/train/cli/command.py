@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.compiling import UNOPTIMISED
 from train.cli import main
 
 
@@ -50,7 +51,7 @@ def usage_error(*arguments):
 
 
 def python(*arguments, cwd):
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "COLUMNS": "100"}
+    environment = {**os.environ, **UNOPTIMISED, "PYTHONPATH": str(Path(__file__).parents[3]), "COLUMNS": "100"}
     return subprocess.run(
         [sys.executable, *map(str, arguments)], cwd=cwd, env=environment, capture_output=True, text=True, check=False
     )

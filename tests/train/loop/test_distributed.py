@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import zoo
-from tests.compiling import UNOPTIMISED
+from tests.compiling import FLAGS, UNOPTIMISED
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +36,7 @@ def start(recipe, folder, settings, process=None, count=1, devices=1, port=0):
         **os.environ,
         **UNOPTIMISED,
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"{FLAGS} --xla_force_host_platform_device_count={devices}",
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")]),
     }
     command = [sys.executable, "-m", "train", "train", recipe, *SETTINGS, *settings, "--run", str(folder)]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.compiling import UNOPTIMISED
+from tests.compiling import FLAGS, UNOPTIMISED
 
 
 def interrupted(folder, kill_step, *cases):
@@ -26,7 +26,7 @@ def interrupted(folder, kill_step, *cases):
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")]),
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "XLA_FLAGS": f"{FLAGS} --xla_force_host_platform_device_count=2",
     }
     command = [sys.executable, str(script), str(folder), str(kill_step), *cases]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
