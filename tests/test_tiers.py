@@ -34,7 +34,11 @@ def of_first_answer(path: Path) -> list[str]:
         isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "pytestmark" and is_slow(node) for node in body
     ):
         return []
-    return [name for name, marks in decorators(path).items() if not {"pytest.mark.slow", "pytest.mark.exhaustive"} & {*marks}]
+    return [
+        name
+        for name, marks in decorators(path).items()
+        if not {"pytest.mark.slow", "pytest.mark.exhaustive"} & {*marks}
+    ]
 
 
 @pytest.mark.parametrize("wing", WINGS, ids=lambda wing: str(wing.relative_to(TESTS)))

@@ -97,7 +97,7 @@ def same_figures(rows, report, other_rows, other_report):
     ("recipe", "plan", "settings"),
     [
         ("mlp_digits", "jit", []),
-        ("mlp_digits", "fsdp", ["model_options.dropout_rate=0"]),
+        pytest.param("mlp_digits", "fsdp", ["model_options.dropout_rate=0"], marks=pytest.mark.exhaustive),
         (
             "lenet5_digits",
             "pmap",

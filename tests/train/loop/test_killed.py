@@ -45,25 +45,25 @@ KILLED = {
 """The step at which each is killed."""
 
 
-@pytest.fixture(scope="module")
-def whole_and_resumed(tmp_path_factory):
-    """All cases without interruption, and gone on with after each was killed: two folders."""
-    root = tmp_path_factory.mktemp("interrupted")
-    whole, killed = root / "whole", root / "killed"
-    for case, step in KILLED.items():
-        process = interrupted(killed, step, case)
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "cases",
+    [
+        ("mlp jit", "cnn fsdp", "mlp pmap"),
+        pytest.param(("gan jit", "ffjord jit", "latent_ode jit"), marks=pytest.mark.exhaustive),
+    ],
+)
+def test_runs_that_were_killed_end_with_the_bits_of_those_that_were_not(cases, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for case in cases:
+        process = interrupted(killed, KILLED[case], case)
         assert process.returncode == -signal.SIGKILL, process.stderr
         assert not (killed / case / "result.npz").exists()
     for folder in (whole, killed):
-        process = interrupted(folder, 0, *KILLED)
+        process = interrupted(folder, 0, *cases)
         assert process.returncode == 0, process.stderr
-    return whole, killed
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("case", KILLED)
-def test_a_run_that_was_killed_ends_with_the_bits_of_one_that_was_not(whole_and_resumed, case):
-    expected, result = (np.load(folder / case / "result.npz") for folder in whole_and_resumed)
-    assert len(expected.files) > 10
-    for array in expected.files:
-        np.testing.assert_array_equal(result[array], expected[array], err_msg=array)
+    for case in cases:
+        expected, result = (np.load(folder / case / "result.npz") for folder in (whole, killed))
+        assert len(expected.files) > 10
+        for array in expected.files:
+            np.testing.assert_array_equal(result[array], expected[array], err_msg=f"{case}: {array}")

@@ -11,15 +11,15 @@ import scipy.special
 from jax import export
 
 import zoo
-from tests.descriptors import MODELS, by_representatives
+from tests.descriptors import MODELS, REPRESENTATIVES, by_representatives
 from tests.train.tasks.small import BATCH, assert_same_state, batch_of, linear, task_of, trainer
 from train.metrics import summarize
 from train.optim.optimizers import optimizer
 from train.tasks import TASKS, classification, regression
 
 # One model of each class, that with the fewest blocks, for what depends on the task more than on the model.
-deepest_first = sorted(MODELS, key=lambda name: -sum(MODELS[name].small.get("stage_sizes", ())))
-families = {type(zoo.create_model(name)): name for name in deepest_first}.values()
+last_wins = sorted(MODELS, key=lambda n: (-sum(MODELS[n].small.get("stage_sizes", ())), n in REPRESENTATIVES))
+families = {type(zoo.create_model(name)): name for name in last_wins}.values()
 every_family = by_representatives(families)
 every_classifier = by_representatives(n for n in families if zoo.model_card(n).task == "classification")
 
