@@ -78,7 +78,7 @@ def test_the_order_of_convergence(solver, order):
 @pytest.mark.slow
 @pytest.mark.parametrize("control", ["batch", "example"])
 @pytest.mark.parametrize("adjoint", ["direct", "checkpoint", "backsolve"])
-@pytest.mark.parametrize("times", [(0.0, 1.0), (0.0, 0.4, 1.0)])
+@pytest.mark.parametrize("times", [pytest.param((0.0, 1.0), marks=pytest.mark.exhaustive), (0.0, 0.4, 1.0)])
 def test_gradients_are_finite_differences(adjoint, times, control):
     with jax.enable_x64(True):
         params, y = params_of(np.float64), start(np.float64)
