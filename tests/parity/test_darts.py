@@ -3,12 +3,13 @@
 import jax
 import numpy as np
 import pytest
-import torch
-from torch import nn
 
 import zoo
 from zoo.summary import abstract_variables, count_parameters
 from zoo.vision.cells import GENOTYPES
+
+torch = pytest.importorskip("torch")
+nn = torch.nn
 
 torch.manual_seed(0)
 
