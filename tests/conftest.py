@@ -48,7 +48,7 @@ def pytest_collection_finish():
 
 
 MOST = 30.0
-"""Seconds of CPU time that a test may take which is not marked slow, also on a slow machine. Those of more than 3 are
+"""Seconds of CPU time that a test may take which is not marked slow, also on a slow machine. Those of more than one are
 marked."""
 
 _BEGAN = pytest.StashKey[float]()

@@ -358,9 +358,9 @@ REPRESENTATIVES = (
 """Models of each kind, which stand for the others where plain `pytest` does not go through all."""
 
 
-def by_representatives(names: Iterable[str]) -> Any:
-    """Goes through the names, of those that are no representatives in `pytest -m exhaustive` alone."""
-    cases = [n if n in REPRESENTATIVES else pytest.param(n, marks=pytest.mark.exhaustive) for n in names]
+def by_representatives(names: Iterable[str], others: pytest.MarkDecorator = pytest.mark.exhaustive) -> Any:
+    """Goes through the names; those that are no representatives are marked."""
+    cases = [name if name in REPRESENTATIVES else pytest.param(name, marks=others) for name in names]
     return pytest.mark.parametrize("name", cases)
 
 

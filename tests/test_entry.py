@@ -60,6 +60,7 @@ def test_a_script_called_train_can_use_the_models_alone(tmp_path):
     assert (done.returncode, done.stdout) == (0, "10\n"), done.stderr
 
 
+@pytest.mark.slow
 def test_the_command_takes_its_own_packages(clash):
     folder, _, hidden = clash
     start = f"import runpy; runpy.run_path({str(ROOT / 'train' / 'entry.py')!r})['main']()"

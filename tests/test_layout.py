@@ -264,6 +264,7 @@ NOT_AT_START = {
 """What a statement must not import: it is needed only later, or never."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("statement", NOT_AT_START)
 def test_nothing_is_imported_before_it_is_needed(statement):
     script = f"{statement}\nimport sys\nprint(*sys.modules)"

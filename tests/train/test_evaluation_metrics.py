@@ -46,6 +46,7 @@ def wanted_of(labels, predicted):
     }
 
 
+@pytest.mark.slow
 @sweep
 @given(some_classes, some_classes, masks, st.integers(0, BATCH))
 def test_scores_of_classes_are_scikit_learns(labels, predicted, mask, cut):
@@ -177,6 +178,7 @@ def classified(num_outputs, classes):
     return task, state, {"features": x, "label": labels}, p
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize(("num_outputs", "classes"), [(7, 7), (1, 2)])
 def test_a_classifier_on_any_devices(plan, num_outputs, classes):

@@ -118,6 +118,7 @@ def test_flags_that_xla_does_not_know():
         require_known_xla_flags({"XLA_FLAGS": "--xla_dump_hlo_as_text --xla_dmp_to=folder"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("process", [0, 1])
 def test_who_is_waited_for_is_said_and_the_time_out_too(process):
     port = free_port()
@@ -180,6 +181,7 @@ assert "onednn" in with_onednn.lower(x).as_text()
 """
 
 
+@pytest.mark.slow
 def test_a_program_that_calls_onednn_is_not_written_down(tmp_path):
     """XLA would read memory that is not its own: it said `std::bad_alloc` where it did not crash."""
     told = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}

@@ -106,6 +106,7 @@ def plain():
     return (*trainer("float16", hidden_sizes=(16,), dropout_rate=0.0), digits())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", [plain, normed])
 def test_an_overflow_changes_nothing_but_the_scale(setting):
     task, step, batch = setting()
@@ -167,6 +168,7 @@ def test_the_loss_falls_as_in_float32(precision, tolerance):
     assert evaluation["accuracy"] == pytest.approx(at_the_end["accuracy"], abs=0.02)
 
 
+@pytest.mark.slow
 def test_small_gradients_survive_float16_only_where_they_are_scaled():
     """2⁻²⁶ is zero in float16, and 2⁻²⁶ · 2¹⁵ is not."""
     model = zoo.create_model("mlp", hidden_sizes=(), num_classes=1, dtype="float16")

@@ -30,7 +30,6 @@ WITHOUT_BATCH_NORM = (
 # Of variants that are the same module when they are small, the first stands for all.
 SMALL = {zoo.create_model(name, **row.small): name for name, row in reversed(MODELS.items())}.values()
 
-every_name = pytest.mark.parametrize("name", MODELS)
 every_model = pytest.mark.parametrize("name", [n for n in MODELS if n in SMALL])
 representatives = by_representatives(n for n in MODELS if n in SMALL)
 with_batch_norm = [n for n in MODELS if n in SMALL and n not in WITHOUT_BATCH_NORM]
@@ -98,7 +97,7 @@ def test_table_and_registry_name_the_same_models():
     assert sorted(MODELS) == zoo.list_models(), "add a row to tests/descriptors.py for every registered model"
 
 
-@every_name
+@by_representatives(MODELS, pytest.mark.slow)
 def test_exact_parameter_count(name):
     card = zoo.model_card(name)
     params = abstract_variables(zoo.create_model(name), card.example())["params"]
@@ -290,6 +289,7 @@ def test_refuses_images_that_are_too_small(name, least):
             small(name).init(jax.random.key(0), jnp.zeros((1, *size, 1)))
 
 
+@pytest.mark.slow
 @of_floats
 def test_refuses_another_number_of_channels(name):
     x = example(name, 1)
@@ -305,6 +305,7 @@ def test_an_unknown_stem_is_refused():
         model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "norms"), [("resnet18", 2), ("resnet50", 3)])
 def test_residual_blocks_start_as_identities(name, norms):
     params = initialise(small(name), example(name))["params"]
@@ -344,6 +345,7 @@ DROPPED = {
 """Rates in the order of use, of the small variants; 0 stands for the units between the dense layers of a block."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DROPPED)
 def test_dropout_is_where_the_papers_have_it(name):
     rates, known = {"dropout_rate": 0.25, "drop_path_rate": 0.3}, zoo.model_card(name).options

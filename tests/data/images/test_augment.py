@@ -117,6 +117,7 @@ def test_every_setting_is_tested():
     assert set(STRENGTHS) == set(Policy.__dataclass_fields__)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STRENGTHS)
 def test_each_setting(name):
     """Changes images, each otherwise, the same for the same key, within [0, 1]."""
@@ -148,6 +149,7 @@ def test_without_jit():
     np.testing.assert_allclose(found["label"], plain["label"], atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in POLICIES if name != "none"])
 @pytest.mark.parametrize("shape", [(1, 7, 5, 3), (3, 1, 1, 3)])
 def test_named_policies_on_odd_sizes(name, shape):

@@ -16,6 +16,7 @@ real = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @real
 def test_the_real_files():
     splits = data.load("mnist").splits

@@ -24,6 +24,7 @@ def unbase(text, *shape):
     return np.frombuffer(base64.b64decode(text), np.uint8).reshape(shape)
 
 
+@pytest.mark.slow
 def test_a_drawing_is_prepared_and_classified_as_zoo_predict_does(panels, runs, tmp_path):
     found = {}
     test = data.load("digits").splits["test"][np.arange(40)]

@@ -60,6 +60,7 @@ def assert_well(server):
     assert sum(json.loads(body)["probabilities"]) == pytest.approx(1, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_the_page_and_its_panels(server, panels):
     status, headers, page = ask(server, "GET", "/", headers={})
     assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")

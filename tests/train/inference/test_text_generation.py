@@ -127,6 +127,7 @@ def test_a_text_depends_on_seed_row_and_place_alone(name):
     assert np.any(generate(model, variables, same, 90, seed=2) != whole)
 
 
+@pytest.mark.slow
 def test_each_token_has_a_key_of_its_own():
     """Of two rows, the first and the 64 that one call of the loop may make."""
     model, variables = MODELS["char_lstm"]

@@ -69,6 +69,7 @@ def test_the_last_and_the_best_are_kept(run):
     chex.assert_trees_all_equal(variables["params"], jax.device_get(make_state(2).params))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("losses", "saved"),
     [
@@ -86,6 +87,7 @@ def test_every_second_evaluation_the_last_and_those_that_are_better(tmp_path, lo
     assert steps(tmp_path) == saved
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seconds", "saved"), [(0.1, [1, 3, 4, 5]), (3.0, [1, 2, 3, 4, 5])])
 def test_the_best_of_a_quick_training_waits_in_memory(tmp_path, monkeypatch, seconds, saved):
     """Until something is written after it: what is on disk is always enough to go on from."""
@@ -106,6 +108,7 @@ def test_the_best_of_a_quick_training_waits_in_memory(tmp_path, monkeypatch, sec
     assert_equal(Checkpoints(tmp_path, META, keep=9).restore(make_state(0)).state, make_state(5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("first", "best_is_highest"), [(np.nan, False), (np.nan, True), (np.inf, True)])
 def test_what_is_no_number_is_never_the_best(tmp_path, first, best_is_highest):
     """Not even where it came first; the checkpoint of it goes."""
@@ -220,6 +223,7 @@ def empty_all_files(folder):
         path.write_bytes(b"")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
     "damage", [truncate, empty_metadata, remove_item, break_json, empty_all_files, other_arrays, other_history]

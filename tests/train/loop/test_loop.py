@@ -133,6 +133,7 @@ def test_plans_and_feeds_end_with_the_same_parameters(name, make):
         )
 
 
+@pytest.mark.slow
 def test_it_learns_what_is_there_to_learn_and_nothing_from_random_labels():
     dataset = make_dataset(256)
     learned = fit(mlp_task(), dataset, batch_size=32, epochs=40)

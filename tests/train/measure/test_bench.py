@@ -75,6 +75,7 @@ def test_bad_input_is_refused(arguments, message):
         bench(**arguments)
 
 
+@pytest.mark.slow
 def test_the_task_is_that_of_the_model():
     results = bench("gan", batch_size=8, seconds=0.01, image_shape=(8, 8, 1), generator_features=(4, 4))
     assert results["train"]["step_ms"] > results["inference"]["step_ms"] > 0
@@ -132,6 +133,7 @@ def test_turns_alternate_and_short_steps_are_many_in_a_turn(monkeypatch):
     assert "".join(order) == "a" * 6 + "b" * 6 + "aaaaab" * 7
 
 
+@pytest.mark.slow
 def test_a_peer_that_fails_is_an_error_or_left_out(monkeypatch):
     def beside(name, work):
         raise ValueError("not installed")

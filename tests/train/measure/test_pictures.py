@@ -47,6 +47,7 @@ def test_curves_have_a_panel_for_each_metric(tmp_path, count, rows, columns):
     assert opened(tmp_path / "curves.png").shape == (432 * rows, 600 * columns, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["$5", "a$b$c", "x_1", "\\frac", "line\nbreak", "quote'\"", "\x1b[31m", "é"])
 def test_names_are_drawn_as_they_stand(tmp_path, name):
     counts = np.array([[3, 1], [0, 2]])
@@ -65,6 +66,7 @@ def test_curves_with_what_is_no_number(tmp_path):
     assert has_color(opened(tmp_path / "curves.png"), "#2a6fbb")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [2, 3, 10, 20, 21, 40])
 def test_confusion_matrix(tmp_path, classes):
     counts = np.random.default_rng(0).integers(0, 2, (classes, classes)) + 2000 * np.eye(classes, dtype=int)
@@ -96,6 +98,7 @@ def test_a_class_without_examples(tmp_path):
     opened(tmp_path / "confusion.png")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [2, 10, 40])
 @pytest.mark.parametrize("length", [4, 30, 120])
 def test_long_names_of_classes(tmp_path, classes, length):

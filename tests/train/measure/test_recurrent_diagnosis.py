@@ -49,6 +49,7 @@ def scaled(factor, **others):
     return lambda params: {**params, "recurrent_kernel": factor * params["recurrent_kernel"], **others}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("layer", [RNN, LSTM, GRU])
 def test_outputs_and_gradients_of_all_steps(layer, reverse):
@@ -92,6 +93,7 @@ SICK = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", SICK)
 @pytest.mark.parametrize("reverse", [False, True])
 def test_the_sick_are_named(case, reverse):

@@ -82,6 +82,7 @@ def test_a_row_is_measured_once(tmp_path, monkeypatch):
         run_suite(tmp_path, rows=["mlp"], compare=["torch"], seconds=1)
 
 
+@pytest.mark.slow
 def test_a_row_that_fails_is_told_and_the_others_are_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(suite, "_measurer", failing)
     told = []

@@ -196,6 +196,7 @@ def test_recipes_are_listed():
     assert {"lenet5_digits", "mlp_digits", "perceptron_iris", "cnn_mnist"} <= set(list_recipes())
 
 
+@pytest.mark.slow
 def test_a_program_need_not_import_the_recipes_first():
     script = """if True:
         from train.comparison import get_comparison

@@ -77,6 +77,7 @@ PLACES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", PLACES, ids=lambda make: make.__name__)
 def test_one_program_is_each_of_them(make):
     rates = (0.5, 0.9, 1.3)

@@ -165,6 +165,7 @@ def test_prototypes_of_classes_of_different_sizes():
     np.testing.assert_allclose(logits, [[0, -81, -np.inf], [-36, -9, -np.inf]])
 
 
+@pytest.mark.slow
 def test_anil_adapts_the_head_alone():
     batch, model = drawings(), conv4()
     task = anil(model, optax.sgd(1.0), inner_rate=0.4)

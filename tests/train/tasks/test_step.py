@@ -48,6 +48,7 @@ def test_evaluation_drops_nothing():
         chex.assert_trees_all_equal(task.eval_step(state.replace(step=jnp.int32(step)), batch), wanted)
 
 
+@pytest.mark.slow
 def test_evaluation_uses_the_running_statistics():
     _, step, evaluate, state = trainer("cnn")
     state, _ = step(state, batch_of("cnn"))
@@ -98,6 +99,7 @@ def test_the_update_is_the_mean_gradient():
         np.testing.assert_allclose(found[1], bias, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["perceptron", "mlp", "lenet5"])
 def test_training_on_a_padded_batch_is_that_on_the_batch(name):
     batch = batch_of(name)
@@ -144,6 +146,7 @@ def test_variables_are_those_of_the_model():
     assert State(state.step, {"w": 1}, {"batch_stats": 2}, (), state.key, ema=ema).variables == ema
 
 
+@pytest.mark.slow
 def test_batch_statistics_are_averaged_with_the_parameters():
     task = classification(zoo.create_model("cnn", **MODELS["cnn"].small), optimizer("sgd", 0.1), ema_decay=0.75)
     batch = batch_of("cnn")

@@ -76,6 +76,7 @@ def test_one_beam_is_greedy_decoding(small):
     np.testing.assert_array_equal(found.tokens[:, 0], wanted)
 
 
+@pytest.mark.slow
 def test_more_beams_find_more_probable_targets(small):
     few, many = (decode(*small, jnp.asarray(SOURCE), max_length=5, beams=n, length_penalty=0) for n in (1, 4))
     gain = np.asarray(many.log_probability[:, 0] - few.log_probability[:, 0])
@@ -166,6 +167,7 @@ def run(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_reports_what_decoding_finds(run, capsys):
     report = json.loads((run / "report.json").read_text())
     assert {"test_loss", "test_accuracy", "test_sequence_accuracy", "test_exact_match"} <= set(report)
@@ -174,6 +176,7 @@ def test_a_run_reports_what_decoding_finds(run, capsys):
     assert report["test_exact_match"] == exact_match(model, variables, dataset, "test")
 
 
+@pytest.mark.slow
 def test_exact_match_counts_sequences(run):
     """Of a data set that holds for targets what the model makes of the sources, but for a token of each tenth."""
     model, variables = zoo.load_model(run)
@@ -187,6 +190,7 @@ def test_exact_match_counts_sequences(run):
     assert exact_match(model, variables, made, "test", batch_size=200) == 0.9, "the last batch is filled up"
 
 
+@pytest.mark.slow
 def test_translating_on_the_command_line(run, capsys):
     command = ["translate", str(run), "3 March 1998", "1.2.2003", "--beams", "2"]
     cli.main([*command, "--json"])

@@ -36,6 +36,7 @@ def start(dtype, batch=3):
     return np.random.default_rng(1).normal(size=(batch, 2)).astype(dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", ["tsit5", "dopri5", "heun", "fixed_euler", "fixed_heun", "fixed_rk4"])
 @pytest.mark.parametrize("times", [(0.0, 1.0), (1.0, 0.5, 0.2, 0.0)])
 def test_exponential_decay(solver, times):
@@ -95,6 +96,7 @@ def test_gradients_are_finite_differences(adjoint, times, control):
         np.testing.assert_allclose(found, (wanted[0] - wanted[1]) / 2e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", ["dopri5", "fixed_rk4"])
 def test_gradients_for_times(solver):
     with jax.enable_x64(True):
@@ -160,6 +162,7 @@ def test_evaluations_are_counted():
     assert len(counted) == found.evaluations[0]
 
 
+@pytest.mark.slow
 def test_each_example_takes_its_own_steps():
     y = np.float32([[1.0], [1.0]])
     times = np.float32([[0.0, 0.5], [0.0, 8.0]])

@@ -145,6 +145,7 @@ GRAPHS = {  # the last two edges are what is odd; in one program, as many graphs
 }
 
 
+@pytest.mark.slow
 @every_network
 def test_each_graph_is_its_dense_computation(name):
     """With gradients that are numbers."""
@@ -180,6 +181,7 @@ def test_each_graph_is_its_dense_computation(name):
     np.testing.assert_array_equal(reached, [True, True, True, True, far, True, False])
 
 
+@pytest.mark.slow
 @every_network
 def test_small_and_empty_graphs(name):
     """A graph of one node is what it is among others; of no graphs, or of no nodes, there is nothing to tell."""
@@ -211,6 +213,7 @@ def test_nodes_may_be_numbered_otherwise(name):
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @every_network
 def test_padding_changes_nothing(name):
     """Not one bit: padding comes behind what there is, so that sums are taken in the same order."""
@@ -224,6 +227,7 @@ def test_padding_changes_nothing(name):
     np.testing.assert_allclose(found, run(model, variables, X, SENDERS, RECEIVERS), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @every_network
 def test_many_graphs_are_each_by_itself(name):
     model, variables = network(name), variables_of(name)
@@ -238,6 +242,7 @@ def test_many_graphs_are_each_by_itself(name):
     )
 
 
+@pytest.mark.slow
 @every_network
 def test_the_gradient_reaches_every_parameter(name):
     model, variables = network(name), variables_of(name)
@@ -320,6 +325,7 @@ def test_padding_does_not_count_in_the_norm_of_gin():
     chex.assert_trees_all_close(train(more, np.arange(NODES + 3) < NODES), train(X, None), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sum", "mean", "max", "attention"])
 def test_readouts(kind):
     x = np.random.default_rng(4).normal(size=(2, 4, 3)).astype(np.float32)

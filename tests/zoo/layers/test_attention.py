@@ -35,6 +35,7 @@ def by_hand(query, key, value, seen):
     return weights, np.einsum("bhqk,bkhd->bqhd", weights, value.repeat(shared, axis=2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
 @pytest.mark.parametrize("kind", ["all", "causal", "lengths", "mask", "mask and causal"])
 def test_attention_is_equation_56(kind, kv_heads):
@@ -65,6 +66,7 @@ def test_attention_is_equation_56(kind, kv_heads):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("queries", "keys"), [(2, 5), (1, 4), (5, 2)])
 def test_causal_queries_count_from_the_first_key(queries, keys):
     """Where they are not as many: query i sees keys 0 … i, and not, as where a cache stands before them, more."""

@@ -100,6 +100,7 @@ def test_batch_norm_gradient_goes_through_the_statistics():
     np.testing.assert_allclose((gradient * (x - x.mean(0))).sum(0), 0, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_batch_norm_derivatives_are_those_of_its_formula():
     """Of the output and of the statistics, along a direction and backwards, and along a direction of the gradient."""
     variables = batch_norm_variables(3)

@@ -102,6 +102,7 @@ def test_he_normal_has_the_variance_of_the_paper():
 # Transposed convolution
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("window", "stride", "padding"),
     [

@@ -164,6 +164,7 @@ def test_vmap_over_images_kernels_or_both(case, library):
     assert_close(jax.jit(per_example)(kernel, x).sum(0), whole, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize("case", HALVES)
 def test_half_precision_is_single_precision_rounded(case, dtype, monkeypatch):

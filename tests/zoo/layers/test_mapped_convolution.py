@@ -28,6 +28,7 @@ def arrays(groups: int = 1, seed: int = 0):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mapped", [(0, 0), (0, None), (None, 0)])
 @pytest.mark.parametrize("options", SETTINGS, ids=str)
 def test_a_mapped_convolution_is_one_for_each(options, mapped):
@@ -55,6 +56,7 @@ def test_a_mapped_transposed_convolution_is_one_for_each():
         )
 
 
+@pytest.mark.slow
 def test_second_derivatives_of_a_mapped_convolution():
     """As MAML has them: the gradient through a step of gradient descent with a kernel for each task."""
     x, _ = arrays()

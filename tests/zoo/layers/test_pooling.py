@@ -44,6 +44,7 @@ POOLINGS = {
 every_pooling = pytest.mark.parametrize(("size", "window", "strides", "padding"), POOLINGS.values(), ids=POOLINGS)
 
 
+@pytest.mark.slow
 @every_pooling
 @pytest.mark.parametrize(
     ("pool", "reduce", "fill"), [(convolution.max_pool, np.max, -np.inf), (convolution.avg_pool, np.mean, 0.0)]

@@ -102,6 +102,7 @@ def test_derivatives_of_every_order_and_mode(form, library):
     assert_close(derivatives(ours), derivatives(plain), rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [(), (2,)])
 @pytest.mark.parametrize("form", FORMS)
 def test_vmap_over_either_or_both(form, batch, library):

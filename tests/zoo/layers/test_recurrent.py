@@ -49,6 +49,7 @@ def test_backwards_is_forwards_on_the_reversed_sequence(name):
     close((y[:, ::-1], state), (wanted, last))
 
 
+@pytest.mark.slow
 @every_layer
 def test_what_a_mask_hides_has_no_effect(name):
     """However great it is, and not on gradients either; a gap in the middle is as if it were not there."""
@@ -71,6 +72,7 @@ def test_what_a_mask_hides_has_no_effect(name):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), gradients, wanted_gradients)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("merge", ["concat", "sum"])
 def test_both_directions_see_a_sequence_as_long_as_it_is(merge):
     """What lies behind its end reaches neither of them; backwards, a sequence begins at its own end."""
@@ -180,6 +182,7 @@ def test_what_does_not_fit_is_told(call, message):
         call()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reverse", [False, True])
 @every_layer
 def test_bfloat16_is_float32_rounded_at_each_step(name, reverse):

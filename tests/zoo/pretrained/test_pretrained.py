@@ -57,6 +57,7 @@ def test_every_family_of_images_has_a_rule_in_both_layouts():
     assert set(timm_layout.RULES) == set(torchvision_layout.RULES) == set(FAMILIES)
 
 
+@pytest.mark.slow
 @every_family
 def test_there_and_back_is_the_identity(name):
     options, variables = small(name)

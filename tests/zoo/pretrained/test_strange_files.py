@@ -42,6 +42,7 @@ def resnet(tmp_path):
 # ---- configurations ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -184,6 +185,7 @@ def change(folder, key, value):
     safetensors.numpy.save_file({**state, key: array}, folder / "model.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "value", "fault"),
     [
@@ -343,6 +345,7 @@ def test_archives_that_unpack_to_far_more(vgg, tmp_path):
 # ---- dtypes ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["gpt", "llama", "classes"])
 @pytest.mark.parametrize("dtypes", [("bfloat16", "bfloat16"), ("bfloat16", "float32"), (None, "float16")])
 def test_a_hub_model_keeps_its_dtypes(kind, dtypes, tmp_path):

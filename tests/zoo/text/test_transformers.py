@@ -70,6 +70,7 @@ def test_cached_decoding_is_full_recomputation(name, pieces):
     assert np.isnan(logits).all(), "the room has run out"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LANGUAGE_MODELS)
 def test_a_state_has_room_for_as_many_tokens_as_are_asked_for(name):
     model, _ = built(name)
@@ -82,6 +83,7 @@ def test_a_state_has_room_for_as_many_tokens_as_are_asked_for(name):
         model.apply(built(name)[1], TOKENS[:, :6], model.init_state(3, 5))
 
 
+@pytest.mark.slow
 @every_decoder
 def test_nothing_leaks_from_the_future(name):
     """The gradient of the logits at t with respect to the embedded token at s is exactly zero for s > t, else not."""
@@ -146,6 +148,7 @@ def test_what_pads_a_source_does_not_matter():
     assert_close(logits_of("transformer_tiny", TOKENS), whole)
 
 
+@pytest.mark.slow
 def test_a_bert_sees_no_padding():
     model = zoo.create_model("bert_tiny", **SMALL)
     variables = random_variables(model, TOKENS)
