@@ -54,6 +54,7 @@ def test_what_was_imported_before_ours_is_found_out_too(tmp_path, first):
     assert f"{tmp_path / 'data.py'} hides the package 'data'" in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_script_called_train_can_use_the_models_alone(tmp_path):
     (tmp_path / "train.py").write_text("import zoo\nprint(zoo.create_model('mlp').num_classes)\n")
     done = python("train.py", cwd=tmp_path)

@@ -45,6 +45,7 @@ def test_the_peak_is_that_of_the_data_sheet(device, rate):
     assert cases.peak(device) == rate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tiny", [True, False])
 def test_the_models_are_those_of_the_registry_and_take_their_batches(tiny):
     for case in (case for todo in cases.training(tiny).values() for case in todo):

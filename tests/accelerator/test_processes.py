@@ -60,6 +60,7 @@ def test_all_compile_first_and_then_measure_in_turn(process):
     assert [each.result(0, "none")["step"] for each in every] == [0.5] * 3
 
 
+@pytest.mark.slow  # it waits
 def test_what_time_did_not_allow_is_told(process):
     slow, later, hanging, failing = (
         process("slow", compiling=60),

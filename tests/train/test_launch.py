@@ -72,6 +72,7 @@ def test_all_are_there():
     assert all_called([(4, 2), (4, 0), (4, 1), (4, 3)])[1] == [None] * 4
 
 
+@pytest.mark.slow  # it waits
 def test_who_is_missing(capsys):
     port, (first, second) = all_called([(5, 0), (5, 2)], timeout=4)
     assert str(first) == (
@@ -92,6 +93,7 @@ def test_numbers_that_collide_and_counts_that_differ():
     assert str(first) == str(second) == "JAX_NUM_PROCESSES is 3 in process 0 and 2 in process 1"
 
 
+@pytest.mark.slow  # it waits
 def test_who_leaves_is_missing_again():
     port = free_port()
     with ThreadPoolExecutor(1) as pool:

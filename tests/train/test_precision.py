@@ -121,6 +121,7 @@ def test_an_overflow_changes_nothing_but_the_scale(setting):
     assert np.isfinite(summarize(metrics)["loss"]), "the loss itself is not scaled"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", [plain, normed])
 def test_the_scale_falls_to_where_training_goes_on(setting):
     task, step, batch = setting()

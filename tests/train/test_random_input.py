@@ -110,6 +110,7 @@ def constructors():
 CONSTRUCTORS = constructors()
 
 
+@pytest.mark.slow
 @quickly
 @given(st.data())
 def test_options_of_recipes_as_settings(data):

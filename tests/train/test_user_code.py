@@ -41,6 +41,7 @@ def test_a_file_with_the_name_of_another_module_replaces_it_nowhere(tmp_path, na
     assert sys.modules.get(name) is before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -52,6 +52,7 @@ def test_round_trip_is_bitwise(name, tmp_path):
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(restored))
 
 
+@pytest.mark.slow
 def test_what_was_loaded_computes_the_same(saved):
     x = np.random.default_rng(0).normal(size=(2, *MODELS["cnn"].shape)).astype(np.float32)
     model, variables, _ = small("cnn")

@@ -140,6 +140,7 @@ def test_cards_tell_the_truth(name):
         card.num_parameters = 0
 
 
+@pytest.mark.slow
 def test_counts_are_told_and_not_counted():
     """Counting takes a second for a large network, and `zoo list` shows all. A fresh process has asked for no card."""
     code = "import zoo; from zoo.registry import _UNKNOWN, _cards; "

@@ -102,6 +102,7 @@ def test_mistakes_end_in_one_line(arguments, message, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [], "nothing is begun"
 
 
+@pytest.mark.slow
 def test_the_exit_status_and_stderr_of_a_mistake(tmp_path):
     finished = python("-m", "train", "card", "lenet", cwd=tmp_path)
     assert finished.returncode == 1

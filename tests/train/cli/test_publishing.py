@@ -45,6 +45,7 @@ def test_a_published_run_is_used_as_a_run_is(folder, mlp, pictures, tmp_path):
     assert report["conditions"]["device"]
 
 
+@pytest.mark.slow
 def test_its_card(folder, mlp):
     card, report = (folder / "README.md").read_text(), json.loads((folder / "report.json").read_text())
     assert f"{report['test_accuracy']:.2%}".replace("%", " % on the test split of 360") in card

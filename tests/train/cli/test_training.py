@@ -62,6 +62,7 @@ def test_a_run_folder(mlp, runs):
         assert part in " ".join(printed.split())
 
 
+@pytest.mark.slow
 def test_the_printed_report_is_the_one_that_is_kept(runs):
     folder, printed = runs
     assert printed["lenet5_digits"] == json.loads((folder / "lenet5_digits" / "report.json").read_text())

@@ -47,6 +47,7 @@ def test_a_drawing_is_prepared_and_classified_as_zoo_predict_does(panels, runs, 
     np.testing.assert_array_equal(unbase(found[3]["seen"], 8, 8, 1), np.round(255 * seen))
 
 
+@pytest.mark.slow
 def test_an_empty_drawing_is_told(panels):
     with pytest.raises(ValueError, match="nothing is drawn"):
         panels[DRAW].answer({"picture": base64.b64encode(bytes(DRAWING**2)).decode()})

@@ -74,6 +74,7 @@ def test_the_page_and_its_panels(server, panels):
     assert (status, int(headers["Content-Length"]), body) == (200, len(page), b"")
 
 
+@pytest.mark.slow
 def test_it_listens_on_the_loopback_address_alone(server):
     assert server.server_address[0] == "127.0.0.1"
     assert server.url == f"http://127.0.0.1:{server.server_port}/"

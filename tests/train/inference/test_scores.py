@@ -24,6 +24,7 @@ def predictions(labels, classes, seed=0, num_outputs=None):
     return ClassPredictions.of_logits(np.array(labels), logits, tuple(f"c{i}" for i in range(classes)))
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(0, 3), min_size=6, max_size=30), st.integers(0, 99))
 def test_areas_are_scikit_learns(rest, seed):

@@ -136,6 +136,7 @@ def test_each_token_has_a_key_of_its_own():
     assert_all_differ(keys, at_least=2 * (1 + 64))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("temperature", "top_k", "top_p"),
     [

@@ -58,6 +58,7 @@ def steps(folder):
     return sorted(int(p.name) for p in (folder / "checkpoints").iterdir() if p.name.isdigit())
 
 
+@pytest.mark.slow
 def test_the_last_and_the_best_are_kept(run):
     folder, checkpoints = run
     assert steps(folder) == [2, 3]

@@ -59,6 +59,7 @@ def test_it_goes_on_to_the_same_bits(digits, task, tmp_path, plan, at):
     assert [row["seconds"] for row in rest.history] == sorted(row["seconds"] for row in rest.history)
 
 
+@pytest.mark.slow
 def test_the_last_step_is_the_end_and_no_interruption(digits, task, tmp_path):
     kept = checkpoints(tmp_path)
     fitted = fit(task, digits, checkpoints=kept, interrupted=lambda taken: taken == 30, **OPTIONS)

@@ -63,6 +63,7 @@ def task_of(how, rate=0.1):
     return classification(Net(how), optax.sgd(rate))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "in_loss", "in_params"),
     [
@@ -98,6 +99,7 @@ def test_an_argument_that_is_none():
     assert str(made) == "infinity is in [1]['image']"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("plan", "per_dispatch"), [(parallel.jit, 4), (parallel.pmap, 1)])
 def test_fit_names_layer_and_step(plan, per_dispatch):
     """The parameters become NaN in the step before that whose loss does; the examples are fine."""

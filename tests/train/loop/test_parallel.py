@@ -87,6 +87,7 @@ def test_split_keeps_rows_in_order(name):
     np.testing.assert_array_equal(together, rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["jit", "pmap", "fsdp"])
 def test_dropout_differs_between_devices(name):
     # Under pmap each device folds its index into the key; under jit one mask covers the whole batch.

@@ -100,6 +100,7 @@ def test_the_comparison_reports_both_and_their_ratio():
         assert measured["step_ms"] > 0
 
 
+@pytest.mark.slow
 def test_the_ratio_is_our_time_over_theirs(monkeypatch):
     monkeypatch.setattr(measure.peers, "beside", lambda name, work: nullcontext(lambda part, count: 0.0))
     seconds = np.array([[0.2, 0.4, 0.3], [0.1, 0.1, 0.1], [0.2, 0.4, 0.6]])

@@ -45,6 +45,7 @@ def noise():
     return classifier()
 
 
+@pytest.mark.slow
 def test_files_of_a_classifier(noise, tmp_path):
     run, evaluation = noise
     files = write(run, "test", evaluation, tmp_path / "new" / "out", title="$x: test")
@@ -95,6 +96,7 @@ def test_a_classifier_that_makes_no_mistakes(noise, tmp_path):
     assert rows_of(tmp_path / "classes.csv")[1]["roc_auc"] == "nan"
 
 
+@pytest.mark.slow
 def test_many_classes_and_no_images(tmp_path):
     run, evaluation = classifier(240, tuple(f"class {i}" for i in range(120)), image=False)
     files = write(run, "test", evaluation, tmp_path)
@@ -103,6 +105,7 @@ def test_many_classes_and_no_images(tmp_path):
     assert has_color(opened(tmp_path / "roc.png"), "#2a6fbb")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 7, 300])
 @pytest.mark.parametrize("names", [("price",), ("a", "b", "c", "d", "e", "f", "$g")])
 def test_files_of_a_regression(noise, tmp_path, count, names):

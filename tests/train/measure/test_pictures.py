@@ -29,6 +29,7 @@ def history(length, names=("loss", "accuracy"), validation=True):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [1, 2, 50])
 @pytest.mark.parametrize("validation", [False, True])
 def test_curves(tmp_path, length, validation):

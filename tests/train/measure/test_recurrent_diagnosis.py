@@ -112,6 +112,7 @@ def test_the_sick_are_named(case, reverse):
         assert memory.time_steps == TIME - 1
 
 
+@pytest.mark.slow
 def test_saturated_and_dead_states():
     memory, told, _ = inspected(RNN, lambda params: {**params, "bias": np.full(WIDTH, 9.0, np.float32)})
     assert memory.saturated == pytest.approx(1, abs=0.1)
@@ -123,6 +124,7 @@ def test_saturated_and_dead_states():
     assert ("dead", "memory") in [(each.illness, each.layer) for each in told]
 
 
+@pytest.mark.slow
 def test_padding_is_no_gradient_that_vanishes():
     """Backwards a sequence begins with its padding; forwards it ends with it."""
 

@@ -128,6 +128,7 @@ def echo():
     return answer
 
 
+@pytest.mark.slow
 def test_a_function_runs_in_a_process_that_ends():
     with beside(echo) as answer:
         other = answer("who")
@@ -142,6 +143,7 @@ def test_a_function_runs_in_a_process_that_ends():
         os.kill(other, 0)
 
 
+@pytest.mark.slow
 def test_what_fails_there_is_told_here(capfd):
     with beside(echo) as answer, pytest.raises(RuntimeError, match="KeyError: 'fail'"):
         answer("fail")

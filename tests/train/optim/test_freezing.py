@@ -30,6 +30,7 @@ def model():
     return small_resnet()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"ema_decay": 0.9, "loss_scaling": True}])
 def test_what_is_frozen_stays_to_the_bit(model, batch, options):
     """And the variables that training started from stay whole, though steps are given their states for good."""

@@ -48,6 +48,7 @@ class Linear(zoo.layers.Dense):
 BATCH = {"image": jax.random.normal(jax.random.key(1), (8, 3)), "label": jnp.arange(8) % 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["schedule_free_sgd", "schedule_free_adamw"])
 @pytest.mark.parametrize("warmup_steps", [0, 4])
 def test_the_steps_are_those_of_the_paper_and_evaluation_is_at_the_average(name, warmup_steps):
@@ -104,6 +105,7 @@ def test_groups_accumulation_and_what_is_frozen():
         assert np.all(np.abs(y - before) > np.abs(x - before)), name
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="max_norm would constrain others than are evaluated"):
         optimizer("schedule_free_sgd", 0.1, max_norm=1.0)

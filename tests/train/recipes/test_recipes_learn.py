@@ -31,7 +31,12 @@ def long_trainings():
 
 @pytest.mark.parametrize(
     ("name", "least"),
-    [("perceptron_iris", 1.0), ("backprop_digits", 0.95), ("mlp_digits", 0.975), ("lenet5_digits", 0.97)],
+    [
+        ("perceptron_iris", 1.0),
+        pytest.param("backprop_digits", 0.95, marks=pytest.mark.slow),
+        pytest.param("mlp_digits", 0.975, marks=pytest.mark.slow),
+        pytest.param("lenet5_digits", 0.97, marks=pytest.mark.slow),
+    ],
 )
 def test_recipes_on_embedded_data_reach_what_they_say(name, least):
     recipe = get_recipe(name)
@@ -177,6 +182,7 @@ def test_recipes_on_mnist_begin_to_learn(name, steps, most_loss):
     assert losses[-1] < most_loss
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("ZOO_DATA_DIR" not in os.environ, reason="needs Tiny Shakespeare in ZOO_DATA_DIR")
 def test_speakers_are_told_better_than_by_a_bag_of_words():
     """Logistic regression on counts of words, its C the best of .03 to 10 by the accuracy on the validation split."""

@@ -12,6 +12,7 @@ from train.recipe import get_recipe, override
 from train.runs import run
 
 
+@pytest.mark.slow
 def test_the_report_is_of_the_best_checkpoint_and_the_steps_of_all(tmp_path, monkeypatch):
     """Where the greatest loss is the best, that is the first one."""
     monkeypatch.setattr(run, "higher_is_better", lambda name: True)

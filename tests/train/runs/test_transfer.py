@@ -317,6 +317,7 @@ def test_resumption_is_exact(run, weights, tmp_path, monkeypatch):
 # ---- texts ----
 
 
+@pytest.mark.slow
 def test_weights_bring_their_words(tmp_path):
     """A token of the pretraining means the same word afterwards, whatever words the new texts have."""
     (tmp_path / "old.csv").write_text("label,text\n" + "a,one two\nb,two three\n" * 10)

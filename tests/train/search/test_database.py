@@ -33,6 +33,7 @@ def opened(url, tmp_path, request):
         yield opened
 
 
+@pytest.mark.slow
 def test_machines_share_the_trials_of_a_study(opened):
     def work(machine):
         _, mine = opened(machine, 9)
@@ -96,6 +97,7 @@ def test_a_machine_that_was_taken_for_dead_does_no_harm(opened):
     assert (study.get_trials()[0].state.name, study.get_trials()[0].value) == ("COMPLETE", 0.25)
 
 
+@pytest.mark.slow  # it waits
 def test_signs_of_life_keep_a_trial(opened, monkeypatch):
     monkeypatch.setattr(trials, "HEARTBEAT", 0.2)
     _, working = opened("working")

@@ -20,6 +20,7 @@ def best(table, trials, sampler, seeds):
     return np.array([max(row["value"] for row in rows) for rows in tables])
 
 
+@pytest.mark.slow
 def test_random_search_reaches_what_it_should_and_tpe_more(nas_bench):
     values = np.sort(list(nas_bench.values()))
     shares = np.diff((np.arange(len(values) + 1) / len(values)) ** 100)  # that a value is the best of 100

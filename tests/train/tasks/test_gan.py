@@ -30,6 +30,7 @@ def test_the_penalty_is_of_the_slope_between_real_and_generated_images():
     assert found["generator_loss"] == pytest.approx(-found["generated_logit"], rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [0.0, 0.2])
 def test_labels_are_one_for_real_and_zero_for_generated_images_and_lowered(noise, monkeypatch):
     """By numbers from 0 to the noise, each label by its own."""

@@ -154,6 +154,7 @@ def tiny_vae():
     return model, variables, image, log_evidence, elbo
 
 
+@pytest.mark.slow
 def test_elbo_is_its_integral():
     model, variables, image, log_evidence, elbo = tiny_vae()
     batch = {"image": np.repeat(image, 4000, axis=0)}

@@ -202,6 +202,7 @@ def test_translating_on_the_command_line(run, capsys):
     assert capsys.readouterr().out == "".join(f"{row['text']} ({row['probability']:.1%})\n" for row in rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("texts", "message"),
     [

@@ -48,6 +48,7 @@ def test_gradients_are_those_of_automatic_differentiation_and_of_differences(siz
     assert check.dtype == "float64"
 
 
+@pytest.mark.slow
 def test_forward_is_the_mlp_of_the_zoo():
     layers, x, _ = problem([7, 5, 6, 2])
     model = zoo.create_model("mlp", hidden_sizes=(5, 6), num_classes=2, dropout_rate=0)

@@ -150,6 +150,7 @@ def test_a_flax_module_leaks_no_tracer(adjoint):
     assert all(np.any(leaf) for leaf in jax.tree.leaves(gradients))
 
 
+@pytest.mark.slow
 def test_evaluations_are_counted():
     counted = []
 

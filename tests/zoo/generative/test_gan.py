@@ -22,6 +22,7 @@ class Ratio(nn.Module):
         return (self.shift * z[:, :1] - self.shift**2 / 2).astype(jnp.bfloat16)
 
 
+@pytest.mark.slow
 def test_resampled_latents_are_spread_as_the_discriminator_says():
     z = jax.random.normal(jax.random.key(0), (20_000, 2))
     found = np.asarray(resample(Ratio(0.7), {}, z, jax.random.key(1), candidates=64))
@@ -38,6 +39,7 @@ def test_few_candidates_go_a_part_of_the_way():
     assert found == pytest.approx(np.mean(distance / 2 * np.tanh(0.7 * distance / 2)), abs=0.01)
 
 
+@pytest.mark.slow
 def test_one_candidate_is_the_latent_itself():
     model = zoo.create_model("gan", image_shape=(8, 8, 1), latent_size=4, generator_features=(4, 4))
     z = jax.random.normal(jax.random.key(0), (3, 4))

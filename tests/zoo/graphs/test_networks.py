@@ -305,6 +305,7 @@ def test_rows_that_are_also_listed_by_column():
     np.testing.assert_allclose(jax.vmap(listed.product)(kernel), rows @ kernel, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_padding_does_not_count_in_the_norm_of_gin():
     model, variables = network("gin"), variables_of("gin")
 

@@ -91,6 +91,7 @@ def test_dropout_without_a_key_is_refused():
         Dropout(0.5).apply({}, jnp.ones(3), train=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(), (1,), (3,), (5, 7), (3, 5, 7, 1), (0, 3)])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_dropout_keeps_shape_and_dtype(shape, dtype):

@@ -88,6 +88,7 @@ class Block(nn.Module):
         return dense(4)(activations.gelu_tanh(dense(16)(y.reshape(y.shape[0], -1))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 5e-2)])
 def test_what_follows_becomes_one_pass(dtype, tolerance):
     x = np.random.default_rng(0).normal(size=(2, 6, 6, 3)).astype(np.float32)

@@ -59,6 +59,7 @@ def test_pooling(pool, reduce, fill, size, window, strides, padding):
     np.testing.assert_allclose(y, wanted, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @every_pooling
 def test_max_pool_gradient(size, window, strides, padding):
     """Under `jit`: the whole gradient goes to the maximum of each window, as finite differences confirm."""

@@ -27,6 +27,7 @@ def close(actual, wanted):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), actual, wanted)
 
 
+@pytest.mark.slow
 @every_layer
 def test_two_pieces_are_one(name):
     model = Stack(LAYERS[name], (5, 6))

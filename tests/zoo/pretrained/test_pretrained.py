@@ -67,6 +67,7 @@ def test_there_and_back_is_the_identity(name):
     assert_same(pretrained.from_torch(name, state, **options).variables, variables)
 
 
+@pytest.mark.slow
 @every_family
 def test_torchvisions_layout_is_told_by_its_keys(name):
     epsilon = torchvision_layout.EPSILON.get(name)

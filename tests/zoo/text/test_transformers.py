@@ -141,6 +141,7 @@ def test_packed_sequences_do_not_see_one_another(name):
     assert_close(logits[:, 5:7], logits_of(name, b))
 
 
+@pytest.mark.slow
 def test_what_pads_a_source_does_not_matter():
     model, variables = built("transformer_tiny")
     whole = run(model, variables, SOURCE, TOKENS)
@@ -231,6 +232,7 @@ def test_gpt_starts_small_in_front_of_sums():
         assert np.std(kernel) == pytest.approx(0.02, rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*OPTIONS, "bert_tiny", "transformer_classifier"])
 def test_refuses_what_are_no_tokens(name):
     model = zoo.create_model(name, **MODELS[name].small)
