@@ -5,6 +5,7 @@ the validation examples, that of 500 is 91.33 %.
 """
 
 import numpy as np
+import pytest
 
 from train.search import search
 
