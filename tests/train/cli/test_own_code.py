@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 import data
+import train.recipes  # noqa: F401  what is imported first inside of `zoo_command` is forgotten with it
 import zoo
 from tests.train.cli.command import python
 from train import recipe, tasks
