@@ -89,7 +89,7 @@ def test_the_vae_uses_its_latents():
     assert spread(draw(run, 64)) > 0.25, "of the pixels' means alone"
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_gan_draws_strokes_and_not_one_image():
     _, run = trained("gan_digits", "epochs=25", evaluate_every=1000)
     images = data.load("digits").splits["train"][np.arange(1437)]["image"]
@@ -100,7 +100,13 @@ def test_the_gan_draws_strokes_and_not_one_image():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "share"), [("lstm_sum", 0.5), ("gru_sum", 0.5), ("bilstm_sum", 0.2), ("attention_sum", 0.7)]
+    ("name", "share"),
+    [
+        pytest.param("lstm_sum", 0.5, marks=pytest.mark.exhaustive),
+        pytest.param("gru_sum", 0.5, marks=pytest.mark.exhaustive),
+        ("bilstm_sum", 0.2),
+        ("attention_sum", 0.7),
+    ],
 )
 def test_recurrent_networks_add_up(name, share):
     """50 is the variance of a sum of 50 numbers, and so the error of a model that knows nothing."""
@@ -109,7 +115,7 @@ def test_recurrent_networks_add_up(name, share):
     assert fitted.history[-1]["loss"] < fitted.history[0]["loss"]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_diffusion_draws_digits():
     fitted, run = trained("diffusion_digits", "epochs=15", evaluate_every=300)
     assert fitted.history[-1]["validation_loss"] < 0.3, "1 is the error of a model that knows nothing"
@@ -135,7 +141,7 @@ def spread(drawn):
     return drawn.var(axis=0).mean() / pixel_variance()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.skipif("ZOO_DATA_DIR" not in os.environ, reason="needs Tiny Shakespeare in ZOO_DATA_DIR")
 def test_char_lstm_begins_to_learn():
     """The frequencies of single characters alone would give 3.3 nats."""
@@ -158,10 +164,10 @@ def test_char_lstm_begins_to_learn():
     ("name", "steps", "most_loss"),
     [
         ("lenet5_mnist", 120, 0.5),
-        ("cnn_mnist", 40, 0.7),
-        ("resnet18_mnist", 12, 2.2),
-        ("autoencoder_mnist", 400, 0.05),
-        ("vae_mnist", 80, 520.0),
+        pytest.param("cnn_mnist", 40, 0.7, marks=pytest.mark.exhaustive),
+        pytest.param("resnet18_mnist", 12, 2.2, marks=pytest.mark.exhaustive),
+        pytest.param("autoencoder_mnist", 400, 0.05, marks=pytest.mark.exhaustive),
+        pytest.param("vae_mnist", 80, 520.0, marks=pytest.mark.exhaustive),
     ],
 )
 def test_recipes_on_mnist_begin_to_learn(name, steps, most_loss):
