@@ -20,9 +20,11 @@ extensions = [
     "sphinx_copybutton",
     "generated_pages",
     "docstrings",
+    "equations",
 ]
 exclude_patterns = ["_build", "notebooks/pictures.txt"]
 
+html_math_renderer = "mathml"
 html_theme = "sphinx_book_theme"
 html_title = "flaxzoo"
 html_static_path = ["_static"]

@@ -11,8 +11,8 @@
 # %%
 try:
     import zoo
-except ImportError:
-    # %pip install -q flaxzoo
+except ImportError:  # from PyPI, or from a wheel beside this notebook
+    # %pip install -q --find-links . flaxzoo
     import zoo
 
 # %%

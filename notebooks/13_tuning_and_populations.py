@@ -10,8 +10,8 @@ try:
     import optuna  # noqa: F401
 
     import zoo
-except ImportError:
-    # %pip install -q "flaxzoo[tune]"
+except ImportError:  # from PyPI, or from a wheel beside this notebook
+    # %pip install -q --find-links . "flaxzoo[tune]"
     import zoo
 
 # %%
