@@ -119,8 +119,9 @@ def sigterm() -> Iterator[Interrupted]:
         with callbacks.sigterm() as interrupted:
             fit(task, dataset, checkpoints=checkpoints, interrupted=interrupted, …)
 
-    Outside the main thread, where Python hears no signals, nothing is heard. Several processes ask one another at which
-    step all of them end; JAX hears the signal for them (`jax.experimental.multihost_utils`).
+    A handler that was there before hears it afterwards. Outside the main thread, where Python hears no signals, nothing
+    is heard. Several processes ask one another at which step all of them end; JAX hears the signal for them
+    (`jax.experimental.multihost_utils`).
     """
     if jax.process_count() > 1:
         from jax.experimental.multihost_utils import reached_preemption_sync_point
@@ -136,6 +137,8 @@ def sigterm() -> Iterator[Interrupted]:
         yield lambda step: heard.is_set()
     finally:
         signal.signal(signal.SIGTERM, before)
+        if heard.is_set() and callable(before):  # a search around a trial, whose last steps were over when it came
+            before(signal.SIGTERM, None)
 
 
 @contextlib.contextmanager

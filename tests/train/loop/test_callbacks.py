@@ -221,8 +221,10 @@ def test_sigterm_is_heard_and_given_back():
     before = signal.getsignal(signal.SIGTERM)
     with callbacks.sigterm() as interrupted:
         assert not interrupted(1)
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert interrupted(2)
+        with callbacks.sigterm() as interrupted_inside:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert interrupted_inside(2)
+        assert interrupted(2), "a search hears what came behind the last step of a trial"
     assert signal.getsignal(signal.SIGTERM) is before
 
 
