@@ -6,8 +6,8 @@
 
 A source is `NN_name.py` in jupytext's py:percent format. `NN_name.ipynb` is made from it, and is never edited. A source
 
-- installs the package in its first code cell where it is not there: `# %pip install -q --find-links . flaxzoo`, a magic,
-  is a comment in the source and a command in the notebook;
+- installs the package in its first code cell where it is not there: `# %pip install -q --find-links . flaxzoo`, a
+  magic, is a comment in the source and a command in the notebook;
 - looks as all others do: `plt.style.use("train.measure.pictures")`. C0 is blue, C1 orange, C2 green, C3 purple, C4
   dark, C5 grey, C6 pale;
 - is larger by one variable on an accelerator: `LARGE = jax.default_backend() != "cpu"`;
