@@ -214,7 +214,8 @@ def recipes() -> Pages:
     for name, recipe in found.items():
         about = describe_recipe(name)
         prose, _, facts_of_run = about.partition("\nCommand:")
-        told = re.findall(r"^(\w+): (.*(?:\n  .*)*)", "Command:" + facts_of_run, re.MULTILINE) if facts_of_run else []
+        lines = "Command:" + facts_of_run if facts_of_run else ""
+        told = re.findall(r"^(\w+): (.*(?:\n(?!\w+: ).+)*)", lines, re.MULTILINE)
         settings = [
             [f"`{field}`", f"`{value!r}`"]
             for field, value in dataclasses.asdict(recipe).items()
