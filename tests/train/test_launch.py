@@ -121,7 +121,7 @@ def test_flags_that_xla_does_not_know():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("process", [0, 1])
+@pytest.mark.parametrize("process", [0, pytest.param(1, marks=pytest.mark.exhaustive)])
 def test_who_is_waited_for_is_said_and_the_time_out_too(process):
     port = free_port()
     command = [sys.executable, "-m", "zoo", "train", "mlp_digits", "--distributed", "--join-timeout", "5"]

@@ -98,10 +98,11 @@ def same_figures(rows, report, other_rows, other_report):
     [
         ("mlp_digits", "jit", []),
         pytest.param("mlp_digits", "fsdp", ["model_options.dropout_rate=0"], marks=pytest.mark.exhaustive),
-        (
+        pytest.param(
             "lenet5_digits",
             "pmap",
             ["model=cnn", "model_options.features=[4, 8]", "model_options.dropout_rate=0"],
+            marks=pytest.mark.exhaustive,
         ),
     ],
 )

@@ -75,7 +75,7 @@ def test_the_autoencoder_keeps_what_tells_digits_apart():
     assert fitted.history[-1]["validation_mse"] < 0.35 * pixel_variance()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_vae_uses_its_latents():
     """The bound rises above that of a decoder that ignores them, which at best gives each pixel its mean."""
     fitted, run = trained("vae_digits", "epochs=30", evaluate_every=1200)
@@ -125,7 +125,7 @@ def test_diffusion_draws_digits():
     assert spread(drawn) > 0.5
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_transformer_reads_dates():
     """Better than by the most frequent character of each place, which needs no source."""
     settings = ["epochs=1", "data_options.size=10000", "batch_size=64", "schedule_options.warmup_steps=30"]
@@ -188,7 +188,7 @@ def test_recipes_on_mnist_begin_to_learn(name, steps, most_loss):
     assert losses[-1] < most_loss
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.skipif("ZOO_DATA_DIR" not in os.environ, reason="needs Tiny Shakespeare in ZOO_DATA_DIR")
 def test_speakers_are_told_better_than_by_a_bag_of_words():
     """Logistic regression on counts of words, its C the best of .03 to 10 by the accuracy on the validation split."""

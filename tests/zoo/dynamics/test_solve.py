@@ -77,7 +77,7 @@ def test_the_order_of_convergence(solver, order):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("control", ["batch", "example"])
+@pytest.mark.parametrize("control", ["batch", pytest.param("example", marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("adjoint", ["direct", "checkpoint", "backsolve"])
 @pytest.mark.parametrize("times", [pytest.param((0.0, 1.0), marks=pytest.mark.exhaustive), (0.0, 0.4, 1.0)])
 def test_gradients_are_finite_differences(adjoint, times, control):
@@ -140,7 +140,9 @@ def test_values_and_gradients_are_torchdiffeqs(method):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("adjoint", ["direct", "checkpoint", "backsolve"])
+@pytest.mark.parametrize(
+    "adjoint", ["direct", *(pytest.param(other, marks=pytest.mark.exhaustive) for other in ("checkpoint", "backsolve"))]
+)
 def test_a_flax_module_leaks_no_tracer(adjoint):
     model = zoo.create_model("neural_ode", hidden_sizes=(4,), adjoint=adjoint)
     x = start(np.float32)

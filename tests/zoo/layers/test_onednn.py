@@ -80,7 +80,9 @@ def sweep(**environment):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("instructions", ["ALL", "AVX2", "AVX"])
+@pytest.mark.parametrize(
+    "instructions", ["ALL", *(pytest.param(fewer, marks=pytest.mark.exhaustive) for fewer in ("AVX2", "AVX"))]
+)
 def test_it_uses_kernels_made_for_the_cpu(instructions):
     """Its other ways corrupt the heap: a process that ran some crashed, or hung, at any time afterwards."""
     convolutions, products = sweep(ONEDNN_MAX_CPU_ISA=instructions)
@@ -90,7 +92,7 @@ def test_it_uses_kernels_made_for_the_cpu(instructions):
     assert not {name for name in products if "ref" in name}, products
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_heap_stays_whole_on_eight_devices():
     sweep(
         XLA_FLAGS="--xla_force_host_platform_device_count=8",
