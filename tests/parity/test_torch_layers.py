@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import zoo
+from tests.compiling import optimised
 from tests.descriptors import random_variables
 from tests.parity.torch_weights import channels_last, images, tensor
 from zoo.layers import BatchNorm, Conv, ConvTranspose, activations, convolution
@@ -128,7 +129,9 @@ def test_activation(name):
     wanted.sum().backward()
     ours = activations.activation(name)
     np.testing.assert_allclose(ours(jnp.asarray(z)), wanted.detach(), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(jax.vmap(jax.grad(ours))(jnp.asarray(z)), theirs.grad, rtol=1e-5, atol=4e-6)
+    with optimised():  # as users compile it: where tanh is nearly 1, its rounding is what is seen
+        slopes = jax.jit(jax.vmap(jax.grad(ours)))(jnp.asarray(z))
+    np.testing.assert_allclose(slopes, theirs.grad, rtol=1e-5, atol=4e-6)
 
 
 def test_softmax():
