@@ -59,3 +59,9 @@ def test_plain_pytest_goes_through_every_model_and_recipe():
     assert built == "pytest.mark.slow"
     assert "list_recipes()" in recipes
     assert "exhaustive" not in recipes
+
+
+def test_nothing_of_parity_is_exhaustive():
+    """No call would run it: `pytest -m exhaustive` leaves those files out, see `tests/parity/conftest.py`."""
+    for path in (TESTS / "parity").glob("*.py"):
+        assert not any(mark in path.read_text() for mark in ("mark.exhaustive", "by_representatives")), path
