@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from zoo.layers import Dropout, flatten, norm, record
 from zoo.layers.activations import activation
-from zoo.layers.dense import Dense
+from zoo.layers.linear import Dense
 from zoo.registry import register
 
 

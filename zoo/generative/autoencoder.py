@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from zoo.layers import Conv, ConvTranspose, flatten, record, require_image
 from zoo.layers.activations import relu
-from zoo.layers.dense import Dense
+from zoo.layers.linear import Dense
 from zoo.registry import register
 
 glorot = nn.initializers.glorot_uniform()

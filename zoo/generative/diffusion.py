@@ -18,7 +18,7 @@ import numpy as np
 from zoo.layers import Conv, Dropout, record, require_image
 from zoo.layers.attention import MultiHeadAttention
 from zoo.layers.convolution import avg_pool
-from zoo.layers.dense import Dense
+from zoo.layers.linear import Dense
 from zoo.registry import register, unknown
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from zoo.generative.autoencoder import require_image_shape, smallest_image
 from zoo.generative.gan_resampling import resample as resample
 from zoo.layers import BatchNorm, Conv, ConvTranspose, Dropout, flatten, record
-from zoo.layers.dense import Dense
+from zoo.layers.linear import Dense
 from zoo.registry import register
 
 _SLOPE = 0.2

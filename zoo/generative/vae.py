@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from zoo.generative.autoencoder import ConvDecoder, ConvEncoder, glorot, require_image_shape
 from zoo.layers.activations import relu
-from zoo.layers.dense import Dense
+from zoo.layers.linear import Dense
 from zoo.registry import register
 
 

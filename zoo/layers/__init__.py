@@ -11,9 +11,8 @@ from zoo.layers.basic import (
     require_image,
     require_tokens,
 )
-from zoo.layers.conv_layers import Conv, ConvTranspose, he_normal
-from zoo.layers.dense import Dense, Embed
 from zoo.layers.dropout import Dropout, DropPath, SpatialDropout
+from zoo.layers.linear import Conv, ConvTranspose, Dense, Embed, he_normal
 from zoo.layers.norms import BatchNorm, norm
 
 __all__ = [

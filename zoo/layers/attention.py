@@ -14,7 +14,7 @@ from jax import lax
 from jax.nn.initializers import Initializer
 
 from zoo.layers.basic import require_tokens
-from zoo.layers.dense import Dense
+from zoo.layers.linear import Dense
 from zoo.layers.product import matmul
 
 _HIDDEN = -0.7 * float(np.finfo(np.float32).max)

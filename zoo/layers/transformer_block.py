@@ -12,8 +12,8 @@ from jax.nn.initializers import Initializer
 
 from zoo.layers.activations import activation
 from zoo.layers.attention import MultiHeadAttention
-from zoo.layers.dense import Dense
 from zoo.layers.dropout import Dropout
+from zoo.layers.linear import Dense
 
 
 class Block(nn.Module):

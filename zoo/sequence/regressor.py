@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from zoo.layers import Dropout, record
-from zoo.layers.dense import Dense
+from zoo.layers.linear import Dense
 from zoo.layers.recurrent import GRU, LSTM, Recurrent, Stack, merge_directions
 from zoo.registry import register
 

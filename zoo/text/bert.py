@@ -12,7 +12,7 @@ import numpy as np
 
 from zoo.layers import Dropout, record, require_tokens
 from zoo.layers.activations import activation
-from zoo.layers.dense import Dense, Embed
+from zoo.layers.linear import Dense, Embed
 from zoo.layers.transformer_block import Block
 from zoo.registry import register
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from zoo.layers import Dropout, require_tokens
-from zoo.layers.dense import Dense
+from zoo.layers.linear import Dense
 from zoo.layers.recurrent import LSTM, Stack, State
 from zoo.registry import register
 

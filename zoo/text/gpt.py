@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from zoo.layers import Dropout, record
 from zoo.layers.attention import Cache, causal_context, empty_cache, last_token
-from zoo.layers.dense import Dense, Embed
+from zoo.layers.linear import Dense, Embed
 from zoo.layers.transformer_block import Block
 from zoo.registry import register
 

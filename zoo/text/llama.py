@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from zoo.layers import record
 from zoo.layers.attention import Cache, MultiHeadAttention, causal_context, empty_cache, last_token
-from zoo.layers.dense import Dense, Embed
+from zoo.layers.linear import Dense, Embed
 from zoo.registry import register
 
 

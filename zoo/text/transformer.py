@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from zoo.layers import Dropout, record, require_tokens
 from zoo.layers.activations import relu
 from zoo.layers.attention import Cache, causal_context, empty_cache, sinusoids
-from zoo.layers.dense import Dense, Embed
+from zoo.layers.linear import Dense, Embed
 from zoo.layers.transformer_block import Block
 from zoo.registry import register
 

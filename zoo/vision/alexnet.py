@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from zoo.layers import Conv, Dropout, adaptive_avg_pool, flatten, he_normal, record, require_image
 from zoo.layers.activations import relu
 from zoo.layers.convolution import max_pool
-from zoo.layers.dense import Dense
+from zoo.layers.linear import Dense
 from zoo.registry import register
 
 

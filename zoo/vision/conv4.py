@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from zoo.layers import BatchNorm, Conv, flatten, global_avg_pool, record, require_image
 from zoo.layers.activations import relu
 from zoo.layers.convolution import max_pool
-from zoo.layers.dense import Dense
+from zoo.layers.linear import Dense
 from zoo.registry import register
 
 

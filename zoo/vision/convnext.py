@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from zoo.layers import Conv, DropPath, global_avg_pool, record, require_image
 from zoo.layers.activations import gelu
-from zoo.layers.dense import Dense
+from zoo.layers.linear import Dense
 from zoo.registry import register
 
 _init = nn.initializers.truncated_normal(0.02)

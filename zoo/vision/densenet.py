@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from zoo.layers import BatchNorm, Conv, Dropout, global_avg_pool, record, require_image
 from zoo.layers.activations import relu
 from zoo.layers.convolution import avg_pool, max_pool
-from zoo.layers.dense import Dense
+from zoo.layers.linear import Dense
 from zoo.registry import register
 
 Layer = Callable[..., Any]

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from zoo.layers import Conv, flatten, record, require_image
 from zoo.layers.convolution import avg_pool
-from zoo.layers.dense import Dense
+from zoo.layers.linear import Dense
 from zoo.registry import register
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from zoo.layers import BatchNorm, Conv, Dropout, DropPath, global_avg_pool, he_normal, record, require_image
 from zoo.layers.activations import Activation, relu
-from zoo.layers.dense import Dense
+from zoo.layers.linear import Dense
 from zoo.registry import register
 
 Layer = Callable[..., Any]

@@ -24,7 +24,7 @@ from zoo.layers import (
 )
 from zoo.layers.activations import relu
 from zoo.layers.convolution import max_pool
-from zoo.layers.dense import Dense
+from zoo.layers.linear import Dense
 from zoo.registry import register
 
 Layer = Callable[..., Any]

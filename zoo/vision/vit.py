@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from zoo.layers import Conv, Dropout, record, require_image
-from zoo.layers.dense import Dense
+from zoo.layers.linear import Dense
 from zoo.layers.transformer_block import Block
 from zoo.registry import register
 

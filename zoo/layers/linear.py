@@ -1,9 +1,9 @@
-"""Convolution layers, with the conventions of the field made explicit."""
+"""Dense layers, embeddings and convolution layers: weights, and the zoo's products and convolutions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -11,11 +11,30 @@ import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from jax.nn.initializers import Initializer
 
-from zoo.layers import convolution
+from zoo.layers import convolution, product
 from zoo.layers.convolution import Padding
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 """He et al. 2015, eq. 15: keeps the variance of gradients through ReLU layers."""
+
+
+def _dot_general(x: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Array:
+    return product.dense(x, kernel)
+
+
+class Dense(nn.Dense):
+    """`[…, inputs]` → `[…, features]`: x W + b (guide, eq. 7)."""
+
+    dot_general: Any = _dot_general
+
+
+class Embed(nn.Embed):
+    """Integers `[…]` → their rows of a table, `[…, features]`."""
+
+    def attend(self, query: jax.Array) -> jax.Array:
+        """`[…, features]` → `[…, num_embeddings]`: the products with all rows, where they are the output layer, too."""
+        query, embedding = cast(Any, self.promote_dtype(query, self.embedding, dtype=self.dtype))
+        return product.dense(query, embedding, transpose=True)
 
 
 def _pair(value: int | Sequence[int]) -> tuple[int, int]:
