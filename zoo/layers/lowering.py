@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.core import ShapedArray
 from jax.extend.core import Primitive
@@ -111,6 +112,72 @@ def scan(body: Callable[[Any, Any], tuple[Any, Any]], state: Any, xs: Any, *, re
     once = jax.tree.leaves(xs)[0].shape[0] == 1
     state, outs = lax.scan(step, state, jax.tree.map(_to_bits, xs), reverse=reverse, unroll=once)
     return state, jax.tree.map(_from_bits, outs, dtypes[-1])
+
+
+def scan_in_place(
+    body: Callable[[Any, Any, jax.Array, Callable[[jax.Array], jax.Array]], tuple[Any, Any]],
+    state: Any,
+    xs: Any,
+    place: jax.Array,
+    *,
+    reverse: bool,
+) -> tuple[Any, Any, jax.Array]:
+    """`scan` whose body also makes something else of each step of `place`, of the same shape and dtype.
+
+    A CPU waits for memory in such a loop; there it is written where the step was read. The train step of an LSTM for
+    128 texts of 100 characters: 188 ms → 162, in bfloat16 133 → 103.
+
+    Args:
+      body: (state, step of `xs`, step of `place`, write) → state, step of the outputs. `write(new)` is to be called
+        once, and what it returns, which is `new`, used from there on: what still reads the old step after it, makes
+        XLA copy all of `place` at each step.
+      state: before the first step.
+      xs: arrays `[time, …]`.
+      place: `[time, …]`.
+      reverse: whether to go from the last step to the first.
+
+    Returns:
+      The state after the last step, the outputs `[time, …]`, and what has become of `place`.
+    """
+    written: list[jax.Array] = []
+
+    def remember(new: jax.Array) -> jax.Array:
+        written.append(new)
+        return new
+
+    def along(state: Any, at: Any) -> tuple[Any, Any]:
+        x, here = at
+        state, out = body(state, x, here, remember)
+        return state, (out, written.pop())
+
+    if not (ENABLED and jax.default_backend() == "cpu" and place.shape[0]):
+        state, (outs, place) = scan(along, state, (xs, place), reverse=reverse)
+        return state, outs, place
+    times, dtype, taken = place.shape[0], place.dtype, jax.tree.map(jnp.result_type, xs)
+    step = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), (xs, place))
+    out, _ = jax.eval_shape(along, state, step)[1]
+
+    def advance(i: jax.Array, carry: Any) -> Any:
+        state, outs, place = carry
+        t = np.uint32(times - 1) - i if reverse else i
+
+        def take(stack: jax.Array, dtype: Any) -> jax.Array:
+            return _from_bits(lax.dynamic_index_in_dim(stack, t, keepdims=False), dtype)
+
+        def put(stack: jax.Array, x: jax.Array) -> jax.Array:
+            return lax.dynamic_update_index_in_dim(stack, _to_bits(x), t, axis=0)
+
+        def write(new: jax.Array) -> jax.Array:
+            written.append(lax.optimization_barrier(put(place, new)))
+            return take(written[-1], dtype)
+
+        state, out = body(state, jax.tree.map(take, xs, taken), take(place, dtype), write)
+        return state, jax.tree.map(put, outs, out), written.pop()
+
+    outs = jax.tree.map(lambda x: _to_bits(jnp.zeros((times, *x.shape), x.dtype)), out)
+    xs, place = jax.tree.map(_to_bits, (xs, place))
+    state, outs, place = lax.fori_loop(np.uint32(0), np.uint32(times), advance, (state, outs, place))
+    return state, jax.tree.map(lambda stack, x: _from_bits(stack, x.dtype), outs, out), _from_bits(place, dtype)
 
 
 def _to_bits(x: jax.Array) -> jax.Array:

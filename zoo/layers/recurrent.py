@@ -13,25 +13,18 @@ from typing import Any, ClassVar, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax.linen.dtypes import promote_dtype
 from jax import lax
 from jax.nn.initializers import Initializer
 
-from zoo.layers import lowering, product
-from zoo.layers.activations import relu
+from zoo.layers import product, recurrence
 from zoo.layers.basic import record
 from zoo.layers.dropout import Dropout
+from zoo.layers.recurrence import Advance, State
 from zoo.observe import mark_steps
-
-State = tuple[jax.Array, ...]
-"""What a layer carries from step to step, each `[batch, hidden_size]`; its output is the last of them."""
 
 Scan = Callable[[jax.Array, State, jax.Array | None], tuple[jax.Array, State]]
 """(projected inputs, state, mask) → outputs and last state; all but states are `[time, batch, …]`."""
-
-Advance = Callable[[jax.Array, jax.Array, State], State]
-"""(projected input, projected state, state before) → state after, elementwise over the batch."""
 
 
 class Recurrent(nn.Module):
@@ -54,6 +47,8 @@ class Recurrent(nn.Module):
     param_dtype: Any = jnp.float32
 
     num_gates: ClassVar[int]
+    num_summed: ClassVar[int]
+    """The gates whose projections of input and state are added."""
     num_states: ClassVar[int] = 1
 
     def init_state(self, batch_size: int) -> State:
@@ -101,7 +96,9 @@ class Recurrent(nn.Module):
 
     def _scan(self, kernel: jax.Array, bias: jax.Array | None, candidate_bias: jax.Array | None) -> Scan:
         # Added to the projected state it costs nothing, and to the projected inputs a pass over memory.
-        return partial(_recur, self._advance(), self.reverse, kernel, bias)
+        return partial(
+            recurrence.recur, self._advance(), self.num_summed * self.hidden_size, self.reverse, kernel, bias
+        )
 
     def _advance(self) -> Advance:
         raise NotImplementedError
@@ -123,11 +120,12 @@ class RNN(Recurrent):
 
     activation: Literal["tanh", "relu"] = "tanh"
     num_gates: ClassVar[int] = 1
+    num_summed: ClassVar[int] = 1
 
     def _advance(self) -> Advance:
-        if self.activation not in _ELMAN:
+        if self.activation not in recurrence.ELMAN:
             raise ValueError(f'activation must be "tanh" or "relu", not {self.activation!r}')
-        return _ELMAN[self.activation]
+        return recurrence.ELMAN[self.activation]
 
     def _range(self) -> str:
         return self.activation
@@ -141,10 +139,11 @@ class LSTM(Recurrent):
     """
 
     num_gates: ClassVar[int] = 4
+    num_summed: ClassVar[int] = 4
     num_states: ClassVar[int] = 2
 
     def _advance(self) -> Advance:
-        return _lstm
+        return recurrence.lstm
 
     def _bias_init(self, key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
         return jnp.zeros(shape, dtype).at[self.hidden_size : 2 * self.hidden_size].set(1)
@@ -167,9 +166,10 @@ class GRU(Recurrent):
 
     reset_after: bool = True
     num_gates: ClassVar[int] = 3
+    num_summed: ClassVar[int] = 2
 
     def _advance(self) -> Advance:
-        return _gru
+        return recurrence.gru
 
     def _candidate_bias(self) -> jax.Array | None:
         if not (self.reset_after and self.use_bias):
@@ -182,8 +182,8 @@ class GRU(Recurrent):
                 x = x + bias.reshape(1, 1, -1)
             if not self.reset_after:
                 along = partial(lax.scan, reverse=self.reverse)
-                return _plain_scan(along, partial(_gru_reset_before, kernel), x, state, mask)
-            return _recur(_gru, self.reverse, kernel, after, x, state, mask)
+                return recurrence.scan(along, partial(recurrence.gru_reset_before, kernel), x, state, mask)
+            return super(GRU, self)._scan(kernel, after, None)(x, state, mask)
 
         after = None
         if candidate_bias is not None:
@@ -261,140 +261,3 @@ class Stack(nn.Module):
             record(self, f"outputs{index + 1}", x)
             after.append(last)
         return x, tuple(after)
-
-
-def _sigmoid_and_tanh(z: jax.Array, *tanh: bool) -> list[jax.Array]:
-    """The gates in `z`, `[batch, gates · hidden_size]`: those that `tanh` marks through tanh, the others through σ.
-
-    With σ(z) = (1 + tanh(z / 2)) / 2 it is one operation on one array, which a CPU does in half the time.
-    """
-    half = np.repeat(np.where(tanh, 1, 0.5), z.shape[-1] // len(tanh)).astype(z.dtype)[None]
-    return jnp.split(jnp.tanh(z * half) * half + (1 - half), len(tanh), axis=-1)
-
-
-def _in_float32(advance: Advance) -> Advance:
-    """In bfloat16 rounded once a step: that is exacter, and on a CPU faster, than to round each operation."""
-
-    def rounded_once(x: jax.Array, r: jax.Array, state: State) -> State:
-        if x.dtype != jnp.bfloat16:
-            return advance(x, r, state)
-        x, r, *before = (part.astype(jnp.float32) for part in (x, r, *state))
-        return tuple(part.astype(jnp.bfloat16) for part in advance(x, r, tuple(before)))
-
-    return rounded_once
-
-
-def _elman(activation: Callable[[jax.Array], jax.Array], x: jax.Array, r: jax.Array, state: State) -> State:
-    return (activation(x + r),)
-
-
-_ELMAN = {name: _in_float32(partial(_elman, phi)) for name, phi in (("tanh", jnp.tanh), ("relu", relu))}
-
-
-@_in_float32
-def _lstm(x: jax.Array, r: jax.Array, state: State) -> State:
-    i, f, candidate, o = _sigmoid_and_tanh(x + r, False, False, True, False)
-    c = f * state[0] + i * candidate
-    return c, o * jnp.tanh(c)
-
-
-@_in_float32
-def _gru(x: jax.Array, r: jax.Array, state: State) -> State:
-    split = 2 * state[0].shape[-1]
-    reset, update = _sigmoid_and_tanh(x[:, :split] + r[:, :split], False, False)
-    candidate = jnp.tanh(x[:, split:] + reset * r[:, split:])
-    return (update * state[0] + (1 - update) * candidate,)
-
-
-def _gru_reset_before(kernel: jax.Array, x: jax.Array, state: State) -> State:
-    split = 2 * state[0].shape[-1]
-    reset, update = _sigmoid_and_tanh(x[:, :split] + state[0] @ kernel[:, :split], False, False)
-    candidate = jnp.tanh(x[:, split:] + (reset * state[0]) @ kernel[:, split:])
-    return (update * state[0] + (1 - update) * candidate,)
-
-
-def _masked(after: State, before: State, mask: jax.Array | None) -> tuple[State, jax.Array]:
-    """The state after a step, which is that before it where there is no step, and the output."""
-    if mask is None:
-        return after, after[-1]
-    state = tuple(jnp.where(mask, new, old) for new, old in zip(after, before, strict=True))
-    return state, jnp.where(mask, after[-1], 0)
-
-
-def _plain_scan(
-    scan: Callable[..., Any], step: Callable[..., State], x: jax.Array, state: State, mask: jax.Array | None
-) -> tuple[jax.Array, State]:
-    """Scans (projected input, state) → state over time, `x` being `[time, batch, …]`."""
-
-    def body(state: State, at: Any) -> tuple[State, jax.Array]:
-        x, mask = at
-        return _masked(step(x, state), state, mask)
-
-    state, outputs = scan(body, state, (x, mask))
-    return outputs, state
-
-
-def _project(state: State, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
-    r = product.in_loop(state[-1], kernel)
-    return r if bias is None else r + bias.reshape(1, -1)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _recur(
-    advance: Advance,
-    reverse: bool,
-    kernel: jax.Array,
-    bias: jax.Array | None,
-    x: jax.Array,
-    state: State,
-    mask: jax.Array | None,
-) -> tuple[jax.Array, State]:
-    """Scans `advance` over time: inputs `[time, batch, width]` → outputs `[time, batch, hidden_size]`, last state."""
-    scan = partial(lowering.scan, reverse=reverse)
-    return _plain_scan(scan, lambda x, state: advance(x, _project(state, kernel, bias), state), x, state, mask)
-
-
-def _recur_forward(
-    advance: Advance,
-    reverse: bool,
-    kernel: jax.Array,
-    bias: jax.Array | None,
-    x: jax.Array,
-    state: State,
-    mask: jax.Array | None,
-) -> Any:
-    """Keeps of each step the state before it and its projection."""
-
-    def body(state: State, at: Any) -> tuple[State, Any]:
-        x, mask = at
-        r = _project(state, kernel, bias)
-        after, output = _masked(advance(x, r, state), state, mask)
-        return after, (output, state, r)
-
-    last, (outputs, before, r) = lowering.scan(body, state, (x, mask), reverse=reverse)
-    return (outputs, last), (x, kernel, bias, mask, before, r)
-
-
-def _recur_backward(advance: Advance, reverse: bool, kept: Any, gradients: Any) -> Any:
-    x, kernel, bias, mask, before, r = kept
-    d_outputs, d_last = gradients
-
-    def body(d_state: State, at: Any) -> tuple[State, Any]:
-        x, r, before, mask, d_output = at
-
-        def step(x: jax.Array, r: jax.Array, before: State) -> tuple[State, jax.Array]:
-            return _masked(advance(x, r, before), before, mask)
-
-        dx, dr, d_before = jax.vjp(step, x, r, before)[1]((d_state, d_output))
-        *rest, dh = d_before
-        # Of a function of x + r the two are one array, which is kept once.
-        return (*rest, dh + product.in_loop(dr, kernel, transpose=True)), (dr,) if dx is dr else (dr, dx)
-
-    at = (x, r, before, mask, d_outputs)
-    d_state, (dr, *dx) = lowering.scan(body, d_last, at, reverse=not reverse)
-    rows = dr.shape[0] * dr.shape[1]
-    d_kernel = product.matmul(before[-1].reshape(rows, -1), dr.reshape(rows, -1), transpose_a=True)
-    return d_kernel, None if bias is None else dr.sum(axis=(0, 1)), dx[0] if dx else dr, d_state, None
-
-
-_recur.defvjp(_recur_forward, _recur_backward)
