@@ -32,14 +32,17 @@ def find_folder(path: str) -> Path:
 
 def _find(path: str, is_there: Callable[[Path], bool], what: str) -> Path:
     here = Path(path).expanduser()
-    places = [here, *(Path(root) / path for root in [os.environ.get("ZOO_DATA_DIR")] if root)]
-    for place in places:
+    root = os.environ.get("ZOO_DATA_DIR")
+    there = Path(root) / path if root else here
+    for place in (here, there):
         if is_there(place):
             return place
-    raise FileNotFoundError(
-        f"there is no {what} {here.absolute()}"
-        + (f", nor {places[1]}" if places[1:] else f" (and ZOO_DATA_DIR, where {path} is looked for too, is not set)")
-    )
+    message = f"there is no {what} {here.absolute()}"
+    if here.exists():
+        raise FileNotFoundError(f"{message}; it is {'a folder' if here.is_dir() else 'a file'}")
+    if not root:
+        message += f" (and ZOO_DATA_DIR, where {path} is looked for too, is not set)"
+    raise FileNotFoundError(message + (f", nor {there}" if there != here else ""))
 
 
 def split_folders(root: Path) -> dict[str, Path]:

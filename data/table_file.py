@@ -6,10 +6,13 @@ import csv
 import io
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+
+ENDINGS = (".csv", ".tsv")
+"""Of the files that are read as tables."""
 
 _MISSING = frozenset(("", "?", "na", "n/a", "nan", "null", "none"))
 
@@ -40,10 +43,13 @@ class TableFile:
     def read(cls, path: str | os.PathLike[str], *, may_be_empty: bool = False) -> TableFile:
         """A file in UTF-8 whose cells are separated by comma, semicolon, tab or bar.
 
+        A cell with a separator, a line break or a quotation mark in it stands between quotation marks, and each mark
+        inside is doubled (RFC 4180).
+
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: if it is not UTF-8, its first line names no columns, a line has another number of cells, or it
-                has no rows where it must have some.
+            ValueError: if it is not UTF-8, its first line names no columns, a line has another number of cells, a
+                quotation mark has no other, or it has no rows where it must have some.
         """
         where = os.fspath(path)
         file = Path(path).expanduser()
@@ -55,10 +61,13 @@ class TableFile:
             raise ValueError(f"{where} is not UTF-8: {error.reason} at byte {error.start}; convert it") from None
         first = text.partition("\n")[0]
         delimiter = max(",;\t|", key=first.count)
-        names, rows, lines = [], [], []
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+        names, rows, lines, begin = [], [], [], 1
+        # Strict, for a mark without another would make one cell of all lines up to the next mark.
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
+        limit = csv.field_size_limit(len(text))  # a cell may be a whole book
         try:
             for cells in reader:
+                begin = reader.line_num + 1
                 cells = [cell.strip() for cell in cells]
                 if delimiter != ",":
                     cells = [_DECIMAL_COMMA.sub(r"\1.\2", cell) for cell in cells]
@@ -69,13 +78,20 @@ class TableFile:
                     continue
                 if len(cells) != len(names):
                     raise ValueError(
-                        f"{where}: line {reader.line_num} has {len(cells)} cells, and the first line names "
-                        f"{len(names)} columns"
+                        f"{where}: line {reader.line_num} has {len(cells)} cell{'s' * (len(cells) != 1)}, and the "
+                        f"first line names {len(names)} columns; a cell with {delimiter!r} in it stands between "
+                        "quotation marks"
                     )
                 rows.append(cells)
                 lines.append(reader.line_num)
         except csv.Error as error:
-            raise ValueError(f"{where} is no CSV file: line {reader.line_num}: {error}") from None
+            raise ValueError(
+                f"{where}: the quotation marks of the row that begins in line {begin} do not match (line "
+                f"{reader.line_num}: {error}); a mark within a cell is doubled, and the cell stands between marks: "
+                '"a ""fine"" film"'
+            ) from None
+        finally:
+            csv.field_size_limit(limit)
         if not names or not (rows or may_be_empty):
             raise ValueError(
                 f"{where} has no rows; expected a line with the names of the columns, then a line for each"
@@ -132,20 +148,22 @@ class TableFile:
             raise ValueError(
                 f"{self.path}: column {name!r} holds numbers, but {texts[0][1]!r} in line {texts[0][0]}"
                 f"{f' and {len(texts) - 1} texts more' if len(texts) > 1 else ''}; mend it, or say that the column "
-                "holds names (categorical)"
+                "holds names (data_options.categorical=NAME)"
             )
 
-    def require_values(self, names: Sequence[str], advice: str) -> None:
-        """Refuses columns with missing values.
+    def require_values(self, names: Sequence[str], advice: str, missing: Collection[str] = _MISSING) -> None:
+        """Refuses columns with missing values, which are those cells that hold one of `missing`, in capitals or not.
 
         Raises:
             ValueError: says in which columns and lines.
         """
         problems = []
         for name in names:
-            empty = [line for line, text in zip(self.lines, self.column(name), strict=True) if text.lower() in _MISSING]
-            if empty:
-                problems.append(f"column {name!r}: {len(empty)} of {len(self.rows)}, the first in line {empty[0]}")
+            cells = zip(self.lines, self.column(name), strict=True)
+            if empty := [(line, text) for line, text in cells if text.lower() in missing]:
+                line, text = empty[0]
+                told = f" ({text!r} stands for a missing one)" if text else ""
+                problems.append(f"column {name!r}: {len(empty)} of {len(self.rows)}, the first in line {line}{told}")
         if problems:
             listed = "".join(f"\n  {problem}" for problem in problems[:_SHOWN])
             rest = f"\n  … and {len(problems) - _SHOWN} columns more" if len(problems) > _SHOWN else ""

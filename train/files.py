@@ -91,6 +91,18 @@ def locked(folder: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
+def require_writable_file(file: str | Path) -> None:
+    """Refuses a place that no file can be written to, before anything is computed for it. Makes nothing.
+
+    Raises:
+      ValueError: it is a folder, or one above it is a file.
+      PermissionError: nothing may be written there.
+    """
+    if Path(file).is_dir():
+        raise ValueError(f"{file} is a folder; say which file in it")
+    require_writable(Path(file).parent)
+
+
 def require_writable(folder: str | Path) -> None:
     """Refuses a folder that files cannot be written into, before anything is computed for them. Makes nothing.
 

@@ -145,7 +145,9 @@ def table(
     names = tuple(name for name in found.names if name != told and name not in ignore)
     if not names:
         raise ValueError(f"{path} has no column beside the target {told!r}")
-    found.require_values((*names, told), "fill them in, take the lines out, or leave the columns out (ignore)")
+    found.require_values(
+        (*names, told), "fill them in, take the lines out, or leave the columns out (data_options.ignore=NAME)"
+    )
     for name in names:
         if name not in categorical:
             found.require_one_kind(name)
@@ -157,7 +159,7 @@ def table(
         if len(texts) > _MOST_CATEGORIES:
             raise ValueError(
                 f"{path}: column {name!r} holds {len(texts)} different texts, such as {next(iter(texts))!r}; at most "
-                f"{_MOST_CATEGORIES} make features: leave it out (ignore)"
+                f"{_MOST_CATEGORIES} make features: leave it out (data_options.ignore={name})"
             )
     answer, classes = _answer(found, told, kind)
     width = sum(len(texts) or 1 for texts in categories)
@@ -195,7 +197,7 @@ def _answer(found: TableFile, target: str, kind: str) -> tuple[np.ndarray, tuple
     if len(distinct) > len(texts) // 2 and len(distinct) > _MOST_CLASSES:
         raise ValueError(
             f"{found.path}: the target {target!r} has {len(distinct)} different values in {len(texts)} lines, too many "
-            "to be classes; choose another column (target)"
+            "to be classes; choose another column (data_options.target=NAME)"
         )
     number = {text: index for index, text in enumerate(distinct)}
     return np.array([number[text] for text in texts], np.int32), tuple(distinct)

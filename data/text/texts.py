@@ -17,7 +17,7 @@ from data.dataset import ArraySource, Dataset, Field, Source, Spec
 from data.pipeline import TEST_SEED, held_out
 from data.places import class_folders, find_file, find_folder, split_folders
 from data.registry import register
-from data.table_file import TableFile
+from data.table_file import ENDINGS, TableFile
 from data.text.characters import shakespeare
 from data.text.tokens import PAD, SPECIAL, pad
 
@@ -97,17 +97,18 @@ class TextReader:
         return pad(found, length=self.length) if found else np.zeros((0, self.length), np.int32)
 
     def texts(self, path: str | os.PathLike[str]) -> list[str]:
-        """The texts in a file: one for each line of a CSV file with the reader's column, else the whole file.
+        """The texts in a file: one for each row of a table (.csv, .tsv) with the reader's column, else the whole file.
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: if it is not UTF-8, or a CSV file without that column.
+            ValueError: if it is not UTF-8, a table without that column, or if a text has no word.
         """
         file = Path(path)
-        if file.suffix.lower() != ".csv":
-            return [_read(file)]
+        if file.suffix.lower() not in ENDINGS:
+            return _texts_of([file])
         table = TableFile.read(file)
         table.require_columns([self.column])
+        _require_texts(table, self.column)
         return table.column(self.column)
 
     def read(self, path: str | os.PathLike[str]) -> np.ndarray:
@@ -129,14 +130,14 @@ def texts(
     label_column: str = "label",
     test: float | int | None = None,
 ) -> Dataset:
-    """Texts and their classes, asked for as `texts:PATH`: a folder for each class, or a CSV file with text and label.
+    """Texts and their classes, asked for as `texts:PATH`: a folder for each class, or a table with text and label.
 
     A folder holds `PATH/CLASS/*.txt`, or `PATH/SPLIT/CLASS/*.txt` with the splits train, validation (or val) and test.
     Where there is no test split, a fifth of each class is taken out for it. The vocabulary is learned from the other
     texts: words and marks, or characters.
 
     Args:
-        path: of the folder or the CSV file, in UTF-8; looked for in `ZOO_DATA_DIR` too.
+        path: of the folder or the table (.csv, .tsv), in UTF-8; looked for in `ZOO_DATA_DIR` too.
         length: tokens that a model sees of a text; what is longer is cut.
         tokens: "words" or "characters".
         vocab_size: most tokens, with those for padding and for unknown words.
@@ -144,7 +145,7 @@ def texts(
         lowercase: whether capitals count as small letters.
         vocabulary: what each token stands for, from that of padding on, in place of what the training texts have. A
             recipe with `weights` takes it from there.
-        text_column: the column of the texts in a CSV file.
+        text_column: the column of the texts in a table.
         label_column: the column of their classes there.
         test: share or number of texts of the test split, where there are no folders for splits; 0.2 by default.
 
@@ -152,12 +153,14 @@ def texts(
         FileNotFoundError: if there is no such folder or file.
         ValueError: if there are fewer than two classes, an empty text, or a file that is not UTF-8.
     """
-    where = find_file(path) if Path(path).suffix.lower() == ".csv" else find_folder(path)
+    where = find_file(path) if Path(path).suffix.lower() in ENDINGS else find_folder(path)
     if where.is_dir():
         splits = _of_folder(where)
     else:
         table = TableFile.read(where)
-        table.require_columns([text_column, label_column], ": name them with text_column and label_column")
+        advice = "; say which they are: data_options.text_column=NAME data_options.label_column=NAME"
+        table.require_columns([text_column, label_column], advice)
+        _require_texts(table, text_column)
         table.require_values([label_column], "give each text its class")
         splits = {"train": list(zip(table.column(text_column), table.column(label_column), strict=True))}
     if test is not None and "test" in splits:
@@ -255,7 +258,8 @@ def _build(
             raise ValueError(f"{option} must be at least {least}; got {value}")
     classes = tuple(sorted({label for _, label in splits["train"]}))
     if len(classes) < 2:
-        raise ValueError(f"{where} has {len(classes)} class{'' if len(classes) == 1 else 'es'}; expected two or more")
+        few = f"{where} has {len(classes)} class{'' if len(classes) == 1 else 'es'}; expected two or more"
+        raise ValueError(f"{few}: PATH/CLASS/*.txt or PATH/train/CLASS/*.txt" if Path(where).is_dir() else few)
     for split, examples in splits.items():
         if others := sorted({label for _, label in examples} - set(classes)):
             raise ValueError(f"the {split} split of {where} has classes that train has not: {_some(others)}")
@@ -292,8 +296,25 @@ def _of_folder(root: Path) -> dict[str, list[tuple[str, str]]]:
             files = sorted(f for f in kind.rglob("*") if f.suffix.lower() == _ENDING and f.name[0] != ".")
             if not files:
                 raise ValueError(f"the class {kind.name!r} is empty: there is no {_ENDING} file in {kind}")
-            splits[split] += [(_read(file), kind.name) for file in files]
+            splits[split] += [(text, kind.name) for text in _texts_of(files)]
     return splits
+
+
+def _require_texts(table: TableFile, column: str) -> None:
+    """Refuses a table in which a text is empty. "None" and "n/a" are texts, too."""
+    table.require_values([column], "write the text, or take the line out", missing=("",))
+
+
+def _texts_of(files: Sequence[Path]) -> list[str]:
+    """The whole text of each file.
+
+    Raises:
+        ValueError: if there is none in a file.
+    """
+    found = [_read(file) for file in files]
+    if empty := [str(file) for file, text in zip(files, found, strict=True) if not text.strip()]:
+        raise ValueError(f"there is no text in {_some(empty)}; take them out")
+    return found
 
 
 def _read(file: Path) -> str:

@@ -6,9 +6,11 @@ import errno
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from train.files import as_json, write_whole
+from train.measure.pictures import grid
 
 
 def test_a_file_is_replaced_by_a_whole_one(tmp_path):
@@ -30,6 +32,8 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"a\.txt cannot be written: No space left on device") as caught:
         write_whole(tmp_path / "a.txt", "better")
     assert caught.value.errno == errno.ENOSPC
+    with pytest.raises(OSError, match=r"b\.png cannot be written: No space left on device"):
+        grid(np.zeros((1, 2, 2, 1)), tmp_path / "b.png")
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.txt", "good")]
 
 

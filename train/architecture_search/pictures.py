@@ -13,7 +13,7 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path as MplPath
 from matplotlib.ticker import MaxNLocator
 
-from train.measure.pictures import BLUE, ORANGE
+from train.measure.pictures import BLUE, ORANGE, save
 from zoo.vision.cells import INPUTS, Edge, Genotype
 
 _COLOURS = {"skip": "#e4e4e4", "max": "#f6dcc3", "avg": "#f6dcc3", "sep": "#c9dcf3", "dil": "#cfe6d4"}
@@ -35,7 +35,7 @@ def cells(genotype: Genotype, path: str | Path, *, title: str = "") -> None:
         _cell(axes, edges)
         axes.set_title({"normal": "normal cell", "reduce": "reduction cell"}[kind], loc="left", fontsize=11)
     figure.suptitle(title)
-    figure.savefig(path, dpi=120)
+    save(figure, path, dpi=120)
 
 
 def _cell(axes: Any, edges: Sequence[Edge]) -> None:
@@ -120,4 +120,4 @@ def skips(
     left.set(ylabel=f"skip connections of {edges} edges", ylim=(-0.2, edges + 0.2))
     left.yaxis.set_major_locator(MaxNLocator(integer=True))
     right.set(ylabel="their weight, mean of all edges", ylim=(0, 1))
-    figure.savefig(path, dpi=80)
+    save(figure, path, dpi=80)

@@ -122,6 +122,7 @@ def main(arguments: list[str] | None = None) -> None:
         advice = {
             "train": f"; this continues from the newest checkpoint:\n{again}",
             "compare": "; the same command goes on",
+            "search": "; the same command goes on with the search",
             "tune": "; the same command goes on with the study",
         }.get(command, "")
         raise KeyboardInterrupt(advice) from None

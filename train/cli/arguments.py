@@ -36,11 +36,14 @@ def picture_file(out: Path) -> Path:
 
     Raises:
       ValueError: the name has another ending.
+      OSError, ValueError: nothing can be written there.
     """
-    if not out.suffix:
-        return out.with_suffix(".png")
-    if out.suffix.lower() != ".png":
+    from train.files import require_writable_file
+
+    if out.suffix and out.suffix.lower() != ".png":
         raise ValueError(f"pictures are written as PNG; {out} ends in {out.suffix}: leave the ending out")
+    out = out if out.suffix else out.with_suffix(".png")
+    require_writable_file(out)
     return out
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import export as jax_export
 
-from train.files import write_whole
+from train.files import require_writable_file, write_whole
 from train.inference.loading import load
 from train.inference.prediction import image_classifier
 
@@ -30,6 +30,7 @@ def export(folder: str | Path, out: str | Path) -> dict[str, object]:
       ValueError: the run is no classifier of images, or its model is written for one size of batch.
       OSError: the file cannot be written.
     """
+    require_writable_file(out)
     run = load(folder)
     if "senders" in run.dataset.spec.fields:
         raise ValueError(

@@ -15,6 +15,7 @@ import numpy as np
 import data
 import zoo
 from data.scaling import to_unit
+from data.table_file import ENDINGS
 from train.inference.graphs import ON_GRAPHS
 from train.inference.loading import Run, classes_of, is_classifier, load
 from train.tasks.classification import class_probabilities
@@ -123,7 +124,7 @@ def _predictions(names: Sequence[str], values: np.ndarray, classes: Sequence[str
     ]
 
 
-_ENDINGS = {data.TableReader: (".csv",), data.TextReader: (".txt", ".csv")}
+_ENDINGS = {data.TableReader: ENDINGS, data.TextReader: (".txt", *ENDINGS)}
 
 
 def files_of(given: Sequence[str | Path], endings: Sequence[str] | None = None) -> list[Path]:
@@ -169,7 +170,7 @@ def _batches(
     if isinstance(reader, data.TextReader):
         for file in files:
             rows = reader.read(file)
-            several = file.suffix.lower() == ".csv"
+            several = file.suffix.lower() in ENDINGS
             yield [f"{file}, row {row}" if several else str(file) for row in range(1, len(rows) + 1)], rows
         if texts:
             yield list(texts), reader.rows(texts)

@@ -16,7 +16,7 @@ from train.loop.inspection import Inside, Layer
 from train.loop.rate_test import RateTest
 from train.measure import pictures
 from train.measure.diagnosis import Diagnosis
-from train.measure.pictures import BLUE, ORANGE, as_it_stands, cut, line
+from train.measure.pictures import BLUE, ORANGE, as_it_stands, cut, line, save
 
 MOST_ROWS = 30
 """Layers with weights that are drawn; of deeper models evenly chosen ones, the first and the last among them."""
@@ -109,7 +109,7 @@ def gradient_flow(layers: Sequence[Layer], path: str | Path, *, title: str = "")
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
-    figure.savefig(path, dpi=120)
+    save(figure, path, dpi=120)
 
 
 @as_it_stands
@@ -134,7 +134,7 @@ def histograms(inside: Sequence[Inside], path: str | Path, *, title: str = "") -
             for axes, name in zip(panels, what, strict=True):
                 axes.set_title(name, fontsize=10)
     figure.suptitle(line(title))
-    figure.savefig(path, dpi=100)
+    save(figure, path, dpi=100)
 
 
 def first_filters(layers: Sequence[Layer], params: Any) -> np.ndarray | None:
@@ -178,4 +178,4 @@ def rate_test(test: RateTest, path: str | Path, *, title: str = "") -> None:
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    figure.savefig(path, dpi=120)
+    save(figure, path, dpi=120)

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from train.inference.flow_sampling import require_flow
 from train.inference.loading import Run
-from train.measure.pictures import BLUE, ORANGE, as_it_stands
+from train.measure.pictures import BLUE, ORANGE, as_it_stands, save
 from zoo.dynamics.neural_ode import NeuralODE
 from zoo.dynamics.solve import solve
 
@@ -141,4 +141,4 @@ def extrapolation(run: Run, split: str, path: str | Path, *, title: str = "") ->
 def _finish(figure: Figure, path: str | Path, title: str) -> None:
     if title:
         figure.suptitle(title)
-    figure.savefig(path, dpi=110)
+    save(figure, path, dpi=110)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
+from train.files import write_whole
 from train.loop.checkpoints import History
 from train.metrics import higher_is_better
 
@@ -45,6 +47,16 @@ def cut(name: str) -> str:
     return name if len(name) <= 30 else f"{name[:29]}…"
 
 
+def save(picture: Figure | Image.Image, path: str | Path, *, dpi: int = 120) -> None:
+    """Writes a drawing, or pixels, as a PNG; see `train.files.write_whole`."""
+    content = io.BytesIO()
+    if isinstance(picture, Figure):
+        picture.savefig(content, format="png", dpi=dpi)
+    else:
+        picture.save(content, format="png")
+    write_whole(path, content.getvalue())
+
+
 @as_it_stands
 def curves(history: History, path: str | Path, *, title: str = "") -> None:
     """Draws each metric over the epochs, training beside validation, as a PNG."""
@@ -71,7 +83,7 @@ def curves(history: History, path: str | Path, *, title: str = "") -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
     figure.suptitle(line(title))
-    figure.savefig(path, dpi=120)
+    save(figure, path)
 
 
 @as_it_stands
@@ -102,7 +114,7 @@ def compare(histories: Mapping[str, History], path: str | Path, *, metric: str =
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    figure.savefig(path, dpi=120)
+    save(figure, path)
 
 
 @as_it_stands
@@ -165,7 +177,7 @@ def variants(
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(line(title))
-    figure.savefig(path, dpi=120)
+    save(figure, path)
 
 
 @as_it_stands
@@ -186,7 +198,7 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str], path: str | Pat
             if counts[row, column]:
                 color = "white" if share[row, column] > 0.5 else "black"
                 axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=color, fontsize=9)
-    figure.savefig(path, dpi=120)
+    save(figure, path)
 
 
 def grid(images: np.ndarray, path: str | Path) -> None:
@@ -207,7 +219,7 @@ def grid(images: np.ndarray, path: str | Path) -> None:
     images = np.pad(images, ((0, 0), (0, 0), (0, scale), (0, scale), (0, 0)), constant_values=64)
     rows, columns, height, width, channels = images.shape
     picture = images.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, channels)
-    Image.fromarray(picture[..., 0] if channels == 1 else picture).save(path)
+    save(Image.fromarray(picture[..., 0] if channels == 1 else picture), path)
 
 
 @as_it_stands
@@ -244,7 +256,7 @@ def bars(
     axes.set(xlabel=label)
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
+    save(figure, path)
 
 
 @as_it_stands
@@ -266,4 +278,4 @@ def adaptation(curves: Sequence[Curve], path: str | Path, *, title: str = "") ->
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].legend(frameon=False, fontsize="small")
     figure.suptitle(title)
-    figure.savefig(path, dpi=120)
+    save(figure, path)

@@ -22,7 +22,7 @@ import data
 import zoo
 from train import launch
 from train.data_facts import data_facts, require_same_data
-from train.files import as_json, locked, read_json, write_whole
+from train.files import as_json, locked, read_json, require_writable, write_whole
 from train.inference.evaluation import examine
 from train.inference.image_sampling import GENERATORS, draw
 from train.inference.loading import Run, read_recipe
@@ -340,3 +340,5 @@ def _claim(folder: Path, recipe: Recipe, resume: bool) -> None:
         raise ValueError(f"{folder} exists and is not a run folder; choose another folder with --run")
     elif resume:
         _LOG.warning("there is no run in %s yet; it begins", folder)
+    if not exists:
+        require_writable(folder)

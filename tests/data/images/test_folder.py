@@ -123,6 +123,9 @@ def test_a_path_within_zoo_data_dir(flat, tmp_path, monkeypatch):
     assert load("flat").spec.num_classes == 3
     with pytest.raises(FileNotFoundError, match=f"there is no folder {flat}/none, nor {tmp_path}/none"):
         load("none")
+    (flat / "one.png").touch()
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*/one\.png; it is a file"):
+        load("one.png")
     monkeypatch.delenv("ZOO_DATA_DIR")
     with pytest.raises(FileNotFoundError, match="ZOO_DATA_DIR, where flat is looked for too, is not set"):
         load("flat")

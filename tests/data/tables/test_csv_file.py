@@ -41,9 +41,10 @@ def test_separators_and_spaces_do_not_matter(tmp_path, change):
 
 
 def test_quotes_a_byte_order_mark_and_empty_lines(tmp_path):
-    text = 'name,n,y\n"a, b",1,p\n\n"a, b",2,q\n' + '"say ""c""",3,p\n"a, b",4,q\n' * 3
+    book = "b" * 200_000  # more than Python's module csv takes by itself
+    text = 'name,n,y\n"a, b",1,p\n\n"a, b",2,q\n' + f'"say ""c""",3,p\n{book},4,q\n' * 3
     reader = data.load(table(tmp_path, text, encoding="utf-8-sig")).reader
-    assert (reader.columns, reader.categories) == (("name", "n"), (("a, b", 'say "c"'), ()))
+    assert (reader.columns, reader.categories) == (("name", "n"), (("a, b", book, 'say "c"'), ()))
 
 
 def test_the_statistics_are_those_of_the_train_split(tmp_path):
@@ -105,6 +106,12 @@ def test_a_reader_reads_other_lines_and_comes_back_from_json(tmp_path):
         (TABLE.replace("3,1.5,", ",1.5,").replace("5,2.5,", "NA,2.5,"), {}, r"'count': 2 of 20, the first in line 5"),
         (TABLE.replace("1.5,blue", "1.5,?"), {}, r"lacks values; .*\n  column 'color': 1 of 20, the first in line 5"),
         (TABLE + "1,2\n", {}, "line 22 has 2 cells, and the first line names 4 columns"),
+        (
+            TABLE + '"1,2,red,yes\n3,4,"red",no\n',
+            {},
+            r"row that begins in line 22 do not match \(line 23: .*is doubled",
+        ),
+        (TABLE + '"1,2,red,yes\n', {}, "row that begins in line 22 do not match"),
         ("", {}, "has no rows"),
         ("a,b\n", {}, "has no rows"),
         ("1,2\n3,4\n", {}, "the first line holds numbers where the names"),
@@ -123,7 +130,11 @@ def test_a_reader_reads_other_lines_and_comes_back_from_json(tmp_path):
         ("n,y\n" + "\n".join(f"{i},name {i}" for i in range(40)), {}, r"40 different values in 40 lines"),
         ("n,y\n1e300,1\n2,0\n3,1\n4,0\n", {}, "'n' holds '1e300' in line 2, which is no finite number"),
         ("5.1,3.5,setosa\n1,2,other\n", {}, "the first line holds numbers where the names"),
-        ("n,y\n1,1\nabc,0\n3,1\n", {}, r"'n' holds numbers, but 'abc' in line 3; mend it, .*\(categorical\)"),
+        (
+            "n,y\n1,1\nabc,0\n3,1\n",
+            {},
+            r"'n' holds numbers, but 'abc' in line 3; mend it, .*\(data_options\.categorical=NAME\)",
+        ),
         ("n,y\ninf,1\n2,0\n3,1\n4,0\n", {}, "'n' holds 'inf' in line 2, which is no finite number"),
     ],
 )

@@ -65,8 +65,8 @@ def test_the_vocabulary_is_of_the_training_texts(tmp_path):
 
 
 def test_a_table(tmp_path):
-    rows = [f'{label};"{text}"' for label, text in CRITICS]
-    file = written(tmp_path / "critics.csv", rows, header="stars;review")
+    rows = [f'{label}\t"{text}"' for label, text in CRITICS]
+    file = written(tmp_path / "critics.tsv", rows, header="stars\treview")
     dataset = data.load(f"texts:{file}", text_column="review", label_column="stars", test=0.34, length=8)
     assert {split: len(source) for split, source in dataset.splits.items()} == {"train": 4, "test": 2}
     assert sorted(dataset.splits["test"].arrays["label"]) == [0, 1]
@@ -117,8 +117,8 @@ def test_options_are_refused(folder, options, message):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (["good,a", "bad,"], "a text without a word says nothing: ''"),
-        (["good,a", ",b"], r"lacks values; give each text its class:\n  column 'label': 1 of 2, the first in line 3"),
+        (["good,n/a", "bad,"], r"lacks values; write the text.*:\n  column 'text': 1 of 2, the first in line 3$"),
+        (["good,a", "None,b"], r"give each text its class:\n.* in line 3 \('None' stands for a missing one\)"),
         (["good,a", "good,b"], "has 1 class; expected two or more"),
         (["good,a,b"], "line 2 has 3 cells, and the first line names 2 columns"),
         ([], "has no rows"),
@@ -130,7 +130,7 @@ def test_tables_are_refused(tmp_path, rows, message):
 
 
 def test_what_is_no_text_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"has no column 'text'; it has label, words: name them with text_column"):
+    with pytest.raises(ValueError, match=r"has no column 'text'; it has label, words; .*_options\.text_column=NAME"):
         data.load(f"texts:{written(tmp_path / 'a.csv', ['1,a'], header='label,words')}")
     with pytest.raises(FileNotFoundError, match=r"there is no file .*nowhere\.csv"):
         data.load("texts:nowhere.csv")
@@ -140,6 +140,9 @@ def test_what_is_no_text_is_refused(tmp_path):
         (tmp_path / "c" / label).mkdir(parents=True)
     (tmp_path / "c" / "a" / "1.txt").write_bytes(b"caf\xe9")
     with pytest.raises(ValueError, match=r"1\.txt is not UTF-8: .* at byte 3; convert it"):
+        data.load(f"texts:{tmp_path / 'c'}")
+    (tmp_path / "c" / "a" / "1.txt").write_text(" \n")
+    with pytest.raises(ValueError, match=r"there is no text in .*1\.txt; take them out"):
         data.load(f"texts:{tmp_path / 'c'}")
     (tmp_path / "c" / "a" / "1.txt").write_text("cafe")
     with pytest.raises(ValueError, match=r"the class 'b' is empty: there is no \.txt file in"):

@@ -90,6 +90,10 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_run_is_read(tmp_p
     (tmp_path / "file").write_text("")
     message = error("evaluate", tmp_path / "no_run", "--out", tmp_path / "file" / "inside")
     assert message.endswith(f"cannot be a folder: {tmp_path / 'file'} is a file")
+    for command in ("export", "sample"):
+        message = error(command, tmp_path / "no_run", "--out", tmp_path / "file" / "inside.png")
+        assert message.endswith(f"{tmp_path / 'file'} is a file")
+    assert "is a folder; say which file in it" in error("export", tmp_path / "no_run", "--out", tmp_path)
     error("evaluate", tmp_path / "no_run", "--out", tmp_path / "new")
     assert not (tmp_path / "new").exists()
 

@@ -49,12 +49,12 @@ def test_texts_are_classified_where_the_table_is_not(critics, tmp_path):
             ("Dull and weak", "bad"),
         ]
         (tmp_path / "a.txt").write_text("so weak, so poor")
-        (tmp_path / "b.csv").write_text("text\ngreat\npoor\n")
+        (tmp_path / "b.tsv").write_text("text\ngreat\npoor\n")
         found = run("predict", folder / "run", tmp_path).splitlines()
         assert [line.split(" (")[0] for line in found] == [
             f"{tmp_path / 'a.txt'}: bad",
-            f"{tmp_path / 'b.csv'}, row 1: good",
-            f"{tmp_path / 'b.csv'}, row 2: bad",
+            f"{tmp_path / 'b.tsv'}, row 1: good",
+            f"{tmp_path / 'b.tsv'}, row 2: bad",
         ]
         assert "a text without a word says nothing: ' '" in error("predict", folder / "run", "--text", " ")
     finally:

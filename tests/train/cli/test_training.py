@@ -141,6 +141,7 @@ def test_a_folder_that_is_taken(mlp, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     assert "exists and is not a run folder" in error("train", "mlp_digits", "--run", tmp_path)
     assert "exists and is not a run folder" in error("train", "mlp_digits", "--run", tmp_path / "notes.txt")
+    assert "notes.txt is a file" in error("train", "mlp_digits", "--run", tmp_path / "notes.txt" / "inside")
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
