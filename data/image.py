@@ -157,8 +157,8 @@ def require_image_file(path: str | os.PathLike[str]) -> None:
 
 def _regular(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
     """The path of a file. A pipe or a device would be waited for, perhaps for ever."""
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise ValueError("it is no file")
+    if not os.path.isfile(path):
+        raise ValueError("it is no file" if os.path.exists(path) else "there is no such file")
     return path
 
 

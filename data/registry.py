@@ -142,9 +142,11 @@ def _fits(value: object, hint: object) -> bool:
 def _of_path(name: str) -> str:
     """How a file or folder is asked for, where the name is one."""
     path = Path(name).expanduser()
-    kinds = {".csv": "csv", ".npz": "npz", ".txt": "text"}
-    kind = "folder" if path.is_dir() else kinds.get(path.suffix) if path.is_file() else None
-    return f"; for this one say {kind}:{name}" if kind else ""
+    table = f"csv:{name}, or texts:{name} where it holds texts in classes"
+    files = {".csv": table, ".tsv": table, ".npz": f"npz:{name}", ".txt": f"text:{name}"}
+    folder = f"folder:{name}, or texts:{name} where it holds texts"
+    said = folder if path.is_dir() else files.get(path.suffix.lower()) if path.is_file() else None
+    return f"; for this one say {said}" if said else ""
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:

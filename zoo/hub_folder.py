@@ -19,6 +19,9 @@ WEIGHTS, INDEX, CONFIG, GENERATION, TOKENIZER = (
     "tokenizer.json",
 )
 
+CARD = "README.md"
+"""The card of a model, which hubs show, and which states its licence."""
+
 WEIGHT_FILES = (".keras", ".h5", ".safetensors", ".pt", ".pth", ".bin")
 """How the names of files of weights end."""
 
@@ -46,7 +49,7 @@ def fetched_folder(source: str | Path) -> Path:
             f'there is no folder {source}; fetching it from the hub needs huggingface_hub: pip install "flaxzoo[hub]"'
         ) from None
     try:
-        wanted = [CONFIG, GENERATION, INDEX, TOKENIZER, "model*.safetensors", *RUN_FILES]
+        wanted = [CONFIG, GENERATION, INDEX, TOKENIZER, "model*.safetensors", CARD, *RUN_FILES]
         return Path(snapshot_download(source, allow_patterns=wanted))
     except Exception as error:  # of the network, of the hub, of its cache
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -34,8 +34,6 @@ SHIPPED = Path(__file__).with_name("pretrained") / "weights"
 LIBRARY = "flaxzoo"
 """What `config.json` calls the library: by this a folder is known to be ours."""
 
-CARD = "README.md"
-
 
 def shipped_models() -> list[str]:
     """Names of the trained models that ship with the package: `zoo.load_model` and all commands take them."""

@@ -22,7 +22,7 @@ from train.architecture_search import pictures
 from train.architecture_search.methods import SEARCHES, Architecture, Search, short_evolution
 from train.architecture_search.space import SKIP, CellSpace, derive, num_skips
 from train.architecture_search.supernet import Rates, train_supernet, weights_over_time
-from train.files import as_json, read_json, write_whole
+from train.files import as_json, read_json, require_writable, write_whole
 from train.loop.checkpoints import History
 from train.metrics import higher_is_better
 from train.recipe import Recipe, load_data
@@ -163,6 +163,7 @@ def _claim(folder: Path, plan: dict[str, Any]) -> None:
         return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists and is no search of `zoo search`; choose another folder with --run")
+    require_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / SEARCH, as_json(plan) + "\n")
 

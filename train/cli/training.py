@@ -110,6 +110,10 @@ def _recipe_and_settings(words: Sequence[str]) -> tuple[str | None, tuple[str, .
     names = [word for word in words if "=" not in word]
     if any(word == "=" or word.endswith("=") or word.startswith("=") for word in words) and len(names) > 1:
         raise ValueError("a setting has no spaces around its =, such as epochs=3")
+    for name in names:
+        kind, _, path = name.partition(":")
+        if kind in ("csv", "folder", "npz", "text", "texts") and Path(path).exists():
+            raise ValueError(f"{name} is no recipe; data of your own are a setting: data={name}")
     if len(names) > 1:
         raise ValueError(f"one recipe at a time, with settings such as epochs=3; not {' and '.join(map(repr, names))}")
     return (names[0] if names else None), tuple(word for word in words if "=" in word)

@@ -58,7 +58,7 @@ def card(
     import zoo
     from zoo.published import find
 
-    if name not in zoo.list_models() and find(name).is_dir():
+    if name not in zoo.list_models() and (find(name).is_dir() or "/" in name):
         if settings:
             raise ValueError(f"{name} is a run: its model has the options of its recipe; leave out {settings[0]}")
         return _run_card(name, licence, json)
@@ -76,14 +76,12 @@ def card(
 
 
 def _run_card(name: str, licence: str | None, json: bool) -> None:
-    from train.publishing.cards import as_facts, facts_of, run_card
-    from train.publishing.shipping import LICENCE
-    from zoo.published import SHIPPED
+    from train.publishing.cards import as_facts, facts_of, run_card, stated_licence
 
     facts = facts_of(name)
     if json:
         return console.print_json(as_facts(facts, name))
-    print(run_card(facts, name, licence=licence or (LICENCE if facts.folder.parent == SHIPPED else None)), end="")
+    print(run_card(facts, name, licence=licence or stated_licence(facts.folder)), end="")
 
 
 def push(

@@ -154,8 +154,16 @@ def tensorboard(
         from tensorboardX import SummaryWriter
 
     rate = jax.jit(learning_rate)  # a schedule is many small operations
-    with SummaryWriter(logdir=str(folder)) as writer:
+    writer = SummaryWriter(logdir=str(folder))
 
+    def close() -> None:
+        with _naming(folder):
+            writer.close()  # which writes what is left
+
+    with contextlib.ExitStack() as stack:
+        stack.callback(close)
+
+        @_naming(folder)
         def callback(report: Report) -> None:
             if not report.evaluated:
                 scalars = {f"train/{name}": value for name, value in report.metrics.items()}
@@ -175,6 +183,16 @@ def tensorboard(
                         writer.add_histogram(f"{name}/{what}", np.asarray(values), report.step)
 
         yield callback
+
+
+@contextlib.contextmanager
+def _naming(folder: str | Path) -> Iterator[None]:
+    """Says where it was that nothing could be written, as on a full disk."""
+    try:
+        yield
+    except OSError as error:
+        advice = "mend that, and --resume goes on from the newest checkpoint"
+        raise OSError(error.errno, f"{folder} cannot be written: {error.strerror}; {advice}") from error
 
 
 @contextlib.contextmanager

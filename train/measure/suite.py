@@ -9,7 +9,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from train.files import as_json, read_json, write_whole
+from train.files import as_json, read_json, require_writable, write_whole
 from train.launch import keep_memory
 from train.machine import load, machine
 from train.measure import peers, report
@@ -88,6 +88,7 @@ def run_suite(
     for name in rows:
         if name not in ROWS:
             raise ValueError(unknown("row", name, ROWS))
+    require_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
     conditions = {"machine": machine(), "compare": list(compare), "seconds": seconds}
     results = {**conditions, "date": date.today().isoformat(), "load": load(), "rows": {}}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from train.publishing.uses import examples, uses_of
 from train.recipe import Recipe, describe_recipe, differences, get_recipe, list_recipes
 from train.tasks import CLASSIFIERS
 from zoo.checkpoint import saved_meta
-from zoo.hub_folder import WEIGHTS
+from zoo.hub_folder import CARD, WEIGHTS
 from zoo.published import find, is_published, shipped_models
 from zoo.registry import list_models, model_card
 
@@ -105,6 +106,14 @@ def run_card(facts: Facts, name: str, *, licence: str | None = None) -> str:
     said = f"The weights are under the licence {licence}." if licence else "The licence of the weights is not stated."
     sections.append(f"## Licence\n\n{said} The data have terms of their own.")
     return "\n\n".join(sections) + "\n"
+
+
+def stated_licence(folder: Path) -> str | None:
+    """The licence that the head of a published model's card states, if any."""
+    card = folder / CARD
+    head = re.match(r"---\n(.*?)^---$", card.read_text(errors="replace"), re.S | re.M) if card.is_file() else None
+    stated = head and re.search(r"^license: *[\"']?([^\"'\n]+?)[\"']?$", head[1], re.M)
+    return stated[1] if stated else None
 
 
 def _head(facts: Facts, title: str, licence: str | None) -> str:

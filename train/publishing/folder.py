@@ -8,9 +8,9 @@ from typing import Any
 
 import zoo
 from train.files import as_json, write_whole
-from train.publishing.cards import Facts, facts_of, run_card, without_folders
-from zoo.hub_folder import RUN_FILES
-from zoo.published import CARD, write_published
+from train.publishing.cards import Facts, facts_of, run_card, stated_licence, without_folders
+from zoo.hub_folder import CARD, RUN_FILES
+from zoo.published import write_published
 
 _KEPT = ("model", "model_options", "preprocessing", "classes", "table", "texts", "data", "code")
 """What a checkpoint says that has nothing to do with its training."""
@@ -27,7 +27,7 @@ def publish(
       run: what `zoo.published.find` finds: a run, a folder of `zoo convert`, a published model.
       out: the folder to write, which is made; an empty one may be there.
       name: by which the card says the model is loaded; that of the folder by default.
-      licence: of the weights, such as "apache-2.0".
+      licence: of the weights, such as "apache-2.0"; by default the one that a published model's card states.
       half: see `zoo.published.write_published`.
 
     Raises:
@@ -49,7 +49,7 @@ def publish(
             shutil.copyfile(facts.folder / file, out / file)
     if facts.recipe is not None:
         write_whole(out / "recipe.json", without_folders(facts.recipe).to_json() + "\n")
-    write_card(out, name or str(out), licence=licence)
+    write_card(out, name or str(out), licence=licence or stated_licence(facts.folder))
     return facts_of(out)
 
 

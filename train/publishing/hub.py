@@ -18,7 +18,7 @@ def push(run: str | Path, repository: str, *, licence: str | None = None, privat
     Args:
       run: see `train.publishing.folder.publish`.
       repository: `USER/NAME`.
-      licence: of the weights, such as "apache-2.0".
+      licence: of the weights, see `publish`.
       private: whether others see it; what is there already stays as it is.
 
     Returns:

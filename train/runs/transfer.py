@@ -15,6 +15,7 @@ import flax.linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 import zoo
+from train.inference.loading import read_recipe
 from train.inference.required_code import require_sources
 from train.optim.freezing import Frozen, matches
 from train.recipe import Recipe, list_recipes, options_of_data, pictures_of, tell_pictures
@@ -161,6 +162,7 @@ def resolve(recipe: Recipe) -> Recipe:
             raise ValueError(f"the weights {recipe.weights} are those of {meta['model']!r}, not of {recipe.model!r}")
         options = meta["model_options"]
         preparation = meta.get("preprocessing") or pictures_of(meta["model"])
+        why = _why(str(recipe.weights), meta)
         if "texts" in meta and "vocabulary" in options_of_data(recipe.data):
             words = {name: meta["texts"][name] for name in _WORDS}
     else:
@@ -168,17 +170,28 @@ def resolve(recipe: Recipe) -> Recipe:
         if not recipe.model:
             raise ValueError(f"which model are the weights {recipe.weights} for? Say model=NAME, of `zoo list`")
         source = pretrained.describe(recipe.model, recipe.weights)
-        options = source.model_options
+        options, why = source.model_options, f"as for the weights {recipe.weights}"
         preparation = source.preprocessing._asdict() if source.preprocessing else {}
     options = {name: value for name, value in options.items() if name not in _OF_THE_TASK}
     if not recipe.data.startswith("folder:"):
         preparation = {}
     elif preparation and "image_size" not in recipe.data_options:
-        tell_pictures({**preparation, **recipe.data_options}, f"as for the weights {recipe.weights}")
+        tell_pictures({**preparation, **recipe.data_options}, why)
     return replace(
         recipe,
         model_options={**options, **recipe.model_options},
         data_options={**preparation, **words, **recipe.data_options},
+    )
+
+
+def _why(weights: str, meta: Mapping[str, Any]) -> str:
+    """Why pictures are read so; and that the weights saw others, where theirs were in no folder."""
+    folder = find(weights)
+    if meta.get("preprocessing") or not (folder / "recipe.json").is_file():
+        return f"as for the weights {weights}"
+    return (
+        f"the size that {meta['model']} is made for; what else was done to {read_recipe(folder).data}, which the "
+        f"weights {weights} know, such as standardizing, or turning dark strokes light, is not done to them"
     )
 
 

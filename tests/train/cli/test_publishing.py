@@ -163,6 +163,8 @@ def test_push_and_back(mlp, pictures, tmp_path, monkeypatch):
         assert done.returncode == 0, done.stderr
         wanted = [each["label"] for each in parsed("predict", mlp, *pictures[0][:5])]
         assert json.loads(done.stdout.splitlines()[-1]) == [True, wanted]
+        done = python("-m", "zoo", "card", "someone/digits", cwd=tmp_path)
+        assert "The weights are under the licence mit." in done.stdout
         done = python("-m", "zoo", "predict", "someone/missing", pictures[0][0], cwd=tmp_path)
         assert done.returncode == 1
         assert done.stderr.startswith("zoo: error: there is no folder someone/missing, and the hub did not give it: ")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import csv
+import errno
 import math
 import os
 import signal
@@ -160,6 +161,17 @@ def test_tensorboard(tmp_path):
         (3, "evaluation/validation_loss"): 1.25,
         (3, "evaluation/seconds"): 9.0,
     }
+
+
+def test_tensorboard_on_a_full_disk(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with (
+        pytest.raises(OSError, match=r"/tb cannot be written: No space left on device; mend that, and --resume"),
+        callbacks.tensorboard(tmp_path / "tb", lambda step: 1.0),
+    ):
+        monkeypatch.setattr("tensorboardX.SummaryWriter.close", full)
 
 
 def test_tensorboard_shows_what_layers_do(tmp_path):

@@ -16,7 +16,8 @@ from train.publishing.cards import facts_of, run_card
 from train.publishing.headline import headline
 from train.publishing.shipping import LICENCE, MOST_BYTES
 from train.recipe import get_recipe
-from zoo.published import CARD, SHIPPED
+from zoo.hub_folder import CARD
+from zoo.published import SHIPPED
 
 NAMES = zoo.shipped_models()
 FILES = {

@@ -194,7 +194,9 @@ def test_without_preprocessing_pictures_are_as_the_model_is_made_for(pictures, c
     bare = Recipe(model="", data=f"folder:{pictures}", weights="lenet5_mnist", layer_rates={"head": 1e-3}, batch_size=8)
     resolved = transfer.resolve(bare)
     assert (resolved.model, resolved.data_options) == ("lenet5", {"image_size": [32, 32], "channels": 1})
-    assert caplog.messages == ["pictures are read as 32×32 in grey, as for the weights lenet5_mnist"]
+    (told,) = caplog.messages
+    assert told.startswith("pictures are read as 32×32 in grey, the size that lenet5 is made for; what else was")
+    assert "mnist, which the weights lenet5_mnist know" in told
     assert transfer.resolve(dataclasses.replace(bare, data="digits")).data_options == {}
     params = build(resolved).task.init(jax.random.key(0), batch_of_grey()).params
     assert sorted(params) == ["c1", "c3", "c5", "f6", "output"]

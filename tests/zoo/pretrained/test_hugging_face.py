@@ -243,7 +243,13 @@ def test_a_repository_is_fetched(folder, monkeypatch):
             [
                 *("config.json", "generation_config.json", "model.safetensors.index.json", "tokenizer.json"),
                 "model*.safetensors",
-                *("recipe.json", "report.json", "history.csv", "vocabulary.json"),  # where it is one of ours
+                *(
+                    "README.md",
+                    "recipe.json",
+                    "report.json",
+                    "history.csv",
+                    "vocabulary.json",
+                ),  # where it is one of ours
             ],
         )
     ]
