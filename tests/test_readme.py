@@ -130,7 +130,7 @@ def test_what_the_table_says_of_parity_is_what_a_test_says(pattern):
 def commands() -> list[str]:
     """Those of indented blocks, and of blocks that are marked as sh."""
     shown = [block for text in PAGES.values() for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL)]
-    lines = [*re.findall(r"^    (zoo .*)", README, re.MULTILINE), *"".join(shown).splitlines()]
+    lines = [*re.findall(r"^    (zoo .*)", README, re.MULTILINE), *re.sub(r"\\\n *", "", "".join(shown)).splitlines()]
     return sorted({re.sub(r"  +#.*", "", line) for line in lines if line.startswith("zoo ")})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import zlib
@@ -23,6 +24,8 @@ from data.text.tokens import PAD, SPECIAL, pad
 
 UNKNOWN = 1
 """Stands for a word that is not in the vocabulary."""
+
+_LOG = logging.getLogger(__name__)
 
 _FIRST = (SPECIAL[PAD], "<unknown>")
 
@@ -138,7 +141,7 @@ def texts(
 
     Args:
         path: of the folder or the table (.csv, .tsv), in UTF-8; looked for in `ZOO_DATA_DIR` too.
-        length: tokens that a model sees of a text; what is longer is cut.
+        length: tokens that a model sees of a text; what is longer is cut, and it is told of how many texts.
         tokens: "words" or "characters".
         vocab_size: most tokens, with those for padding and for unknown words.
         min_count: how often a word must come to be known.
@@ -167,7 +170,10 @@ def texts(
         raise ValueError(f"test={test} makes a test split where there is none, but {path} has one")
     options = {"length": length, "tokens": tokens, "lowercase": lowercase, "column": text_column}
     words = _Words(vocabulary, vocab_size, min_count)
-    return _build(f"texts:{path}", splits, str(where), 0.2 if test is None else test, words, options)
+    built = _build(f"texts:{path}", splits, str(where), 0.2 if test is None else test, words, options)
+    assert isinstance(built.reader, TextReader)
+    _tell_of_cut(built.reader, [text for examples in splits.values() for text, _ in examples])
+    return built
 
 
 @register("shakespeare_speakers")
@@ -298,6 +304,16 @@ def _of_folder(root: Path) -> dict[str, list[tuple[str, str]]]:
                 raise ValueError(f"the class {kind.name!r} is empty: there is no {_ENDING} file in {kind}")
             splits[split] += [(text, kind.name) for text in _texts_of(files)]
     return splits
+
+
+def _tell_of_cut(reader: TextReader, texts: Sequence[str]) -> None:
+    """Says how many texts are longer than what a model sees of them."""
+    counts = [len(reader.pieces(text)) for text in texts]
+    if cut := sum(count > reader.length for count in counts):
+        _LOG.warning(
+            "%d of %d texts have more than %d %s, up to %d, and are cut; data_options.length=… takes more",
+            *(cut, len(texts), reader.length, reader.tokens, max(counts)),
+        )
 
 
 def _require_texts(table: TableFile, column: str) -> None:

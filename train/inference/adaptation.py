@@ -69,7 +69,8 @@ def adapt(
     run = load(folder)
     task = run.recipe.task
     if task not in FEW_SHOT:
-        raise ValueError(f"this run is no few-shot learner, but does {task}: zoo predict RUN FILE… classifies with it")
+        advice = ": zoo predict RUN FILE… classifies with it" if task == "classification" else ""
+        raise ValueError(f"this run is no few-shot learner, but does {task}{advice}")
     inputs = task_option(run.recipe, "inputs")
     reader = run.dataset.reader
     if reader is None or getattr(reader, "shape", ())[2:] not in ((1,), (3,)):

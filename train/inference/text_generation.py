@@ -364,7 +364,7 @@ def load(folder: str | Path) -> TextRun:
     folder = find(folder)
     recipe = read_recipe(folder)
     if recipe.task != "language_modeling":
-        raise ValueError(f"this run models no language, but does {recipe.task}")
+        raise ValueError(f"this run models no language, but does {recipe.task}; runs of the task language_modeling do")
     model, variables = zoo.load_model(folder)
     try:
         vocabulary = tuple(read_json(folder / VOCABULARY, Sequence[str]))

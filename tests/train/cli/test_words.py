@@ -40,6 +40,9 @@ def test_an_interrupted_training_tells_the_command_that_goes_on(monkeypatch):
             cli.main(["train", "--run", "runs/a b", "mlp_digits", "epochs=1", *more])
         wanted = "zoo train --run 'runs/a b' mlp_digits epochs=1 --resume"
         assert str(caught.value) == f"; this continues from the newest checkpoint:\n{wanted}"
+    monkeypatch.setitem(cli.COMMANDS, "search", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="; the same command goes on with the search"):
+        cli.main(["search", "darts_digits"])
 
 
 def test_the_version(capsys):
