@@ -225,7 +225,7 @@ def load_data(recipe: Recipe) -> data.Dataset:
         kind, colon, _ = recipe.data.partition(":")
         if not colon:
             raise
-        raise FileNotFoundError(f"{error}; say where yours is: data={kind}:PATH") from None
+        raise FileNotFoundError(f"{error}; put it there, or train on yours: data={kind}:PATH") from None
     if not recipe.validation or "validation" in dataset.splits:
         return dataset
     return hold_out(dataset, recipe.validation, recipe.seed)

@@ -41,7 +41,7 @@ def texts_of(dataset, split):
 
 def test_a_folder_for_each_class(folder, caplog):
     dataset = data.load(f"texts:{folder}", length=4, test=0)
-    told = "2 of 6 texts have more than 4 words, up to 8, and are cut; data_options.length=… takes more"
+    told = "1 of 6 texts have more than 4 words, up to 8, and are cut; data_options.length=… takes more"
     assert caplog.messages == [told]
     assert dataset.spec.classes == ("bad", "good")
     # From the most frequent on, of equal ones by alphabet; "day" and "!" come once.

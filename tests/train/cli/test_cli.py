@@ -93,7 +93,7 @@ def test_usage(arguments, message):
         (["predict", "char_gpt", "a.png"], "does language_modeling: zoo generate char_gpt"),
         (["export", "char_gpt", "--out", "a"], "use it by zoo generate char_gpt --temperature 0.7; or in Python by"),
         (["export", "pretrain_speakers", "--out", "a"], 'use it by zoo predict pretrain_speakers --text "…"; or in'),
-        (["train", "mlp_table"], "table.csv; say where yours is: data=csv:PATH"),
+        (["train", "mlp_table"], "table.csv; put it there, or train on yours: data=csv:PATH"),
         (["train", "finetune", "weights=resnet18"], "weights=timm/resnet18.a1_in1k model=resnet18"),
         (["bench", "lenet"], "unknown model: 'lenet'; nearest: lenet5"),
     ],

@@ -244,10 +244,6 @@ def test_evaluate_a_split_that_is_not_there(mlp):
     assert "data set 'digits' has no split 'tset'; it has test, train, validation" in message
 
 
-def test_export_where_nothing_can_be_written(mlp, tmp_path):
-    assert "Is a directory" in error("export", mlp, "--out", tmp_path)
-
-
 def test_a_recipe_that_was_damaged(mlp, tmp_path):
     (tmp_path / "recipe.json").write_text((mlp / "recipe.json").read_text()[:-40])
     assert "recipe.json: not JSON" in error("evaluate", tmp_path)
