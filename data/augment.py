@@ -151,7 +151,10 @@ def apply(policy: Policy, batch: Mapping[str, Any], key: Key, *, num_classes: in
     if policy.mixup or policy.cutmix:
         if "sample_weight" in batch:
             raise ValueError("an example that is mixed of two has no sample_weight; turn mixup and cutmix off")
-        batch |= mix(policy, _each(keys, 5), image, jax.nn.one_hot(batch["label"], num_classes))
+        label = jnp.asarray(batch["label"])
+        known = (label >= 0) & (label < num_classes)  # the loss of a class that there is not must be no number
+        label = jnp.where(known[:, None], jax.nn.one_hot(label, num_classes), jnp.nan)
+        batch |= mix(policy, _each(keys, 5), image, label)
     return batch
 
 

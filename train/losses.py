@@ -66,8 +66,9 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, *, label_smoothing: floa
             # Not Optax's: that subtracts the logit from the log-sum-exp, which cancels where logits are large.
             loss = -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], axis=-1, mode="clip")[..., 0]
             return jnp.where((labels >= 0) & (labels < classes), loss, jnp.nan)
-        unknown = ((labels < 0) | (labels >= classes))[..., None]
-        labels = jnp.where(unknown, jnp.nan, jax.nn.one_hot(labels, classes))
+        known = (labels >= 0) & (labels < classes)
+        loss = cross_entropy(logits, jax.nn.one_hot(labels, classes), label_smoothing=label_smoothing)
+        return jnp.where(known, loss, jnp.nan)  # as the last thing: of what a mask takes out the gradient is 0
     if labels.shape != logits.shape:
         raise ValueError(
             f"labels must be integers of shape {list(logits.shape[:-1])} or probabilities of shape "

@@ -90,12 +90,14 @@ def write_published(folder: Path, variables: Mapping[str, Any], meta: Mapping[st
       folder: is there.
       variables: of the model.
       meta: `model` and `model_options`, and what else a checkpoint says of its model.
-      half: keep the numbers of float32 as float16, in half the space; they are float32 again when they are read.
+      half: keep the numbers of float32 as float16, in half the space; they are float32 again when they are read. Where
+        some are of float16 themselves, all stay as they are: the two could not be told apart.
 
     Raises:
       ValueError: a number is too great for float16.
     """
     arrays = {path: np.asarray(leaf, order="C") for path, leaf in flatten_dict(dict(variables), sep="/").items()}
+    half = half and not any(array.dtype == np.float16 for array in arrays.values())
     if half:
         for path, array in arrays.items():
             if array.dtype == np.float32:

@@ -131,6 +131,8 @@ def test_a_class_that_does_not_exist_gives_nan_for_that_example_alone(smoothing,
 
     loss = (jax.jit(function) if jitted else function)(logits, labels)
     np.testing.assert_array_equal(np.isnan(loss), [False, True, True, False, True])
+    slope = jax.grad(lambda z: jnp.where(labels >= 0, function(z, labels), 0)[:2].sum())(logits)
+    assert np.isfinite(slope).all(), "what is taken out of the loss has no gradient"
 
 
 def test_cross_entropy_keeps_leading_axes():

@@ -58,6 +58,9 @@ def test_half_of_the_space(variables, tmp_path):
     rounded = jax.tree.map(lambda leaf: np.asarray(leaf).astype(np.float16).astype(np.float32), variables)
     assert_same(read, rounded)
     assert {leaf.dtype for leaf in jax.tree.leaves(read)} == {np.dtype(np.float32)}
+    own = jax.tree.map(lambda leaf: np.asarray(leaf).astype(np.float16), variables)
+    assert_same(zoo.load_model(write(tmp_path / "own", own, half=True))[1], own)
+    assert {leaf.dtype for leaf in jax.tree.leaves(zoo.load_model(tmp_path / "own")[1])} == {np.dtype(np.float16)}
     great = {"params": {"a": {"kernel": np.float32([1, 7e4])}}}
     with pytest.raises(ValueError, match="params/a/kernel has numbers that are too great for float16; keep float32"):
         write(tmp_path / "great", great, half=True)

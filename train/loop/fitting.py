@@ -18,9 +18,16 @@ from train.loop.checkpoints import Checkpoints, History, Pause
 from train.loop.feed import Augment, feed
 from train.loop.inspection import Inside
 from train.loop.parallel import Plan
-from train.loop.programs import dispatches, evaluator, observed_program, suitable_steps, train_program
+from train.loop.programs import (
+    dispatches,
+    evaluator,
+    observed_program,
+    suitable_steps,
+    train_program,
+    warn_of_waiting_gradients,
+)
 from train.loop.replay import Training, first_in_training
-from train.loop.training_data import FIRST, Data, as_dataset, first_examples, naming_fields
+from train.loop.training_data import FIRST, Data, as_dataset, first_examples, naming_fields, require_validation
 from train.metrics import Metrics, higher_is_better, summarize
 from train.state import Batch, State, Task
 from zoo.dynamics.solve import unsolved
@@ -303,22 +310,11 @@ def fit(
             checkpoints.wait()
             raise InterruptedTraining(step, total)
     last = plan.unplace(placed)
+    warn_of_waiting_gradients(last.opt_state)
     if checkpoints is not None:
         checkpoints.wait()
         return Fitted(last if restore_best is None else checkpoints.restore_best(last), history)
     return Fitted(last if best_state is None else best_state, history)
-
-
-def require_validation(dataset: data.Dataset, split: str | None) -> None:
-    """Refuses a split to validate on that is asked for by name and not there.
-
-    Raises:
-      ValueError: names those that are.
-    """
-    if split not in (None, "validation") and split not in dataset.splits:
-        raise ValueError(
-            f"data set {dataset.name!r} has no split {split!r} to validate on; it has {', '.join(dataset.splits)}"
-        )
 
 
 def length_of(epochs: float | None, steps: int | None, per_epoch: int, batch_size: int) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 from train.loop import inspection
 from train.loop.feed import Augment, Feed, padded_rows
@@ -16,6 +18,8 @@ from train.loop.parallel import Plan, Program
 from train.metrics import Metrics, summarize
 from train.state import Batch, State, Task
 from train.tasks.step import step_key
+
+_LOG = logging.getLogger(__name__)
 
 MAX_STEPS_PER_DISPATCH = 100
 
@@ -90,6 +94,21 @@ def dispatches(first: int, total: int, every: int, k: int) -> Iterator[tuple[int
         count = min(k, boundary - start)
         yield start, count
         start += count
+
+
+def warn_of_waiting_gradients(opt_state: Any) -> None:
+    """Says how many steps at the end of a training moved nothing, as an optimizer waits for others to add to them."""
+
+    def accumulates(node: Any) -> bool:
+        return isinstance(node, optax.MultiStepsState)
+
+    found = [node for node in jax.tree.leaves(opt_state, is_leaf=accumulates) if accumulates(node)]
+    if waiting := max((int(node.mini_step) for node in found), default=0):
+        _LOG.warning(
+            "the last %d steps moved nothing: the optimizer makes one update of several steps (accumulate_steps); take "
+            "a multiple of that number",
+            waiting,
+        )
 
 
 def suitable_steps(evaluation: Any) -> int:

@@ -59,6 +59,18 @@ def first_examples(dataset: data.Dataset) -> dict[str, np.ndarray]:
     return dict(dataset.preprocess(source[np.arange(min(len(source), FIRST))]))
 
 
+def require_validation(dataset: data.Dataset, split: str | None) -> None:
+    """Refuses a split to validate on that is asked for by name and not there.
+
+    Raises:
+      ValueError: names those that are.
+    """
+    if split not in (None, "validation") and split not in dataset.splits:
+        raise ValueError(
+            f"data set {dataset.name!r} has no split {split!r} to validate on; it has {', '.join(dataset.splits)}"
+        )
+
+
 _ADVICE = {
     "label": "numbers are told by the task regression (task=regression)",
     "target": "classes are told by the task classification (task=classification)",

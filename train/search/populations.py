@@ -22,8 +22,8 @@ import jax
 import data
 from train.loop import parallel
 from train.loop.feed import feed
-from train.loop.fitting import History, length_of, require_validation
-from train.loop.training_data import Data, as_dataset
+from train.loop.fitting import History, length_of
+from train.loop.training_data import Data, as_dataset, require_validation
 from train.search.group import Group
 from train.search.members import Callback, Course, Evaluated, Exploit, Member, Trained, Way, trace
 from train.state import Task

@@ -79,7 +79,8 @@ def classification(
             if label_smoothing:
                 raise ValueError("label_smoothing takes more than one logit")
             binary = losses.perceptron if loss == "perceptron" else losses.binary_cross_entropy
-            return binary(logits[:, 0], labels)
+            # Of a class that does not exist NaN, as for more logits.
+            return jnp.where((labels >= 0) & (labels <= 1), binary(logits[:, 0], labels), jnp.nan)
         if loss == "perceptron":
             raise ValueError(f"the perceptron criterion takes one logit, not {logits.shape[-1]}")
         return losses.cross_entropy(logits, labels, label_smoothing=label_smoothing)
@@ -116,9 +117,7 @@ def classification(
         if num_classes > TOP_K:
             values[f"top_{TOP_K}_accuracy"] = _is_among_the_top(logits, wanted)
         if loss != "perceptron":
-            binary = logits.shape[-1] == 1
-            nll = losses.binary_cross_entropy(logits[:, 0], labels) if binary else losses.cross_entropy(logits, labels)
-            values["log_loss"] = nll
+            values["log_loss"] = losses.cross_entropy(logits, labels) if label_smoothing else values["loss"]
         told = jnp.where(jnp.isnan(logits).any(axis=-1), -1, predicted_class(logits))
         metrics: Metrics = {**weigh(values, mask), **class_metrics(told, wanted, num_classes, mask)}
         if loss != "perceptron":

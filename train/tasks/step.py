@@ -92,7 +92,8 @@ def gradient_task(
       start: variables to start from; those of the model's that are not among them are drawn.
       **wrong: options that there are not, which are refused.
 
-    A field `mask` of the batch, 0 or 1 for each example, takes examples out of the loss and the metrics. A field
+    A field `mask` of the batch, 0 or 1 for each example, takes examples out of the loss and the metrics. What there is
+    to be told of them may be NaN; what the model takes must be numbers, in training. A field
     `sample_weight`, a number of at least 0 for each example, weighs its loss in training: Σ wᵢ lᵢ / n, n the number of
     examples, as Keras does. (PyTorch divides by Σ wᵢ, so that with one example a step weights do nothing.) All other
     metrics, and evaluation, count each example once.
@@ -132,7 +133,7 @@ def gradient_task(
 
     def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
         key = step_key(state)
-        batch = prepared(batch, key)
+        batch = _with_numbers(prepared(batch, key), names)
         scale = jnp.float32(1) if state.loss_scale is None else state.loss_scale.scale
 
         trained, kept = partition(state.params, frozen)
@@ -211,6 +212,21 @@ def gradient_task(
         return sum_over_devices({**weigh(per_example(outputs, batch), batch.get("mask")), **own})
 
     return Task(init, train_step, eval_step)
+
+
+def _with_numbers(batch: Batch, inputs: Sequence[str]) -> Batch:
+    """Zeros for what is no number in masked targets: the gradient of their loss, 0 times it, would be no number."""
+    if "mask" not in batch:
+        return batch
+    kept = jnp.asarray(batch["mask"]) > 0
+
+    def numbers(name: str, field: Any) -> Any:
+        floats = isinstance(field, jax.Array | np.ndarray) and jnp.issubdtype(field.dtype, jnp.floating)
+        if name in (*inputs, "mask") or not floats or field.shape[: kept.ndim] != kept.shape:
+            return field
+        return jnp.where(kept.reshape(*kept.shape, *[1] * (field.ndim - kept.ndim)) | jnp.isfinite(field), field, 0)
+
+    return {name: numbers(name, field) for name, field in batch.items()}
 
 
 def _own_metrics(updates: Any) -> tuple[dict[str, Any], dict[str, jax.Array]]:

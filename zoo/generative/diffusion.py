@@ -17,6 +17,7 @@ import numpy as np
 
 from zoo.layers import Conv, Dropout, record, require_image
 from zoo.layers.attention import MultiHeadAttention
+from zoo.layers.basic import spread
 from zoo.layers.convolution import avg_pool
 from zoo.layers.linear import Dense
 from zoo.registry import register, unknown
@@ -172,7 +173,7 @@ class ResidualBlock(nn.Module):
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         norm = partial(nn.GroupNorm, self.num_groups, epsilon=1e-5, **types)
         y = Conv(self.features, 3, **types, name="conv1")(nn.silu(norm(name="norm1")(x)))
-        y += Dense(self.features, **types, name="time")(nn.silu(time))[:, None, None]
+        y += spread(Dense(self.features, **types, name="time")(nn.silu(time))[:, None, None], y)
         y = Dropout(self.dropout_rate)(nn.silu(norm(name="norm2")(y)), train=train)
         y = Conv(self.features, 3, kernel_init=nn.initializers.zeros, **types, name="conv2")(y)
         return y + (x if x.shape == y.shape else Conv(self.features, 1, **types, name="shortcut")(x))

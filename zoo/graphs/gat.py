@@ -13,6 +13,7 @@ from zoo.graphs.linear import Linear, drop
 from zoo.graphs.message_passing import Graph, Rows, aggregate, gather, softmax_of_incoming, with_self_loops
 from zoo.graphs.network import NodeNetwork
 from zoo.layers import Dropout, record
+from zoo.layers.basic import spread
 from zoo.registry import register
 
 
@@ -38,7 +39,7 @@ class GraphAttention(nn.Module):
         h = Linear(self.num_heads * self.features, False, self.dtype, self.param_dtype, name="linear")(x)
         h = h.reshape(-1, *shape)
         of_sender, of_receiver = (
-            (h * self.param(name, glorot, shape, self.param_dtype).astype(h.dtype)[None]).sum(axis=-1)
+            (h * spread(self.param(name, glorot, shape, self.param_dtype), h)).sum(axis=-1)
             for name in ("sender", "receiver")
         )
         senders, receivers = graph.senders, graph.receivers
@@ -47,10 +48,11 @@ class GraphAttention(nn.Module):
         scores = nn.leaky_relu(gather(of_sender, senders) + gather(of_receiver, receivers), 0.2)
         weight = softmax_of_incoming(scores, receivers, graph.num_nodes)
         weight = Dropout(self.dropout_rate)(weight, train=train)
-        y = aggregate(gather(h, senders) * weight[..., None], receivers, graph.num_nodes)
+        sent = gather(h, senders)
+        y = aggregate(sent * spread(weight[..., None], sent), receivers, graph.num_nodes)
         y = y.mean(axis=1) if self.averaged else y.reshape(-1, self.num_heads * self.features)
         bias = self.param("bias", nn.initializers.zeros, y.shape[-1:], self.param_dtype)
-        return y + bias.astype(y.dtype)[None]
+        return y + spread(bias, y)
 
 
 @register(

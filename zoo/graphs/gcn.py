@@ -13,6 +13,7 @@ from zoo.graphs.linear import Linear, drop
 from zoo.graphs.message_passing import Graph, Rows, Smoothing, smoothing
 from zoo.graphs.network import NodeNetwork
 from zoo.layers import record
+from zoo.layers.basic import spread
 from zoo.registry import register
 
 
@@ -28,7 +29,7 @@ class GraphConv(nn.Module):
         """Takes Â as `zoo.graphs.message_passing.smoothing` gives it."""
         y = smooth(Linear(self.features, False, self.dtype, self.param_dtype, name="linear")(x))
         bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
-        return y + bias.astype(y.dtype)[None]
+        return y + spread(bias, y)
 
 
 @register(

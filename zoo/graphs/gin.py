@@ -13,6 +13,7 @@ from zoo.graphs.message_passing import Graph, neighbours
 from zoo.graphs.network import NodeNetwork
 from zoo.graphs.sparse import SparseRows
 from zoo.layers import batch_axis, record
+from zoo.layers.basic import spread
 from zoo.registry import register
 
 
@@ -83,10 +84,10 @@ class GIN(NodeNetwork):
             epsilon = self.param(f"epsilon{index}", nn.initializers.zeros, (), self.param_dtype)
             if isinstance(h, SparseRows):  # the sum of rows times a matrix is the sum of the products
                 h = Linear(self.hidden_size, False, *dtypes, name=f"mlp{index}_1")(h)
-                h = (1 + epsilon).astype(h.dtype) * h + neighbours(h, graph)
+                h = spread(1 + epsilon, h) * h + neighbours(h, graph)
             else:
                 h = jnp.asarray(h, self.dtype or h.dtype)
-                h = (1 + epsilon).astype(h.dtype) * h + neighbours(h, graph)
+                h = spread(1 + epsilon, h) * h + neighbours(h, graph)
                 h = Linear(self.hidden_size, False, *dtypes, name=f"mlp{index}_1")(h)
             h = nn.relu(NodeNorm(param_dtype=self.param_dtype, name=f"norm{index}_1")(h, graph.mask, train=train))
             h = Linear(self.hidden_size, False, *dtypes, name=f"mlp{index}_2")(h)

@@ -12,6 +12,7 @@ from flax.core import FrozenDict
 
 from zoo.graphs.linear import Linear
 from zoo.layers import Dropout
+from zoo.layers.basic import spread
 from zoo.registry import create_model, register
 
 Pooling = Literal["sum", "mean", "max", "attention"]
@@ -43,7 +44,7 @@ class Readout(nn.Module):
         scores = scores.reshape(x.shape[:2]).astype(jnp.float32)
         lowest = jnp.finfo(jnp.float32).min
         weight = jax.nn.softmax(jnp.where(mask, scores, lowest), axis=1)
-        return (x * (weight * mask)[..., None].astype(x.dtype)).sum(axis=1)
+        return (x * spread((weight * mask)[..., None], x)).sum(axis=1)
 
 
 @register(

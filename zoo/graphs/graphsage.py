@@ -14,6 +14,7 @@ from zoo.graphs.linear import Linear, drop
 from zoo.graphs.message_passing import Graph, Rows, in_degrees, neighbours
 from zoo.graphs.network import NodeNetwork
 from zoo.layers import record
+from zoo.layers.basic import spread
 from zoo.registry import register
 
 Aggregator = Literal["mean", "max", "gcn"]
@@ -41,8 +42,8 @@ class SAGELayer(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
         total = turned + neighbours(turned, graph)
         if graph.receivers is not None:
-            total = total / (in_degrees(graph.receivers, graph.num_nodes, total.dtype) + 1)[:, None]
-        return total + bias.astype(total.dtype)[None]
+            total = total / (in_degrees(graph.receivers, graph.num_nodes) + 1)[:, None].astype(total.dtype)
+        return total + spread(bias, total)
 
 
 @register(

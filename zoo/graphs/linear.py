@@ -11,6 +11,7 @@ from flax.linen.dtypes import promote_dtype
 
 from zoo.graphs.sparse import Rows, SparseRows
 from zoo.layers import Dropout, product
+from zoo.layers.basic import spread
 
 
 class Linear(nn.Module):
@@ -29,12 +30,12 @@ class Linear(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (width, self.features), self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype) if self.use_bias else None
         if isinstance(x, SparseRows):
-            values, kernel, bias = promote_dtype(x.values, kernel, bias, dtype=self.dtype)
+            values, kernel = promote_dtype(x.values, kernel, dtype=self.dtype)
             y = x._replace(values=values).product(kernel)
         else:
-            x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+            x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
             y = product.dense(x, kernel)
-        return y if bias is None else y + bias[None]
+        return y if bias is None else y + spread(bias, y)
 
 
 def drop(rate: float, x: Rows, *, train: bool) -> Rows:

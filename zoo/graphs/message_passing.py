@@ -16,6 +16,7 @@ import numpy as np
 from jax.core import Tracer
 
 from zoo.graphs.sparse import Rows, SparseRows
+from zoo.layers.basic import wide
 
 
 class Graph(NamedTuple):
@@ -45,12 +46,13 @@ class Graph(NamedTuple):
 
         Args:
           rows: for each node of all graphs.
-          node: those asked for: of one graph int32 `[batch]`, of many one of each, `[graphs]`; None for all.
+          node: those asked for: of one graph int32 `[batch]`, of many one of each, `[graphs]`; None for all. Of one
+            that there is not all is NaN.
         """
         if self.many is None:
-            return rows if node is None else rows.at[node].get(mode="clip")
+            return rows if node is None else rows_at(rows, node)
         rows = rows.reshape(*self.many, *rows.shape[1:])
-        return rows if node is None else rows[jnp.arange(rows.shape[0]), node]
+        return rows if node is None else jax.vmap(rows_at)(rows, jnp.asarray(node))
 
 
 def one_graph(nodes: Any, senders: Any = None, receivers: Any = None, node_mask: Any = None) -> Graph:
@@ -121,24 +123,33 @@ def _require_edges(senders: Any, receivers: Any, lead: tuple[int, ...]) -> None:
         raise ValueError(f"each edge has a sender and a receiver; there are {senders.shape} and {receivers.shape}")
 
 
+def rows_at(rows: jax.Array, index: jax.Array) -> jax.Array:
+    """Some of the rows, `[nodes, …]` and integers `[…]`; NaN for one that there is not."""
+    return rows.at[index].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+
+
 def gather(x: jax.Array, ends: jax.Array) -> jax.Array:
     """What belongs to the node at each end, `[nodes, …]` → `[edges, …]`; 0 where there is no edge."""
-    return x.at[ends].get(mode="fill", fill_value=0)
+    return wide(x).at[ends].get(mode="fill", fill_value=0).astype(x.dtype)
 
 
 def aggregate(
     messages: jax.Array, receivers: jax.Array, num_nodes: Any, how: Literal["sum", "mean", "max"] = "sum"
 ) -> jax.Array:
-    """What arrives at each node, `[edges, …]` → `[nodes, …]`; 0 at one that no edge leads to."""
+    """What arrives at each node, `[edges, …]` → `[nodes, …]`; 0 at one that no edge leads to.
+
+    Sums are in single precision at least: of a half precision's ones bfloat16 counts no further than 256.
+    """
     shape = (num_nodes, *messages.shape[1:])
     if how == "max":
         lowest = jnp.full(shape, -jnp.inf, messages.dtype).at[receivers].max(messages, mode="drop")
         return jnp.where(jnp.isneginf(lowest), 0, lowest)
-    total = jnp.zeros(shape, messages.dtype).at[receivers].add(messages, mode="drop")
-    if how == "sum":
-        return total
-    count = in_degrees(receivers, num_nodes, messages.dtype)
-    return total / jnp.maximum(count, 1).reshape(-1, *[1] * (messages.ndim - 1))
+    summands = wide(messages)
+    total = jnp.zeros(shape, summands.dtype).at[receivers].add(summands, mode="drop")
+    if how == "mean":
+        count = in_degrees(receivers, num_nodes)
+        total = total / jnp.maximum(count, 1).reshape(-1, *[1] * (messages.ndim - 1))
+    return total.astype(messages.dtype)
 
 
 def neighbours(
@@ -166,16 +177,16 @@ def neighbours(
     return aggregate(messages, graph.receivers, graph.num_nodes, how)
 
 
-def in_degrees(receivers: jax.Array, num_nodes: Any, dtype: Any = jnp.float32) -> jax.Array:
-    """How many edges lead to each node, `[nodes]`."""
-    return jnp.zeros((num_nodes,), dtype).at[receivers].add(jnp.ones((), dtype), mode="drop")
+def in_degrees(receivers: jax.Array, num_nodes: Any) -> jax.Array:
+    """How many edges lead to each node, float32 `[nodes]`."""
+    return jnp.zeros((num_nodes,), jnp.float32).at[receivers].add(1.0, mode="drop")
 
 
 def softmax_of_incoming(scores: jax.Array, receivers: jax.Array, num_nodes: Any) -> jax.Array:
     """Softmax over the edges that lead to the same node, `[edges, …]`; in single precision at least."""
-    wide = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
-    greatest = jax.lax.stop_gradient(aggregate(wide, receivers, num_nodes, "max"))
-    powers = jnp.exp(wide - gather(greatest, receivers))
+    single = wide(scores)
+    greatest = jax.lax.stop_gradient(aggregate(single, receivers, num_nodes, "max"))
+    powers = jnp.exp(single - gather(greatest, receivers))
     total = gather(aggregate(powers, receivers, num_nodes), receivers)
     return (powers / jnp.where(total > 0, total, 1)).astype(scores.dtype)
 

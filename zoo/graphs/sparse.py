@@ -14,6 +14,7 @@ from jax.experimental import sparse
 from jax.interpreters import ad
 
 from zoo.layers import lowering
+from zoo.layers.basic import wide
 
 
 class SparseRows(NamedTuple):
@@ -59,13 +60,17 @@ class Form(NamedTuple):
 
 def _of_lists(values: jax.Array, columns: jax.Array, kernel: jax.Array) -> jax.Array:
     """A product of what is gathered: a sum of it takes 1.2 × as long on a CPU."""
-    return jnp.einsum("...e,...ef->...f", values, kernel.at[columns].get(mode="clip"))
+    # Looked up in single precision: the gradient of a column that many rows have would stop in a half.
+    rows = wide(kernel).at[columns].get(mode="clip").astype(kernel.dtype)
+    return jnp.einsum("...e,...ef->...f", values, rows)
 
 
 def _plain(values: Any, columns: Any, order: Any, starts: Any, x: Any, *, at: Form) -> jax.Array:
     if not at.transpose:
         return _of_lists(values, columns, x)
-    return jnp.zeros((at.width, x.shape[-1]), x.dtype).at[columns].add(values[..., None] * x[:, None], mode="clip")
+    summands = wide(values[..., None] * x[:, None])
+    total = jnp.zeros((at.width, x.shape[-1]), summands.dtype).at[columns].add(summands, mode="clip")
+    return total.astype(x.dtype)
 
 
 def _on_cpu(values: Any, columns: Any, order: Any, starts: Any, x: Any, *, at: Form) -> jax.Array:

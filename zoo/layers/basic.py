@@ -47,6 +47,20 @@ def apart() -> Iterator[None]:
         _alone.reset(token)
 
 
+def wide(x: jax.Array) -> jax.Array:
+    """In single precision at least: what many numbers are added in."""
+    return jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32))
+
+
+def spread(values: jax.Array, like: jax.Array) -> jax.Array:
+    """`values` repeated to the shape of `like`, in its dtype.
+
+    The gradient is a sum over what they are repeated along. In half precision XLA would add that up in a half on a CPU,
+    which in bfloat16 ends at 256 times a summand: a bias of a long sequence had a third of its gradient.
+    """
+    return jnp.broadcast_to(wide(values), like.shape).astype(like.dtype)
+
+
 def flatten(x: jax.Array) -> jax.Array:
     """`[batch, …]` → `[batch, features]`."""
     return x.reshape(x.shape[0], -1)

@@ -231,6 +231,8 @@ def _step(equation: Any, operands: list[Any]) -> list[Any]:
         and not isinstance(operands[0], _Spread)
     ):
         return [_spread(equation, operands[0])]
+    if equation.primitive.name == "convert_element_type" and isinstance(operands[0], _Spread):
+        return [_converted(operands[0], equation.params["new_dtype"])]
     if (waiting := _next_waiting(equation, operands)) is not None:
         return [waiting]
     operands = [_computed(operand) for operand in operands]
@@ -249,6 +251,11 @@ def _spread(equation: Any, operand: Any) -> _Spread:
         return jax.lax.broadcast_in_dim(jnp.asarray(operand), shape, axes)
 
     return _Spread(features, make)
+
+
+def _converted(spread: _Spread, dtype: Any) -> _Spread:
+    features = None if spread.features is None else spread.features.astype(dtype).astype(np.float64)
+    return _Spread(features, lambda: spread.make().astype(dtype))
 
 
 def _per_feature(value: Any, features: int) -> np.ndarray | None:
@@ -306,6 +313,8 @@ def _next_waiting(equation: Any, operands: list[Any]) -> _Waiting | None:
         return first._replace(dtype=params["new_dtype"])
     if name == "custom_jvp_call" or other is None:
         return None
+    if equation.outvars[0].aval.shape != first.shape:  # it broadcasts over axes of length 1
+        return None
     numbers = _per_feature(other, first.features)
     if name in ("add", "add_any", "sub", "mul") and numbers is not None and first.is_affine:
         if name == "mul":
@@ -314,5 +323,6 @@ def _next_waiting(equation: Any, operands: list[Any]) -> _Waiting | None:
             return first.shifted(numbers)
         return first.shifted(-numbers) if operands[0] is first else first.scaled(np.array([-1.0])).shifted(numbers)
     if name in ("add", "add_any") and first.summand is None and first.is_as_computed and not _is_known(other):
-        return first._replace(summand=_computed(other))
+        other = _computed(other)
+        return first._replace(summand=other) if np.shape(other) == first.shape else None
     return None

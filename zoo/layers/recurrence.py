@@ -74,8 +74,8 @@ def gru(z: jax.Array, r: jax.Array, state: State) -> State:
 
 
 def gru_reset_before(kernel: jax.Array, x: jax.Array, state: State) -> State:
-    """Eq. 49–52, with two products with the state."""
-    split = 2 * state[0].shape[-1]
+    """Eq. 49–52, with two products with the state. The gradients of all steps are added in the dtype of `kernel`."""
+    split, kernel = 2 * state[0].shape[-1], kernel.astype(x.dtype)
     reset, update = _sigmoid_and_tanh(x[:, :split] + state[0] @ kernel[:, :split], False, False)
     candidate = jnp.tanh(x[:, split:] + (reset * state[0]) @ kernel[:, split:])
     return (update * state[0] + (1 - update) * candidate,)

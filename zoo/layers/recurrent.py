@@ -18,7 +18,7 @@ from jax import lax
 from jax.nn.initializers import Initializer
 
 from zoo.layers import product, recurrence
-from zoo.layers.basic import record
+from zoo.layers.basic import record, spread, wide
 from zoo.layers.dropout import Dropout
 from zoo.layers.recurrence import Advance, State
 from zoo.observe import mark_steps
@@ -179,10 +179,10 @@ class GRU(Recurrent):
     def _scan(self, kernel: jax.Array, bias: jax.Array | None, candidate_bias: jax.Array | None) -> Scan:
         def scan(x: jax.Array, state: State, mask: jax.Array | None) -> tuple[jax.Array, State]:
             if bias is not None:
-                x = x + bias.reshape(1, 1, -1)
+                x = x + spread(bias, x)
             if not self.reset_after:
                 along = partial(lax.scan, reverse=self.reverse)
-                return recurrence.scan(along, partial(recurrence.gru_reset_before, kernel), x, state, mask)
+                return recurrence.scan(along, partial(recurrence.gru_reset_before, wide(kernel)), x, state, mask)
             return super(GRU, self)._scan(kernel, after, None)(x, state, mask)
 
         after = None

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from zoo.layers import Dropout, record
+from zoo.layers.basic import spread
 from zoo.layers.linear import Dense
 from zoo.layers.recurrent import GRU, LSTM, Recurrent, Stack, merge_directions
 from zoo.registry import register
@@ -65,12 +66,11 @@ class AdditiveAttention(nn.Module):
         The weights, `[batch, time]`, sum to 1; they are 0 where `mask`, of that shape, is false.
         """
         dense = partial(Dense, dtype=self.dtype, param_dtype=self.param_dtype)
-        fit = jnp.tanh(
-            dense(self.hidden_size, name="query")(query[:, None]) + dense(self.hidden_size, name="key")(values)
-        )
+        keys = dense(self.hidden_size, name="key")(values)
+        fit = jnp.tanh(spread(dense(self.hidden_size, name="query")(query[:, None]), keys) + keys)
         scores = dense(1, use_bias=False, name="score")(fit)[..., 0]
-        weights = jax.nn.softmax(scores, axis=1, where=mask)
-        return (weights[..., None] * values).sum(axis=1), weights
+        weights = jax.nn.softmax(scores, axis=1, where=None if mask is None else mask.astype(bool))
+        return (spread(weights[..., None], values) * values).sum(axis=1), weights
 
 
 class AttentionRegressor(nn.Module):

@@ -12,6 +12,7 @@ import numpy as np
 
 from zoo.layers import Dropout, record, require_tokens
 from zoo.layers.activations import activation
+from zoo.layers.basic import spread
 from zoo.layers.linear import Dense, Embed
 from zoo.layers.transformer_block import Block
 from zoo.registry import register
@@ -103,7 +104,8 @@ class BERT(nn.Module):
         x = self.encode(tokens, mask, segments, train=train)
         if self.masked_lm:
             x = self.norm_transform(activation(self.activation)(self.transform(x)))
-            return self.embed.attend(x) + jnp.asarray(self.word_bias, x.dtype)[None, None]
+            logits = self.embed.attend(x)
+            return logits + spread(self.word_bias, logits)
         x = x if self.per_token else nn.tanh(self.pooler(x[:, 0]))
         return self.head(self.dropout(x, train=train)) if self.num_classes else x
 
@@ -118,7 +120,8 @@ class BERT(nn.Module):
         """Hidden states, `[batch, time, hidden_size]`, of the same arguments."""
         require_tokens(tokens, self.max_len)
         segments = jnp.zeros_like(tokens) if segments is None else segments
-        x = self.embed(tokens) + self.embed_positions(np.arange(tokens.shape[1])[None]) + self.embed_segments(segments)
+        x = self.embed(tokens) + self.embed_segments(segments)
+        x = x + spread(self.embed_positions(np.arange(tokens.shape[1])[None]), x)
         x = self.dropout(self.norm_embed(x), train=train)
         seen = None if mask is None else mask.astype(bool)[:, None, None]
         for index, block in enumerate(self.blocks, start=1):

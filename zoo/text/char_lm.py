@@ -56,6 +56,7 @@ class CharLSTM(nn.Module):
         require_tokens(tokens)
         options = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         x = jax.nn.one_hot(tokens, self.vocab_size, dtype=self.dtype or self.param_dtype)
+        x = jnp.where(((tokens >= 0) & (tokens < self.vocab_size))[..., None], x, jnp.nan)  # as of an embedding
         lstm = Stack(LSTM, (self.hidden_size,) * self.num_layers, self.dropout_rate, name="lstm", **options)
         x, last = lstm(x, state, mask=mask, train=train)
         x = Dropout(self.dropout_rate)(x, train=train)

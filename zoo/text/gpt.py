@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from zoo.layers import Dropout, record
 from zoo.layers.attention import Cache, causal_context, empty_cache, last_token
+from zoo.layers.basic import spread
 from zoo.layers.linear import Dense, Embed
 from zoo.layers.transformer_block import Block
 from zoo.registry import register
@@ -74,7 +75,7 @@ class GPT(nn.Module):
         embed = Embed(self.vocab_size, self.hidden_size, embedding_init=init, name="embed", **options)
         position_embedding = self.param("position_embedding", init, (self.max_len, self.hidden_size), self.param_dtype)
         x = embed(tokens)
-        x = x + jnp.asarray(position_embedding, x.dtype)[context.positions]
+        x = x + spread(jnp.asarray(position_embedding)[context.positions], x)
         x = Dropout(self.dropout_rate)(x, train=train)
         caches: list[Any] = []
         for index in range(1, self.num_layers + 1):

@@ -19,6 +19,7 @@ import numpy as np
 
 from zoo.layers import BatchNorm, Conv, DropPath, he_normal
 from zoo.layers.activations import relu
+from zoo.layers.basic import spread
 from zoo.layers.convolution import avg_pool, max_pool
 from zoo.options import unknown
 
@@ -238,7 +239,7 @@ class MixedOperation(nn.Module):
             y = operation(kind, self.features, self.stride, self.layers, kind)(x)
             if "pool" in kind:
                 y = self.layers.norm(f"{kind}_norm")(y)
-            total = total + weights[index].astype(y.dtype) * y
+            total = total + spread(weights[index], y) * y
         return total
 
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from zoo.layers import Conv, DropPath, global_avg_pool, record, require_image
 from zoo.layers.activations import gelu
+from zoo.layers.basic import spread
 from zoo.layers.linear import Dense
 from zoo.registry import register
 
@@ -36,7 +37,7 @@ class Block(nn.Module):
         y = gelu(dense(4 * channels, name="fc1")(y))
         y = dense(channels, name="fc2")(y)
         scale = self.param("layer_scale", nn.initializers.constant(1e-6), (channels,), self.param_dtype)
-        y = y * scale.astype(y.dtype)[None, None, None]
+        y = y * spread(scale, y)
         return x + DropPath(self.drop_path_rate)(y, train=train)
 
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from zoo.layers import BatchNorm, Conv, Dropout, DropPath, global_avg_pool, he_normal, record, require_image
 from zoo.layers.activations import Activation, relu
+from zoo.layers.basic import spread
 from zoo.layers.linear import Dense
 from zoo.registry import register
 
@@ -42,7 +43,7 @@ class SqueezeExcite(nn.Module):
         dense = partial(Dense, dtype=self.dtype, param_dtype=self.param_dtype)
         weights = self.activation(dense(self.reduced, name="reduce")(global_avg_pool(x)))
         weights = self.gate(dense(x.shape[-1], name="expand")(weights))
-        return x * weights[:, None, None]
+        return x * spread(weights[:, None, None], x)
 
 
 class InvertedResidual(nn.Module):

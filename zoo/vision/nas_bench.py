@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from zoo.layers import Dense, global_avg_pool, record, require_image
 from zoo.layers.activations import relu
+from zoo.layers.basic import spread
 from zoo.layers.convolution import avg_pool
 from zoo.registry import register
 from zoo.vision.cells import Layers, ReLUConvNorm, layers, mean_pool
@@ -112,11 +113,9 @@ class NASBench201(nn.Module):
                     assert chosen is not None
                     return _operation(chosen[number], features, made, f"edge{number}")(x)
                 kinds = [(index, kind) for index, kind in enumerate(OPERATIONS) if kind != "none"]
-                outputs = [
-                    weights[number, index].astype(x.dtype) * _operation(kind, features, made, f"edge{number}_{kind}")(x)
-                    for index, kind in kinds
-                ]
-                return sum(outputs[1:], start=outputs[0])
+                outputs = [_operation(kind, features, made, f"edge{number}_{kind}")(x) for _, kind in kinds]
+                weighed = [spread(weights[number, index], y) * y for (index, _), y in zip(kinds, outputs, strict=True)]
+                return sum(weighed[1:], start=weighed[0])
 
             return edge
 

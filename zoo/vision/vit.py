@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from zoo.layers import Conv, Dropout, record, require_image
+from zoo.layers.basic import spread
 from zoo.layers.linear import Dense
 from zoo.layers.transformer_block import Block
 from zoo.registry import register
@@ -55,9 +56,9 @@ class ViT(nn.Module):
         positions = self.param(
             "position_embedding", nn.initializers.normal(0.02), (1, 1 + learnt**2, features), self.param_dtype
         )
-        tokens = jnp.broadcast_to(token.astype(x.dtype), (batch, 1, features))
-        x = jnp.concatenate([tokens, x.reshape(batch, -1, features)], axis=1)
-        x = x + resample_positions(positions, learnt, grid).astype(x.dtype)
+        x = x.reshape(batch, -1, features)
+        x = jnp.concatenate([spread(token, x[:, :1]), x], axis=1)
+        x = x + spread(resample_positions(positions, learnt, grid), x)
         x = Dropout(self.dropout_rate)(x, train=train)
         record(self, "stem", x)
         for index in range(1, self.num_layers + 1):

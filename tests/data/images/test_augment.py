@@ -275,6 +275,13 @@ def test_mixup_is_a_convex_sum_of_images_and_of_labels():
     )
 
 
+@pytest.mark.parametrize("label", [-1, 3])
+def test_a_label_that_there_is_not_is_no_mixture(label):
+    x = images(3)
+    done = applied(policy(mixup=0.4), {"image": x, "label": np.array([0, label, 1])}, KEY)
+    np.testing.assert_array_equal(np.isnan(done["label"]).all(axis=1), [False, True, True])
+
+
 def test_cutmix_pastes_a_rectangle_and_counts_its_pixels():
     x = images(50, 10, 10)
     before = np.roll(x, 1, axis=0)

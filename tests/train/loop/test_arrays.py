@@ -12,6 +12,7 @@ import pytest
 import data
 from train.loop import DivergedError, evaluate, fit
 from train.loop.training_data import as_dataset
+from train.optim.optimizers import optimizer
 from train.tasks import classification, regression
 
 X = np.random.default_rng(0).normal(size=(64, 5)).astype(np.float32)
@@ -125,6 +126,14 @@ def test_one_hot_rows_are_labels():
 def test_a_model_with_too_few_outputs_is_asked_about():
     with pytest.raises(DivergedError, match="is nan at step 1; has the model an output for each of the 3 classes"):
         fit(classification(Linear(2), optax.sgd(0.1)), (X, np.arange(64) % 3), batch_size=8, epochs=1)
+
+
+def test_gradients_that_wait_for_others_at_the_end_are_told_of(caplog):
+    options = {"batch_size": 16, "validation": None}
+    fit(classification(Linear(2), optimizer("sgd", 0.1, accumulate_steps=2)), (X, LABEL), steps=4, **options)
+    assert "moved nothing" not in caplog.text
+    fit(classification(Linear(2), optimizer("sgd", 0.1, accumulate_steps=4)), (X, LABEL), steps=3, **options)
+    assert "the last 3 steps moved nothing" in caplog.text
 
 
 def test_a_bar_where_it_is_asked_for(capsys):

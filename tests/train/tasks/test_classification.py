@@ -175,3 +175,17 @@ def test_a_label_that_does_not_exist_is_seen_in_the_loss(label):
     _, step, _, state = trainer("mlp")
     batch = {**batch_of("mlp"), "label": np.full(BATCH, label, np.int32)}
     assert np.isnan(summarize(step(state, batch)[1])["loss"])
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "perceptron"])
+def test_of_one_logit_too(loss):
+    task = classification(linear(1), optax.sgd(0.1), loss=loss)
+    x = np.ones((4, 5), np.float32)
+    for label in (-1, 2):
+        batch = {"image": x, "label": np.int32([0, 1, label, 1]), "mask": np.array([1, 1, 0, 1])}
+        state = task.init(jax.random.key(0), batch)
+        moved, metrics = task.train_step(state, batch)
+        assert np.isfinite(summarize(metrics)["loss"])
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(moved.params)), "it is masked"
+        assert np.isnan(summarize(task.train_step(state, {**batch, "mask": np.ones(4)})[1])["loss"])
+        assert np.isnan(summarize(task.eval_step(state, {**batch, "mask": np.ones(4)}))["loss"])

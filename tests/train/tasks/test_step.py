@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import scipy.special
 
@@ -15,7 +16,7 @@ from tests.train.tasks.small import BATCH, KEY, assert_same_state, batch_of, ker
 from train.metrics import summarize
 from train.optim.optimizers import optimizer
 from train.state import State
-from train.tasks import classification
+from train.tasks import classification, regression
 
 # ---- randomness ----
 
@@ -117,6 +118,18 @@ def test_training_on_a_padded_batch_is_that_on_the_batch(name):
     chex.assert_trees_all_close(metrics, wanted_metrics, rtol=1e-5)
     with pytest.raises(AssertionError):
         chex.assert_trees_all_close(found.params, state.params, rtol=1e-3)
+
+
+@pytest.mark.parametrize("target", [np.nan, np.inf])
+def test_a_target_that_is_masked_may_be_no_number(target):
+    x = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+    batch = {"inputs": x, "target": x[:, :1], "mask": np.arange(6) < 4}
+    task = regression(linear(1), optax.sgd(0.5))
+    state = task.init(jax.random.key(0), batch)
+    wanted = task.train_step(state, {name: field[:4] for name, field in batch.items()})[0]
+    strange = np.where(batch["mask"][:, None], batch["target"], target).astype(np.float32)
+    found = task.train_step(state, {**batch, "target": strange})[0]
+    chex.assert_trees_all_close(found.params, wanted.params, rtol=1e-6)
 
 
 def test_ema():

@@ -366,6 +366,25 @@ def test_what_is_no_graph_is_refused(senders, receivers, message):
         network("gcn").apply(variables_of("gcn"), X, *ends)
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_many_neighbours_in_half_precision(dtype):
+    """As NumPy's in double precision, also the gradient of the one node that all of them see."""
+    messages, hub = np.random.default_rng(0).uniform(1, 3, (3000, 1)).astype(dtype), np.zeros(3000, np.int32)
+    wanted = messages.astype(np.float64)
+    for how, found in (("mean", wanted.mean()), ("sum", wanted.sum())):
+        np.testing.assert_allclose(message_passing.aggregate(messages, hub, 2, how)[0, 0], found, rtol=0.01)
+    slope = jax.grad(lambda x: (message_passing.gather(x, hub) * (messages / 3000)).sum().astype(jnp.float32))
+    np.testing.assert_allclose(slope(jnp.ones((2, 1), dtype))[0, 0], wanted.mean(), rtol=0.02)
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_node_that_there_is_not_is_no_number(many):
+    graph = one_graph(np.stack([X] * 4) if many else X)
+    found = np.asarray(graph.outputs(graph.nodes, np.array([0, -1, len(X), len(X) - 1])))
+    np.testing.assert_array_equal(np.isnan(found).all(axis=1), [False, True, True, False])
+    np.testing.assert_array_equal(found[[0, 3]], X[[0, -1]])
+
+
 def test_nodes_without_features_are_refused():
     with pytest.raises(ValueError, match="nodes have no features: give them at least one"):
         network("gcn").init(jax.random.key(0), X[:, :0], SENDERS, RECEIVERS)

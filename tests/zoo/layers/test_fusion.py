@@ -72,6 +72,26 @@ def test_a_fused_model_is_the_model(name):
     assert_close(fused(x[:1]), jax.jit(model.apply)(variables, x[:1]))
 
 
+class Broadcasting(nn.Module):
+    """A product of one row an example, and a summand of many; or the other way about."""
+
+    rows: bool
+
+    @nn.compact
+    def __call__(self, x):
+        y, mean = Dense(3)(x if self.rows else x.mean(1, keepdims=True)), x.mean(0, keepdims=True)
+        return activations.relu((y + (x.mean(1, keepdims=True) if self.rows else x)) * 2 + mean)
+
+
+@pytest.mark.parametrize("rows", [False, True])
+@pytest.mark.parametrize("batch", [1, 4])
+def test_what_broadcasts_is_no_summand(rows, batch):
+    x = np.random.default_rng(0).normal(size=(batch, 4, 3)).astype(np.float32)
+    model = Broadcasting(rows)
+    variables = random_like(jax.eval_shape(model.init, jax.random.key(0), x))
+    assert_close(zoo.fuse(model, variables)(x), model.apply(variables, x))
+
+
 class Block(nn.Module):
     """All that can follow, and what cannot."""
 

@@ -14,6 +14,7 @@ from train.metrics import Metrics, weigh
 from train.state import Batch, Task
 from train.tasks.checked import checked
 from train.tasks.step import gradient_task
+from zoo.graphs.message_passing import rows_at
 
 
 @checked
@@ -49,7 +50,7 @@ def link_prediction(
             raise ValueError(
                 f"a link is told by features of all nodes, [nodes, features], not {list(embeddings.shape)}"
             )
-        ends = embeddings.astype(jnp.float32).at[pairs].get(mode="clip")
+        ends = rows_at(embeddings.astype(jnp.float32), pairs)
         return (ends[:, 0] * ends[:, 1]).sum(axis=-1)
 
     def per_example(embeddings: jax.Array, batch: Batch) -> dict[str, jax.Array]:
