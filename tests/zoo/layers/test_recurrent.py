@@ -219,8 +219,7 @@ def test_bfloat16_is_float32_rounded_at_each_step(name, reverse):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("name", ["rnn", "lstm", "gru"])
+@pytest.mark.parametrize(("name", "reverse"), [("rnn", False), ("lstm", True), ("gru", False)])
 def test_loops_write_where_they_have_read(name, reverse, monkeypatch):
     """With the gradients of the loop that does not, and no copy of a whole stack at each step."""
     layer = LAYERS[name](8, reverse=reverse)
