@@ -248,9 +248,12 @@ def bars(
     spread = np.maximum([ratio - low, high - ratio], 0)
     axes.barh(places, ratio, color=colors, xerr=spread, error_kw={"ecolor": "#444444", "elinewidth": 1})
     for place, end, value, note in zip(places, np.maximum(ratio, high), ratio, notes, strict=True):
-        axes.text(end, place, f"  {value:.2f}  {line(note)}", va="center", fontsize=8)
+        words = axes.annotate(
+            f"{value:.2f}  {line(note)}", (end, place), (6, 0), textcoords="offset points", va="center"
+        )
+        words.set(fontsize=8, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})
     axes.set_yticks(places, [line(name) for name in names])
-    axes.invert_yaxis()
+    axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_xlim(0, max(1.0, float(np.maximum(ratio, high).max())) * 1.3)
     axes.axvline(1, color="#444444", linewidth=1)
     axes.set(xlabel=label)
