@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,10 +17,14 @@ import data
 import zoo
 from data.scaling import to_unit
 from data.table_file import ENDINGS
+from data.text.texts import UNKNOWN
+from data.text.tokens import PAD
 from train.inference.graphs import ON_GRAPHS
 from train.inference.loading import Run, classes_of, is_classifier, load
 from train.tasks.classification import class_probabilities
 from train.tasks.few_shot import FEW_SHOT
+
+_LOG = logging.getLogger(__name__)
 
 _BATCH = 64
 """The most image files that are classified at a time."""
@@ -157,6 +162,14 @@ def _within(folder: Path, endings: Sequence[str] | None) -> Iterator[Path]:
         yield from (Path(parent) / n for n in names if n[0] != "." and Path(n).suffix.lower() in endings)
 
 
+def _known(names: list[str], rows: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """The same; it says of which texts no word is in the vocabulary."""
+    if unknown := [name for name, row in zip(names, rows, strict=True) if set(row) <= {PAD, UNKNOWN}]:
+        told = ", ".join(map(repr, unknown[:3])) + (f" … ({len(unknown)})" if len(unknown) > 3 else "")
+        _LOG.warning("the model knows no word of %s; its answer says how long they are, and no more", told)
+    return names, rows
+
+
 def _batches(
     run: Run, files: Sequence[Path], texts: Sequence[str], *, invert: bool
 ) -> Iterator[tuple[list[str], np.ndarray]]:
@@ -171,9 +184,9 @@ def _batches(
         for file in files:
             rows = reader.read(file)
             several = file.suffix.lower() in ENDINGS
-            yield [f"{file}, row {row}" if several else str(file) for row in range(1, len(rows) + 1)], rows
+            yield _known([f"{file}, row {row}" if several else str(file) for row in range(1, len(rows) + 1)], rows)
         if texts:
-            yield list(texts), reader.rows(texts)
+            yield _known(list(texts), reader.rows(texts))
         return
     shape = run.dataset.raw_image_shape
     if reader is None:

@@ -7,6 +7,7 @@ import random
 import pytest
 
 from tests.train.cli.command import error, parsed, run
+from train.inference import predict
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +40,7 @@ def test_training_and_evaluating(critics):
     assert parsed("evaluate", folder / "run")["test_accuracy"] == report["test_accuracy"]
 
 
-def test_texts_are_classified_where_the_table_is_not(critics, tmp_path):
+def test_texts_are_classified_where_the_table_is_not(critics, tmp_path, caplog):
     folder, _ = critics
     (folder / "critics.csv").rename(folder / "gone.csv")
     try:
@@ -56,6 +57,9 @@ def test_texts_are_classified_where_the_table_is_not(critics, tmp_path):
             f"{tmp_path / 'b.tsv'}, row 1: good",
             f"{tmp_path / 'b.tsv'}, row 2: bad",
         ]
+        with caplog.at_level("WARNING"):
+            predict(folder / "run", texts=["zzz", "great"])
+        assert caplog.messages == ["the model knows no word of 'zzz'; its answer says how long they are, and no more"]
         assert "a text without a word says nothing: ' '" in error("predict", folder / "run", "--text", " ")
     finally:
         (folder / "gone.csv").rename(folder / "critics.csv")
