@@ -35,7 +35,7 @@ def cells(genotype: Genotype, path: str | Path, *, title: str = "") -> None:
         _cell(axes, edges)
         axes.set_title({"normal": "normal cell", "reduce": "reduction cell"}[kind], loc="left", fontsize=11)
     figure.suptitle(title)
-    save(figure, path, dpi=120)
+    save(figure, path)
 
 
 def _cell(axes: Any, edges: Sequence[Edge]) -> None:

@@ -109,7 +109,7 @@ def gradient_flow(layers: Sequence[Layer], path: str | Path, *, title: str = "")
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
-    save(figure, path, dpi=120)
+    save(figure, path)
 
 
 @as_it_stands
@@ -178,4 +178,4 @@ def rate_test(test: RateTest, path: str | Path, *, title: str = "") -> None:
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    save(figure, path, dpi=120)
+    save(figure, path)

@@ -92,7 +92,7 @@ def reliability(
         axes.grid(alpha=0.3)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-    save(figure, path, dpi=120)
+    save(figure, path)
 
 
 @as_it_stands
@@ -129,7 +129,7 @@ def mistakes(
             transform=axes.transAxes,
         )
     figure.suptitle(line(title))
-    save(figure, path, dpi=120)
+    save(figure, path)
 
 
 @as_it_stands
@@ -180,7 +180,7 @@ def _targets(found: Estimates, panel: _Panel, path: str | Path, title: str) -> N
         axes.spines[["top", "right"]].set_visible(False)
     shown = "" if len(names) == len(found.names) else f" (the first {len(names)} of {len(found.names)} targets)"
     figure.suptitle(line(title) + shown)
-    save(figure, path, dpi=120)
+    save(figure, path)
 
 
 def _dots(count: int) -> dict[str, Any]:
@@ -225,7 +225,7 @@ def _each_class(axes: Axes, found: ClassPredictions, curve: Callable[..., Any], 
 def _save(figure: Figure, axes: Axes, path: str | Path, place: Literal["lower left", "lower right"], head: str) -> None:
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=True, framealpha=0.85, edgecolor="none", loc=place, fontsize=9, title=head)
-    save(figure, path, dpi=120)
+    save(figure, path)
 
 
 def _percent(share: float) -> str:

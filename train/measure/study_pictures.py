@@ -53,7 +53,7 @@ def history(table: Sequence[Row], path: str | Path, *, label: str, maximize: boo
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    save(figure, path, dpi=120)
+    save(figure, path)
 
 
 def _points(rows: Sequence[Row]) -> tuple[list[int], list[float]]:
@@ -75,7 +75,7 @@ def importance(shares: Mapping[str, float], path: str | Path, *, label: str) -> 
     axes.set(xlabel=f"importance for the {label}")
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    save(figure, path, dpi=120)
+    save(figure, path)
 
 
 @as_it_stands
@@ -127,7 +127,7 @@ def parallel(
     axes.set_yticks([])
     axes.set_xlim(-0.35, len(names) + 0.6)
     axes.spines[["top", "right", "left", "bottom"]].set_visible(False)
-    save(figure, path, dpi=120)
+    save(figure, path)
 
 
 _ABSENT = -0.12

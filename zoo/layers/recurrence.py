@@ -82,16 +82,16 @@ def gru_reset_before(kernel: jax.Array, x: jax.Array, state: State) -> State:
 
 
 def scan(
-    scan: Callable[..., Any], step: Callable[..., State], x: jax.Array, state: State, mask: jax.Array | None
+    along: Callable[..., Any], step: Callable[..., State], x: jax.Array, state: State, mask: jax.Array | None
 ) -> tuple[jax.Array, State]:
-    """Scans (projected input, state) → state over time: `[time, batch, …]` → outputs, last state."""
+    """Takes `step`, (projected input, state) → state, `along` time, as `lax.scan` does: outputs, last state."""
 
     def body(before: State, at: Any) -> tuple[State, jax.Array]:
         x, mask = at
         state = _where(mask, step(x, before), before)
         return state, state[-1]
 
-    state, outputs = scan(body, state, (x, mask))
+    state, outputs = along(body, state, (x, mask))
     return _zero_outside(mask, outputs), state
 
 
