@@ -109,7 +109,7 @@ def untrained(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["random", "evolution", "reinforce"])
+@pytest.mark.parametrize("method", ["random", "evolution", pytest.param("reinforce", marks=pytest.mark.exhaustive)])
 def test_the_best_trial_is_found_and_an_interrupted_search_ends_the_same(tmp_path, untrained, method):
     options = {"method": method, "budget": 40, "trial_epochs": 4}
     report = search(digits(), tmp_path / "whole", **options)

@@ -55,9 +55,12 @@ def test_the_card_tells_what_the_report_tells(name):
     assert facts.report["seconds"] > 0
 
 
+SLOWEST = "diffusion_mnist", "gan_mnist", "transformer_dates"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.exhaustive) if name == "diffusion_mnist" else name for name in NAMES]
+    "name", [pytest.param(name, marks=pytest.mark.exhaustive) if name in SLOWEST else name for name in NAMES]
 )
 def test_the_file_does_what_its_card_says(name):
     facts = facts_of(name)
